@@ -1,0 +1,66 @@
+# `make up` runs the cloud, `make test` runs every check and test. A machine needs git, make and Python >= 3.11 with venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+BIN := .venv/bin
+RUNTIME_LOCK := requirements/runtime.lock
+DEV_LOCK := requirements/dev.lock
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+INSTALL := VIRTUAL_ENV=.venv $(UV) pip
+.DEFAULT_GOAL := help
+
+.PHONY: help up down test check fmt lock bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: .venv/.runtime ## install and run the cloud on this machine
+	@$(BIN)/cloudcrest up $(ARGS)
+
+down: .venv/.runtime ## stop a cloud that runs on this machine
+	@$(BIN)/cloudcrest down $(ARGS)
+
+test: check ## install and run every check and test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev ## format, lint, types, import contracts, size gates
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/gates.py
+	$(BIN)/mypy
+
+fmt: .venv/.dev ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev ## measure the whole stack; see docs/benchmarks.md
+	$(BIN)/python -m bench.stack $(ARGS)
+
+lock: $(UV) ## resolve the dependencies again
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o $(RUNTIME_LOCK) $(UPGRADE)
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml --group dev -c $(RUNTIME_LOCK) -o $(DEV_LOCK) $(UPGRADE)
+
+clean: ## remove what was installed and built here (not the data folder)
+	rm -rf .venv .uv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# uv lives outside the project's environment, so that syncing the environment can't remove it.
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Cloudcrest needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "This Python has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+.venv/pyvenv.cfg: | $(UV)
+	$(UV) venv --quiet --python $(PYTHON) .venv
+
+# The development set contains the runtime set: where it is installed already, `make up` keeps it.
+.venv/.runtime: $(RUNTIME_LOCK) pyproject.toml .venv/pyvenv.cfg
+	@if [ ! -e .venv/.dev ]; then $(INSTALL) sync --quiet --compile-bytecode $(FIND_LINKS) --require-hashes $(RUNTIME_LOCK) && $(INSTALL) install --quiet --no-deps -e .; else $(MAKE) --no-print-directory .venv/.dev; fi
+	@touch $@
+
+.venv/.dev: $(DEV_LOCK) pyproject.toml .venv/pyvenv.cfg
+	$(INSTALL) sync --quiet --compile-bytecode $(FIND_LINKS) --require-hashes $(DEV_LOCK)
+	$(INSTALL) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

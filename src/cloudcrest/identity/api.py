@@ -1,0 +1,142 @@
+"""The public face of identity: who calls, what they may do, and what the gateway needs to know of them."""
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from cloudcrest.kernel.errors import NotFound, PermissionDenied
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+Role = Literal["owner", "admin", "developer", "billing", "viewer"]
+Scope = Literal["inference", "management"]
+
+Permission = Literal[
+    "organization:read",
+    "organization:write",
+    "members:read",
+    "members:write",
+    "projects:read",
+    "projects:write",
+    "keys:read",
+    "keys:write",
+    "deployments:read",
+    "usage:read",
+    "billing:read",
+    "billing:write",
+]
+
+_READ: frozenset[Permission] = frozenset({"organization:read", "members:read", "projects:read", "deployments:read"})
+_DEVELOP: frozenset[Permission] = _READ | {"keys:read", "keys:write", "usage:read"}
+_PAY: frozenset[Permission] = _READ | {"usage:read", "billing:read", "billing:write"}
+_ADMINISTER: frozenset[Permission] = _DEVELOP | {"members:write", "projects:write", "billing:read"}
+
+ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    "owner": _ADMINISTER | _PAY | {"organization:write"},
+    "admin": _ADMINISTER,
+    "developer": _DEVELOP,
+    "billing": _PAY,
+    "viewer": _READ | {"usage:read"},
+}
+
+KEY_KIND = "key"
+PROJECT_KIND = "project"
+ORGANIZATION_KIND = "organization"
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rate limits of a key, project, organization or model. None means no limit of its own."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+
+class OrganizationDocument(msgspec.Struct, frozen=True):
+    """What a gateway knows of an organization. `suspended_reason` set: nothing is served, and the caller is told why."""
+
+    id: str
+    limits: Limits = Limits()
+    suspended_reason: str | None = None
+
+
+class ProjectDocument(msgspec.Struct, frozen=True):
+    id: str
+    organization_id: str
+    limits: Limits = Limits()
+
+
+class KeyDocument(msgspec.Struct, frozen=True):
+    """An API key as gateways know it: never the secret, only the SHA-256 (hex) of the whole key string.
+
+    `models`: the public model names it may use, None for all. `expires_at_unix_seconds`: None for never.
+    Revoked and deleted keys have no document.
+    """
+
+    id: str
+    key_sha256: str
+    project_id: str
+    organization_id: str
+    scopes: tuple[Scope, ...] = ("inference",)
+    models: tuple[str, ...] | None = None
+    expires_at_unix_seconds: int | None = None
+    limits: Limits = Limits()
+
+
+class Organizations(Protocol):
+    """What other slices may ask of identity about organizations, inside their own transaction."""
+
+    async def suspend(self, session: "AsyncSession", organization_id: str, reason: str | None) -> None:
+        """Sets or (None) lifts an organization's suspension and publishes it to the gateways."""
+        ...
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """A role in an organization, or in one of its projects alone."""
+
+    organization_id: str
+    role: Role
+    project_id: str | None = None
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who makes a management call: a person (session cookie) or an API key with the `management` scope.
+
+    `is_operator`: runs the cloud; may do everything in every organization and owns what is platform-wide
+    (deployments, catalog, rate cards, regions).
+    """
+
+    kind: Literal["user", "key"]
+    id: str
+    memberships: tuple[Membership, ...] = ()
+    is_operator: bool = False
+    user_id: str | None = None
+
+    def may(self, permission: Permission, organization_id: str, project_id: str | None = None) -> bool:
+        """Whether a role of this caller grants `permission` there."""
+        return self.is_operator or any(
+            permission in ROLE_PERMISSIONS[membership.role]
+            for membership in self._roles_in(organization_id, project_id)
+        )
+
+    def require(self, permission: Permission, organization_id: str, project_id: str | None = None) -> None:
+        """Raises `NotFound` where the caller is no member (nothing leaks), `PermissionDenied` where the role lacks it."""
+        if self.may(permission, organization_id, project_id):
+            return
+        if not self._roles_in(organization_id, project_id):
+            raise NotFound(f"there is no organization '{organization_id}'")
+        raise PermissionDenied(f"your role does not include {permission}", hint="ask an owner or admin")
+
+    def require_operator(self) -> None:
+        """Raises `PermissionDenied` unless the caller runs this cloud."""
+        if not self.is_operator:
+            raise PermissionDenied("only operators of this cloud may do this")
+
+    def _roles_in(self, organization_id: str, project_id: str | None) -> list[Membership]:
+        return [
+            membership
+            for membership in self.memberships
+            if membership.organization_id == organization_id
+            and (membership.project_id is None or membership.project_id == project_id)
+        ]

@@ -1,0 +1,1 @@
+"""Database, unit of work, background jobs, HTTP, telemetry and the object store: the adapters every slice stands on."""

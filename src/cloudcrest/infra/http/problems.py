@@ -1,0 +1,144 @@
+"""Management errors as problem documents (RFC 9457), rendered once for every route."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from cloudcrest.kernel.errors import CloudcrestError
+
+MEDIA_TYPE = "application/problem+json"
+_log = structlog.get_logger(__name__)
+
+
+class FieldError(BaseModel):
+    """One wrong field: `field` is its path, as in `body.limits.requests_per_minute`."""
+
+    field: str = Field(examples=["body.name"])
+    message: str = Field(examples=["Field required"])
+
+
+class Problem(BaseModel):
+    """What went wrong, in the shape of RFC 9457. `code` is stable; `hint` says what to do."""
+
+    type: str = Field(examples=["https://cloudcrest.dev/problems/not_found"])
+    title: str = Field(examples=["Not found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["there is no key 'key_01k9zq3v5e8m2n4p6r8t0w2y4z'"])
+    code: str = Field(examples=["not_found"])
+    hint: str | None = None
+    errors: list[FieldError] | None = None
+
+
+def problem_response(
+    status: int,
+    *,
+    title: str,
+    detail: str,
+    code: str,
+    hint: str | None = None,
+    errors: list[FieldError] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """A problem document as a response."""
+    problem = Problem(
+        type=f"https://cloudcrest.dev/problems/{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        hint=hint,
+        errors=errors,
+    )
+    body = problem.model_dump(exclude_none=True)
+    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def render(error: CloudcrestError) -> JSONResponse:
+    """A domain error as a problem document; `retry_after_seconds` becomes `retry-after`."""
+    headers: dict[str, str] = {}
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_seconds)))
+    errors = [FieldError(field=error.param, message=error.message)] if error.param else None
+    return problem_response(
+        error.status,
+        title=error.title,
+        detail=error.message,
+        code=error.code,
+        hint=error.hint,
+        errors=errors,
+        headers=headers,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the app a problem document."""
+    app.add_exception_handler(CloudcrestError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DBAPIError, _on_database_error)
+    app.add_exception_handler(PoolTimeout, _on_database_error)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problems a route can answer with."""
+    return {status: {"model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses}
+
+
+async def _on_domain_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, CloudcrestError)  # noqa: S101 - registered for this class
+    return render(error)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    errors = [
+        FieldError(field=".".join(str(part) for part in item["loc"]), message=item["msg"]) for item in error.errors()
+    ]
+    detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:3])
+    return problem_response(
+        422, title="Invalid request", detail=detail or "the request is not valid", code="invalid_value", errors=errors
+    )
+
+
+async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    return problem_response(
+        error.status_code,
+        title=str(error.detail),
+        detail=str(error.detail),
+        code=codes.get(error.status_code, "http_error"),
+        headers=dict(error.headers or {}),
+    )
+
+
+async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)):
+        _log.warning("database_unavailable", path=request.url.path, error=str(error).splitlines()[0])
+        return problem_response(
+            503,
+            title="Unavailable",
+            detail="the database did not answer",
+            code="unavailable",
+            hint="try again in a moment",
+            headers={"retry-after": "2"},
+        )
+    return await _on_unexpected(request, error)
+
+
+async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
+    return problem_response(
+        500,
+        title="Internal error",
+        detail="something went wrong on our side; it is logged",
+        code="internal_error",
+    )

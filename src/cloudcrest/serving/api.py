@@ -1,0 +1,87 @@
+"""The public face of serving: deployments as desired state, and the routes that gateways follow."""
+
+from typing import Literal
+
+import msgspec
+
+from cloudcrest.catalog.api import ModelDocument, PullProgress, Task
+from cloudcrest.identity.api import Limits
+
+DEPLOYMENT_KIND = "deployment"
+ROUTE_KIND = "route"
+
+EngineName = Literal["llamacpp", "vllm", "upstream", "simulated"]
+ReplicaState = Literal["fetching", "preparing", "starting", "ready", "draining", "backoff", "failed", "stopped"]
+DeploymentState = Literal["pending", "starting", "ready", "degraded", "stopped", "failed"]
+
+
+class DeploymentDocument(msgspec.Struct, frozen=True):
+    """Desired state of one deployment in one region, published by the control plane.
+
+    `model_name` is what callers write in `model`. `slots` requests run at once in a replica, each with
+    `context_tokens`. `generation` grows with each change that needs new replicas. `engine_options` are the engine's
+    own (simulated: timing profile; upstream: base_url, model, sealed api_key). `organization_id`: None for all tenants.
+    """
+
+    id: str
+    generation: int
+    region: str
+    model_name: str
+    model: ModelDocument
+    engine: EngineName
+    replicas_min: int
+    replicas_max: int
+    context_tokens: int
+    slots: int
+    created_at_unix_seconds: int
+    engine_options: dict[str, str | int | float | bool] = {}
+    memory_bytes: int | None = None
+    cpu_threads: int | None = None
+    organization_id: str | None = None
+    limits: Limits = Limits()
+
+
+class ReplicaEndpoint(msgspec.Struct, frozen=True):
+    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header."""
+
+    id: str
+    url: str
+    token: str
+    slots: int
+
+
+class RouteDocument(msgspec.Struct, frozen=True):
+    """How a gateway reaches one public model name. The document's id is `model_name`.
+
+    No replicas: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
+    """
+
+    model_name: str
+    deployment_id: str
+    task: Task
+    engine: EngineName
+    context_tokens: int
+    replicas: tuple[ReplicaEndpoint, ...]
+    created_at_unix_seconds: int
+    unavailable_reason: str | None = None
+    organization_id: str | None = None
+    limits: Limits = Limits()
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """What a region reports of a replica. `reason` explains anything that is not ready."""
+
+    id: str
+    deployment_id: str
+    generation: int
+    state: ReplicaState
+    restarts: int = 0
+    reason: str | None = None
+    pull: PullProgress | None = None
+
+
+class RegionStatus(msgspec.Struct, frozen=True):
+    """A region's report to the control plane: `PUT /internal/v1/status`, on change and at least every 5 seconds."""
+
+    replicas: tuple[ReplicaStatus, ...] = ()
+    pulls: dict[str, PullProgress] = {}
