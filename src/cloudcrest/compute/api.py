@@ -48,5 +48,5 @@ class Fabric(Protocol):
         ...
 
     async def stop(self, process_id: str) -> None:
-        """Asks it to end, kills it after its grace, and forgets it; returns when it is gone. Unknown ids are no error."""
+        """Asks it to end, kills it after its grace, forgets it; returns when it is gone. Unknown ids are no error."""
         ...
