@@ -1,0 +1,44 @@
+"""Fixtures for every test."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from cloudcrest.infra.database import Database
+from cloudcrest.infra.postgres import EmbeddedPostgres
+from cloudcrest.kernel.clock import ManualClock
+from tests.support import databases
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Async tests (`pytest.mark.anyio`) run on asyncio alone, as the product does."""
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that moves only when told to."""
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A real PostgreSQL server for the session, with a migrated template database."""
+    with databases.running_postgres() as server:
+        databases.make_template(server)
+        yield server
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres, anyio_backend: str) -> AsyncIterator[Database]:
+    """A fresh migrated database."""
+    name = f"test_{next(_numbers)}"
+    databases.create_database(postgres, name)
+    database = Database(postgres.url(name), pool_size=5)
+    yield database
+    await database.close()
+    databases.drop_database(postgres, name)
