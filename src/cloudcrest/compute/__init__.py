@@ -1,1 +1,1 @@
-
+"""Compute: where processes run."""

@@ -1,0 +1,1 @@
+"""The fabric's adapters: where processes run. `local` is this machine."""

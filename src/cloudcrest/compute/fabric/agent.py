@@ -1,0 +1,96 @@
+"""The node agent: serves a fabric on a Unix socket, for whoever may open it (its folder is the owner's alone).
+
+One JSON object a line each way, one call a connection:
+
+    {"call": "start", "spec": {…ProcessSpec…}}      → {"ok": true}
+    {"call": "list"}                                → {"ok": true, "processes": [{…ProcessStatus…}, …]}
+    {"call": "stop", "process_id": "rep_…"}         → {"ok": true}          when it is gone
+    anything that fails                             → {"ok": false, "code": "…", "message": "…"}
+"""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
+
+MAX_LINE_BYTES = 1024 * 1024
+_READ_TIMEOUT_SECONDS = 10.0
+_log = structlog.get_logger(__name__)
+
+
+class AgentCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call. `spec` goes with start, `process_id` with stop."""
+
+    call: Literal["start", "list", "stop"]
+    spec: ProcessSpec | None = None
+    process_id: str | None = None
+
+
+class AgentAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Its answer. `processes` goes with list; `code` and `message` with a failure."""
+
+    ok: bool
+    processes: list[ProcessStatus] = []
+    code: str = ""
+    message: str = ""
+
+
+class NodeAgent:
+    """Serves `fabric` at `socket_path` from `start` to `close`."""
+
+    def __init__(self, fabric: Fabric, socket_path: Path) -> None:
+        self._fabric = fabric
+        self._socket_path = socket_path
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Binds the socket, in place of a dead agent's."""
+        self._socket_path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self._socket_path, limit=MAX_LINE_BYTES)
+        os.chmod(self._socket_path, 0o600)
+
+    async def close(self) -> None:
+        """Takes no more calls."""
+        if self._server is not None:
+            self._server.close()
+        self._socket_path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), _READ_TIMEOUT_SECONDS)
+            writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
+            await writer.drain()
+        except (TimeoutError, ValueError, ConnectionError):
+            # Nothing useful came, or nobody reads the answer.
+            return
+        finally:
+            with contextlib.suppress(ConnectionError):
+                writer.close()
+
+    async def _answer(self, line: bytes) -> AgentAnswer:
+        try:
+            return await self._call(msgspec.json.decode(line, type=AgentCall))
+        except msgspec.MsgspecError as error:
+            return AgentAnswer(ok=False, code=InvalidInput.default_code, message=str(error))
+        except CloudcrestError as error:
+            return AgentAnswer(ok=False, code=error.code, message=str(error))
+
+    async def _call(self, call: AgentCall) -> AgentAnswer:
+        if call.call == "list":
+            return AgentAnswer(ok=True, processes=await self._fabric.list())
+        if call.call == "start" and call.spec is not None:
+            _log.info("process_start", process=call.spec.id)
+            await self._fabric.start(call.spec)
+        elif call.call == "stop" and call.process_id is not None:
+            _log.info("process_stop", process=call.process_id)
+            await self._fabric.stop(call.process_id)
+        else:
+            raise InvalidInput(f"the call '{call.call}' lacks its argument")
+        return AgentAnswer(ok=True)

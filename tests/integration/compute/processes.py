@@ -1,0 +1,46 @@
+"""Small programs and patience for the fabric's tests."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import anyio
+import psutil
+
+PATIENCE_SECONDS = 20.0
+
+
+def python(code: str) -> tuple[str, ...]:
+    """The command that runs `code`."""
+    return (sys.executable, "-c", code)
+
+
+SLEEPER = python("import time; print('up', flush=True); time.sleep(600)")
+STUBBORN = python(
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits until `condition` holds; fails saying `what` did not happen."""
+    with anyio.move_on_after(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - other processes set no event
+            await anyio.sleep(0.02)
+        return
+    raise AssertionError(f"did not happen in {PATIENCE_SECONDS:.0f} s: {what}")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill_quietly(pid: int) -> None:
+    """kill -9 for what a failed test leaves."""
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,139 @@
+"""The local fabric, held to the fabric's contract: in this process, and over the agent's socket."""
+
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
+from cloudcrest.compute.fabric.agent import NodeAgent
+from cloudcrest.compute.fabric.local import LocalFabric
+from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.infra.lifeline import Lifeline
+from cloudcrest.kernel.errors import InvalidInput, Unavailable
+from tests.integration.compute.processes import SLEEPER, STUBBORN, is_alive, python, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[ProcessHost]:
+    lifeline = Lifeline()
+    host = ProcessHost(log_folder=tmp_path, working_folder=tmp_path, lifeline=lifeline, environment=os.environ)
+    yield host
+    await host.close()
+    lifeline.close()
+
+
+@pytest.fixture(params=["in process", "over the socket"])
+async def fabric(request: pytest.FixtureRequest, host: ProcessHost) -> AsyncIterator[Fabric]:
+    if request.param == "in process":
+        yield host
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        agent = NodeAgent(host, Path(folder) / "node.sock")
+        await agent.start()
+        yield LocalFabric(Path(folder) / "node.sock")
+        await agent.close()
+
+
+async def status(fabric: Fabric, process_id: str) -> ProcessStatus:
+    return next(found for found in await fabric.list() if found.id == process_id)
+
+
+async def settled(fabric: Fabric, process_id: str, state: str, tail: str = "") -> ProcessStatus:
+    with anyio.fail_after(20):
+        while True:
+            found = await status(fabric, process_id)
+            if found.state == state and tail in found.log_tail:
+                return found
+            await anyio.sleep(0.02)
+
+
+async def test_a_process_runs_until_it_is_stopped(fabric: Fabric) -> None:
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER, labels={"deployment": "dep_1"}))
+    running = await settled(fabric, "rep_1", "running", "up")
+    assert running.labels == {"deployment": "dep_1"}
+    assert running.pid is not None
+    await fabric.stop("rep_1")
+    assert await fabric.list() == []
+    assert not is_alive(running.pid)
+
+
+async def test_starting_what_runs_changes_nothing(fabric: Fabric) -> None:
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER))
+    before = await status(fabric, "rep_1")
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER))
+    assert (await status(fabric, "rep_1")).pid == before.pid
+
+
+async def test_stopping_the_unknown_is_no_error(fabric: Fabric) -> None:
+    await fabric.stop("rep_unknown")
+
+
+async def test_an_exited_process_keeps_its_code_and_last_words(fabric: Fabric) -> None:
+    await fabric.start(ProcessSpec(id="rep_1", argv=python("import sys; print('no such model'); sys.exit(3)")))
+    exited = await settled(fabric, "rep_1", "exited")
+    assert (exited.exit_code, exited.pid, exited.log_tail) == (3, None, "no such model")
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER))
+    await settled(fabric, "rep_1", "running", "up")
+
+
+async def test_a_killed_process_is_told_by_its_signal(fabric: Fabric) -> None:
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER))
+    running = await settled(fabric, "rep_1", "running", "up")
+    assert running.pid is not None
+    os.kill(running.pid, signal.SIGKILL)
+    assert (await settled(fabric, "rep_1", "exited")).exit_code == -signal.SIGKILL
+
+
+async def test_a_process_that_ignores_the_request_is_killed_after_its_grace(fabric: Fabric) -> None:
+    await fabric.start(ProcessSpec(id="rep_1", argv=STUBBORN, stop_grace_seconds=0.2))
+    running = await settled(fabric, "rep_1", "running", "up")
+    await fabric.stop("rep_1")
+    assert running.pid is not None
+    assert not is_alive(running.pid)
+
+
+async def test_what_a_process_started_ends_with_it(fabric: Fabric) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print('child', child.pid, flush=True)\n"
+    )
+    await fabric.start(ProcessSpec(id="rep_1", argv=python(code)))
+    exited = await settled(fabric, "rep_1", "exited", "child")
+    child = int(exited.log_tail.split()[-1])
+    await until(lambda: not is_alive(child), "the end of the grandchild")
+
+
+@pytest.mark.parametrize("process_id", ["", "../escape", "a/b", "x" * 101, ".hidden"])
+async def test_ids_that_are_no_file_names_are_refused(fabric: Fabric, process_id: str) -> None:
+    with pytest.raises(InvalidInput):
+        await fabric.start(ProcessSpec(id=process_id, argv=SLEEPER))
+
+
+async def test_a_missing_program_is_said_so(fabric: Fabric) -> None:
+    with pytest.raises(InvalidInput, match="cannot run /no/such/program"):
+        await fabric.start(ProcessSpec(id="rep_1", argv=("/no/such/program",)))
+    assert await fabric.list() == []
+
+
+async def test_without_an_agent_calls_are_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        await LocalFabric(tmp_path / "node.sock").list()
+
+
+async def test_the_agent_refuses_what_is_no_call(host: ProcessHost) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        agent = NodeAgent(host, Path(folder) / "node.sock")
+        await agent.start()
+        for line in (b"\n", b'{"call": "format"}\n', b'{"call": "start"}\n', b"[1]\n"):
+            async with await anyio.connect_unix(Path(folder) / "node.sock") as stream:
+                await stream.send(line)
+                assert b'"ok":false' in await stream.receive()
+        await agent.close()
