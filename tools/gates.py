@@ -119,10 +119,10 @@ def check_test(path: str, tree: ast.Module) -> Iterator[Finding]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in _SLEEPERS and any(n.name == "sleep" for n in node.names):
-            yield Finding(path, node.lineno, "imports sleep: use a ManualClock, or tests.support to wait for something")
+            yield Finding(path, node.lineno, "imports sleep: use a ManualClock, or tests.support.waiting.until")
         if isinstance(node, ast.Call):
             if _is_real_sleep(node):
-                yield Finding(path, node.lineno, "sleeps: use a ManualClock, or tests.support to wait for something")
+                yield Finding(path, node.lineno, "sleeps: use a ManualClock, or tests.support.waiting.until")
             if _name(node.func) in _LISTENERS and any(port > 0 for port in _literal_ports(node)):
                 yield Finding(path, node.lineno, "a fixed port: bind port 0 and ask which it became")
 

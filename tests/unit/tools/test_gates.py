@@ -7,7 +7,7 @@ import pytest
 from tools.gates import check_file, main, private_words
 
 HOME = "/" + "home/someone/work"
-REGISTRY = "https://packages.example.net/simple"
+MIRROR = "https://packages.example.net/simple"
 OPTION = "--index-url "
 
 
@@ -71,10 +71,10 @@ def test_fixed_ports_are_found(call: str) -> None:
 
 def test_words_of_one_machine_are_found() -> None:
     assert "absolute path" in whats("README.md", f"cd {HOME}/cloudcrest\n")[0]
-    assert "package registry" in whats("requirements/a.lock", f"{OPTION}{REGISTRY}\n")[0]
+    assert "package registry" in whats("requirements/a.lock", f"{OPTION}{MIRROR}\n")[0]
     assert whats("docs/a.md", f"{OPTION}https://pypi.org/simple\n") == []
     assert whats("docs/a.md", "~/.config/cloudcrest and $HOME/x and src/root/x\n") == []
-    private = private_words({"PIP_INDEX_URL": REGISTRY}, Path(HOME))
+    private = private_words({"PIP_INDEX_URL": MIRROR}, Path(HOME))
     assert private == {"packages.example.net", HOME}
     assert "this machine" in whats("Makefile", "curl packages.example.net\n", private)[0]
 
