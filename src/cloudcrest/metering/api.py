@@ -3,16 +3,21 @@
 A spool is a folder of one gateway worker's segment files, append-only. It survives kill -9 of anything because a record
 is written to the file (the kernel's copy) before the bytes it accounts for go out, and it is fsynced in groups.
 
-    <spool>/<worker>/<sequence>.log      one record a line: crc32 of the JSON (8 hex digits), a space, the JSON
+    <spool>/<worker>-<ulid>/<sequence>.log      one record a line: crc32 of the JSON (8 hex digits), a space, the JSON
     {"open": OpenRecord}  {"mark": MarkRecord}  {"end": UsageEvent}
 
-A worker holds an exclusive flock on `<spool>/<worker>/lock` while it lives. Who can take that lock knows the worker is
-dead, and settles its open records at their last mark.
+A worker holds an exclusive flock on `<spool>/<worker>-<ulid>/lock` while it lives. Who can take that lock knows the
+worker is dead, and settles its open records at their last mark.
 """
 
 import msgspec
 
 from cloudcrest.kernel.usage import UsageEvent
+
+FOREIGN_REGION_CODE = "foreign_region"
+"""The error code of a batch that holds another region's event."""
+
+MAX_BATCH_EVENTS = 1_000
 
 
 class OpenRecord(msgspec.Struct, frozen=True):

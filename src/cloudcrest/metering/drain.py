@@ -1,0 +1,267 @@
+"""Reading one worker's spool folder, step by step, without ever holding more than a batch of it.
+
+What must never happen is that an event is forgotten; an event sent twice costs nothing (ingest counts each id once).
+So a segment goes only after everything before its end was acknowledged and every request opened in it has ended; the
+file `shipped` remembers how far that is, to spare a restart the repetition, and may be lost at any time.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cloudcrest.kernel.units import MIB
+from cloudcrest.kernel.usage import UsageEvent
+from cloudcrest.metering.api import MarkRecord, SpoolRecord
+from cloudcrest.metering.segments import LOCK_NAME, MAX_RECORD_BYTES, read_lines, read_tail, segment_name
+from cloudcrest.metering.segments import segment_sequences as sequences_in
+
+SHIPPED_NAME = "shipped"
+_READ_BYTES = MIB
+_log = structlog.get_logger(__name__)
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """A place in a worker's spool: everything before it was read (or acknowledged)."""
+
+    sequence: int = 0
+    offset: int = 0
+
+
+class _Open(msgspec.Struct):
+    """A request that has not ended: where its record stands (not the record: memory), and its last mark."""
+
+    sequence: int
+    offset: int
+    length: int
+    mark: MarkRecord | None = None
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    """Consecutive bytes of a segment and the records in them."""
+
+    sequence: int
+    offset: int
+    length: int
+    records: tuple[SpoolRecord, ...]
+
+
+class DrainBatch(msgspec.Struct, frozen=True):
+    """Ended events, and the position that counts as shipped once they are acknowledged."""
+
+    events: tuple[UsageEvent, ...]
+    upto: Position
+
+
+def settled_at_mark(event: UsageEvent, mark: MarkRecord | None) -> UsageEvent:
+    """The event of a request whose gateway died: charged for what it had relayed at its last mark."""
+    usage, first_token = event.usage, event.first_token_milliseconds
+    output_tokens, duration = usage.output_tokens, event.duration_milliseconds
+    if mark is not None:
+        output_tokens = max(output_tokens, mark.output_tokens)
+        duration = max(duration, mark.duration_milliseconds)
+        first_token = first_token if mark.first_token_milliseconds is None else mark.first_token_milliseconds
+    return msgspec.structs.replace(
+        event,
+        outcome="gateway_lost",
+        duration_milliseconds=duration,
+        first_token_milliseconds=first_token,
+        usage=msgspec.structs.replace(usage, output_tokens=output_tokens, is_estimate=True),
+    )
+
+
+class WorkerDrain:
+    """Follows one worker's folder. Memory: a chunk of 1 MiB, a batch, and a few numbers for each request still open.
+
+    Use: `batch = next_batch(500)`; send it; `acknowledge(batch)`; again until it is empty. When the worker is dead and
+    `next_batch` is empty, `settle` gives what was still open, and `remove` ends the folder. Calls block on the disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.corrupt_lines = 0
+        self._open: dict[str, _Open] = {}
+        self._shipped = self._load_shipped()
+        self._read = Position()
+        self._lock_fd = -1
+        self._pending: DrainBatch | None = None
+        sequences = sequences_in(folder)
+        if sequences:
+            self._read = Position(sequences[0], 0)
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests were opened and have not ended, as far as was read."""
+        return len(self._open)
+
+    def worker_is_dead(self) -> bool:
+        """Whether the worker's lock can be had; it is kept from then on."""
+        if self._lock_fd >= 0:
+            return True
+        try:
+            lock_fd = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the folder is gone
+            return False
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock_fd)
+            return False
+        self._lock_fd = lock_fd
+        return True
+
+    def next_batch(self, max_events: int) -> DrainBatch:
+        """About `max_events` ended events that were not acknowledged yet, in order (a damaged line may hold a few
+        more). No events: all there is was read. The same batch again until it is acknowledged.
+        """
+        if self._pending is not None:
+            return self._pending
+        events: list[UsageEvent] = []
+        while len(events) < max_events:
+            progressed = False
+            for piece in self._read_chunk():
+                progressed = True
+                self._read = Position(piece.sequence, piece.offset + piece.length)
+                for record in piece.records:
+                    self._take(record, piece, events)
+                if len(events) >= max_events:
+                    break
+            if not progressed and not self._next_segment():
+                break
+        self._pending = DrainBatch(tuple(events), self._read)
+        return self._pending
+
+    def acknowledge(self, batch: DrainBatch) -> None:
+        """Everything up to the batch's end has arrived: remembers it and deletes the segments that are done with."""
+        self._pending = None
+        if batch.events or batch.upto.sequence > self._shipped.sequence:
+            self._shipped = max(batch.upto, self._shipped)
+            self._save_shipped()
+        first_needed = min((entry.sequence for entry in self._open.values()), default=self._shipped.sequence)
+        for sequence in sequences_in(self.folder):
+            if sequence >= min(first_needed, self._shipped.sequence):
+                break
+            (self.folder / segment_name(sequence)).unlink(missing_ok=True)
+
+    def settle(self, max_events: int) -> tuple[UsageEvent, ...]:
+        """What a dead worker left open, at its last mark, at most `max_events`. `settled` takes them off."""
+        events: list[UsageEvent] = []
+        for request_id, entry in list(self._open.items()):
+            if len(events) >= max_events:
+                break
+            event = self._opened_event(request_id, entry)
+            if event is None:  # the disk lost it since it was read
+                self.corrupt_lines += 1
+                _log.error("spool_open_record_lost", folder=str(self.folder), request_id=request_id)
+                del self._open[request_id]
+                continue
+            events.append(settled_at_mark(event, entry.mark))
+        return tuple(events)
+
+    def settled(self, events: tuple[UsageEvent, ...]) -> None:
+        """These have arrived."""
+        for event in events:
+            self._open.pop(event.id, None)
+
+    def remove(self) -> None:
+        """Deletes the folder of a dead worker, of which everything has arrived."""
+        # Segments first: a folder that is left half deleted never has events without the lock that guards them.
+        for sequence in sequences_in(self.folder):
+            (self.folder / segment_name(sequence)).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _take(self, record: SpoolRecord, piece: _Piece, events: list[UsageEvent]) -> None:
+        if record.open is not None:
+            self._open[record.open.event.id] = _Open(piece.sequence, piece.offset, piece.length)
+        elif record.mark is not None:
+            entry = self._open.get(record.mark.id)
+            if entry is not None:
+                entry.mark = record.mark
+        elif record.end is not None:
+            self._open.pop(record.end.id, None)
+            if self._read > self._shipped:
+                events.append(record.end)
+
+    def _read_chunk(self) -> Iterator[_Piece]:
+        """The pieces from the present position on; none where nothing more can be read yet."""
+        sequence, start = self._read.sequence, self._read.offset
+        is_final = self._is_final(sequence)  # before reading: what is read afterwards is then all there will be
+        data = self._bytes_at(sequence, start, _READ_BYTES)
+        end = start
+        for line in read_lines(data, start):
+            end = line.offset + line.length
+            if line.is_damaged:
+                self._report(sequence, line.offset, line.length)
+            yield _Piece(sequence, line.offset, line.length, line.records)
+        rest = data[end - start :]
+        is_at_end = len(data) < _READ_BYTES
+        if is_at_end and is_final and rest:
+            yield self._unfinished(sequence, end, rest)
+        elif not is_at_end and len(rest) > 2 * MAX_RECORD_BYTES and (is_final or rest.strip(b"\0")):
+            # Rubbish without a newline. What may be the head of a record at its end is left for the next chunk.
+            yield self._unfinished(sequence, end, rest[:-MAX_RECORD_BYTES])
+
+    def _unfinished(self, sequence: int, offset: int, rest: bytes) -> _Piece:
+        """The end of a segment that nobody writes any more: torn, or the unused zeros of a reserve."""
+        if not rest.strip(b"\0"):
+            return _Piece(sequence, offset, len(rest), ())
+        self._report(sequence, offset, len(rest))
+        return _Piece(sequence, offset, len(rest), read_tail(rest))
+
+    def _is_final(self, sequence: int) -> bool:
+        """Whether nothing is appended to this segment any more."""
+        return self._lock_fd >= 0 or any(other > sequence for other in sequences_in(self.folder))
+
+    def _next_segment(self) -> bool:
+        """Moves on to the next segment, if there is one and this one is read to its end."""
+        following = [other for other in sequences_in(self.folder) if other > self._read.sequence]
+        if not following or self._bytes_at(self._read.sequence, self._read.offset, 1):
+            return False
+        self._read = Position(following[0], 0)
+        return True
+
+    def _opened_event(self, request_id: str, entry: _Open) -> UsageEvent | None:
+        data = self._bytes_at(entry.sequence, entry.offset, entry.length)
+        for record in [record for line in read_lines(data) for record in line.records] or read_tail(data):
+            if record.open is not None and record.open.event.id == request_id:
+                return record.open.event
+        return None
+
+    def _bytes_at(self, sequence: int, offset: int, size: int) -> bytes:
+        try:
+            with (self.folder / segment_name(sequence)).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def _report(self, sequence: int, offset: int, length: int) -> None:
+        if Position(sequence, offset) < self._shipped:  # reported before the restart
+            return
+        self.corrupt_lines += 1
+        _log.error("spool_line_corrupt", folder=str(self.folder), sequence=sequence, offset=offset, length=length)
+
+    def _load_shipped(self) -> Position:
+        try:
+            return msgspec.json.decode((self.folder / SHIPPED_NAME).read_bytes(), type=Position)
+        except (OSError, msgspec.MsgspecError):
+            return Position()
+
+    def _save_shipped(self) -> None:
+        # Not synced: losing it means sending again. A full disk means the same.
+        with contextlib.suppress(OSError):
+            temporary = self.folder / f"{SHIPPED_NAME}.new"
+            temporary.write_bytes(msgspec.json.encode(self._shipped))
+            temporary.replace(self.folder / SHIPPED_NAME)
