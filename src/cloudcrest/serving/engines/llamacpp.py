@@ -1,0 +1,93 @@
+"""llama.cpp: the default engine for GGUF weights, on any machine. Each replica is a process of its own.
+
+Known of it: for `n > 1` its `usage` counts the output of one choice only, so a gateway asks it for one choice at a time;
+it divides its context among its slots, so a replica is given `slots × context_tokens`.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import httpx2
+import msgspec
+
+from cloudcrest.catalog.api import ArtifactFormat
+from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.kernel.errors import InvalidInput
+from cloudcrest.kernel.units import MIB
+from cloudcrest.serving.api import DeploymentDocument, EngineName
+from cloudcrest.serving.engines.api import (
+    TOKEN_VARIABLE,
+    Launch,
+    Probe,
+    check_options,
+    check_shape,
+    probe_http,
+    replica_labels,
+    require_artifact,
+)
+
+_MAX_DEFAULT_THREADS = 16
+_OVERHEAD_BYTES = 96 * MIB
+_PROMPT_CACHE_MIB = 256
+
+
+class LlamaCppEngine:
+    """GGUF weights through `xllamacpp`, whose server runs inside our process."""
+
+    name: ClassVar[EngineName] = "llamacpp"
+    artifact_format: ClassVar[ArtifactFormat | None] = "gguf"
+    start_timeout_seconds: ClassVar[float] = 600.0
+    options: ClassVar[Mapping[str, type]] = {"gpu_layers": int, "prompt_cache_mib": int, "flash_attention": bool}
+
+    def validate(self, deployment: DeploymentDocument) -> None:
+        check_shape(deployment, ("chat", "completion", "embedding"))
+        check_options(deployment, self.options)
+        require_artifact(deployment, "gguf")
+        cache_mib = deployment.engine_options.get("prompt_cache_mib", 0)
+        if not 0 <= int(cache_mib) <= 1_000_000:
+            raise InvalidInput("must be between 0 and 1000000", param="engine_options.prompt_cache_mib")
+
+    async def prepare(self, deployment: DeploymentDocument, on_progress: Callable[[str], None]) -> None:
+        """Nothing to make: the engine comes with Cloudcrest."""
+
+    def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None) -> int:
+        """The weights and what surrounds them; the key-value cache is left out, as its size depends on the model."""
+        weights_bytes = artifact_path.stat().st_size if artifact_path else 0
+        return weights_bytes + weights_bytes // 10 + _OVERHEAD_BYTES
+
+    def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
+        options = deployment.engine_options
+        arguments = {
+            "model": str(launch.artifact_path),
+            "alias": deployment.model_name,
+            "port": launch.port,
+            "slots": deployment.slots,
+            "context_tokens": deployment.context_tokens,
+            "threads": deployment.cpu_threads or min(os.cpu_count() or 1, _MAX_DEFAULT_THREADS),
+            "task": deployment.model.task,
+            "gpu_layers": options.get("gpu_layers", -1),
+            "prompt_cache_mib": options.get("prompt_cache_mib", _PROMPT_CACHE_MIB),
+            "flash_attention": options.get("flash_attention", True),
+        }
+        module = "cloudcrest.serving.engines.llamacpp_server"
+        return ProcessSpec(
+            id=launch.replica_id,
+            argv=(sys.executable, "-m", module, msgspec.json.encode(arguments).decode()),
+            environment={TOKEN_VARIABLE: launch.token},
+            labels=replica_labels(deployment, launch),
+            stop_grace_seconds=3.0,
+        )
+
+    async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
+        response, reason = await probe_http(client, url, token)
+        if response is None:
+            return Probe(is_ready=False, reason=reason)
+        if response.status_code != 200:
+            return Probe(is_ready=False, reason="is loading its weights")
+        slots, _ = await probe_http(client, url, token, "/slots")
+        if slots is None or slots.status_code != 200:
+            return Probe(is_ready=True)
+        return Probe(is_ready=True, in_flight=sum(1 for slot in slots.json() if slot.get("is_processing")))

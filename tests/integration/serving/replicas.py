@@ -1,0 +1,118 @@
+"""Real replicas for tests: an engine's own process, started as the fabric would start it."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import msgspec
+
+from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
+from cloudcrest.serving.api import DeploymentDocument, EngineName
+from cloudcrest.serving.engines.api import Engine, Launch
+
+START_SECONDS = 60
+
+
+class Replica(msgspec.Struct):
+    """A running replica. `client` is set up with its address and token."""
+
+    client: httpx2.AsyncClient
+    url: str
+    token: str
+    engine: Engine
+    process: subprocess.Popen[bytes]
+
+    async def tokens(self) -> tuple[int, int]:
+        """(input, output) tokens that the engine itself says it worked on, cached input included."""
+        text = (await self.client.get("/metrics")).text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+        def total(name: str) -> int:
+            return sum(int(value) for key, value in values.items() if key.split(":")[-1] == name)
+
+        return total("prompt_tokens_total") + total("prompt_tokens_cached_total"), total("tokens_predicted_total")
+
+    async def in_flight(self) -> int | None:
+        return (await self.engine.probe(self.client, self.url, self.token)).in_flight
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def deployment(
+    engine: EngineName,
+    *,
+    task: Task = "chat",
+    slots: int = 3,
+    context_tokens: int = 512,
+    artifact: Artifact | None = None,
+    **options: str | int | float | bool,
+) -> DeploymentDocument:
+    model = ModelDocument(
+        id="tiny", task=task, context_tokens=8192, artifacts=(artifact,) if artifact else (), dimensions=384
+    )
+    return DeploymentDocument(
+        id="dep_test",
+        generation=1,
+        region="local",
+        model_name="public-name",
+        model=model,
+        engine=engine,
+        replicas_min=1,
+        replicas_max=1,
+        context_tokens=context_tokens,
+        slots=slots,
+        created_at_unix_seconds=0,
+        engine_options=options,
+        cpu_threads=1,
+    )
+
+
+def gguf(path: Path) -> Artifact:
+    file = ArtifactFile(path=path.name, sha256="0" * 64, size_bytes=path.stat().st_size)
+    return Artifact(format="gguf", files=(file,), sources=(f"file:{path.parent}",), entry=path.name)
+
+
+@asynccontextmanager
+async def running(engine: Engine, document: DeploymentDocument, artifact_path: Path | None = None) -> AsyncIterator[Replica]:
+    """Starts a replica, waits until it is ready, and ends it."""
+    engine.validate(document)
+    launch = Launch(replica_id="rep_test", port=free_port(), token="replica-token", artifact_path=artifact_path)
+    spec = engine.process_spec(document, launch)
+    assert launch.token not in " ".join(spec.argv)
+    process = subprocess.Popen(spec.argv, env=os.environ | spec.environment)  # noqa: ASYNC220 - returns at once
+    url = f"http://127.0.0.1:{launch.port}"
+    headers = {"authorization": f"Bearer {launch.token}"}
+    try:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+            await _ready(engine, client, url, launch.token, process)
+            yield Replica(client=client, url=url, token=launch.token, engine=engine, process=process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _ready(
+    engine: Engine, client: httpx2.AsyncClient, url: str, token: str, process: subprocess.Popen[bytes]
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        assert process.poll() is None, f"the replica ended with {process.returncode}"
+        probe = await engine.probe(client, url, token)
+        if probe.is_ready:
+            return
+        assert time.monotonic() < deadline, probe.reason
+        await asyncio.sleep(0.05)
