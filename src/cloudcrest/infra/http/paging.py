@@ -3,7 +3,7 @@
 Ids sort by creation time, so the cursor is the last id of the page; a page costs an index range, however deep it is.
 """
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar, TypeVarTuple
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select
 from sqlalchemy.orm import InstrumentedAttribute
 
 Item = TypeVar("Item")
-Row = TypeVar("Row", bound=tuple[object, ...])
+Columns = TypeVarTuple("Columns")
 
 MAX_PAGE_ITEMS = 200
 
@@ -29,8 +29,8 @@ class PageRequest(BaseModel):
     limit: int = 50
     cursor: str | None = None
 
-    def apply(self, statement: Select[Row], id_column: InstrumentedAttribute[str]) -> Select[Row]:
-        """The statement, newest first, from after the cursor, with one row more than the page to see if there is one."""
+    def apply(self, statement: Select[*Columns], id_column: InstrumentedAttribute[str]) -> Select[*Columns]:
+        """The statement, newest first, from after the cursor, with one row past the page to see if there is more."""
         if self.cursor is not None:
             after: ColumnElement[bool] = id_column < self.cursor
             statement = statement.where(after)
