@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import ClassVar
 
-from sqlalchemy import DateTime, MetaData, Text
+from sqlalchemy import DateTime, MetaData, Text, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -37,8 +37,14 @@ class Database:
             pool_timeout=pool_timeout_seconds,
             pool_pre_ping=True,
             pool_use_lifo=True,
+            hide_parameters=True,  # errors are logged, and parameters hold what must not be
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+
+    @property
+    def conninfo(self) -> str:
+        """The same database for libpq, for connections outside the pool. It may hold a password: never log it."""
+        return make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

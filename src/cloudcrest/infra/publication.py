@@ -19,6 +19,11 @@ CHANNEL = "cloudcrest_feed"
 """PostgreSQL notification channel: a notification means that something was published."""
 
 _PUBLISH_LOCK = 0x636C6F7564
+_POSITION = text(
+    "select (select system_identifier from pg_control_system()) || '-' || oid,"
+    " (select coalesce(max(revision), 0) from published_documents)"
+    " from pg_database where datname = current_database()"
+)
 _revisions = Sequence("published_documents_revision", metadata=Base.metadata)
 
 
@@ -58,8 +63,10 @@ async def publish(
 
 async def read_page(session: AsyncSession, cursor: str, *, region: str) -> FeedPage:
     """What was published for `region` after `cursor` ("" or one from another database: everything)."""
-    epoch = str((await session.execute(text("select system_identifier from pg_control_system()"))).scalar_one())
+    epoch, newest = (await session.execute(_POSITION)).one()
     since = _revision_in(cursor, epoch)
+    if since is not None and since > newest:
+        since = None  # the database was restored to before what this follower has seen
     rows = (
         (
             await session.execute(

@@ -1,5 +1,6 @@
 """Management errors as problem documents (RFC 9457), rendered once for every route."""
 
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -7,9 +8,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloudcrest.kernel.errors import CloudcrestError
 
@@ -77,6 +79,37 @@ def render(error: CloudcrestError) -> JSONResponse:
     )
 
 
+class ProblemsMiddleware:
+    """Makes problem documents of what middleware raises: it stands outside the app's own exception handlers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except (CloudcrestError, HTTPException, DBAPIError, PoolTimeout) as error:
+            if scope["type"] != "http" or has_started:
+                raise
+            response = await _response_to(Request(scope), error)
+            await response(scope, receive, send)
+
+
+async def _response_to(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, CloudcrestError):
+        return render(error)
+    if isinstance(error, HTTPException):
+        return await _on_http_exception(request, error)
+    return await _on_database_error(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of the app a problem document."""
     app.add_exception_handler(CloudcrestError, _on_domain_error)
@@ -110,10 +143,10 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    codes = {404: "not_found", 405: "method_not_allowed"}
+    codes = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
     return problem_response(
         error.status_code,
-        title=str(error.detail),
+        title=HTTPStatus(error.status_code).phrase,
         detail=str(error.detail),
         code=codes.get(error.status_code, "http_error"),
         headers=dict(error.headers or {}),
@@ -130,6 +163,17 @@ async def _on_database_error(request: Request, error: Exception) -> JSONResponse
             code="unavailable",
             hint="try again in a moment",
             headers={"retry-after": "2"},
+        )
+    if isinstance(error, DataError):
+        # Text that PostgreSQL cannot hold (a NUL character) or a number out of a column's range.
+        return problem_response(422, title="Invalid request", detail="a value cannot be stored", code="invalid_value")
+    if isinstance(error, IntegrityError):
+        _log.info("integrity_conflict", path=request.url.path, error=str(error.orig).splitlines()[0])
+        return problem_response(
+            409,
+            title="Conflict",
+            detail="this collides with something that exists, or names something that is gone",
+            code="conflict",
         )
     return await _on_unexpected(request, error)
 

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.http.idempotency import note_effect
 
 
 async def request_session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -14,6 +15,7 @@ async def request_session(request: Request) -> AsyncIterator[AsyncSession]:
     database: Database = request.app.state.database
     async with database.transaction() as session:
         yield session
+        await note_effect(session, request)
 
 
 SessionDep = Annotated[AsyncSession, Depends(request_session, scope="function")]

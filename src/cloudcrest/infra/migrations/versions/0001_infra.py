@@ -26,9 +26,9 @@ def upgrade() -> None:
         sa.Column("caller_sha256", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("request_sha256", sa.Text(), nullable=False),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("attempt", sa.Text(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("took_effect", sa.Boolean(), nullable=False),
         sa.Column("sealed_response", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("caller_sha256", "key", name="pk_idempotent_requests"),
     )
