@@ -1,0 +1,68 @@
+"""`s3://bucket/folder`: an object store, through fsspec; credentials and endpoint are AWS's usual variables.
+
+Needs the extra `s3`. Hashes must be listed in the artifact: an object's ETag is not its SHA-256.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cloudcrest.catalog.api import Artifact, ArtifactFile
+from cloudcrest.catalog.progress import Meter
+from cloudcrest.catalog.safety import UnsafeFile
+from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed
+from cloudcrest.catalog.sources.files import CHUNK_BYTES, PartFile
+from cloudcrest.kernel.errors import SetupError
+
+
+class ObjectStoreFiles:
+    """The `s3:` source, over any fsspec filesystem."""
+
+    def __init__(self, context: FetchContext, filesystem: Any) -> None:
+        self._context = context
+        self._filesystem = filesystem
+
+    async def resolve(self, _location: str, artifact: Artifact) -> Listing:
+        raise SourceFailed(f"an object store lists no SHA-256 of '{artifact.entry}'; the artifact must name it")
+
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+        root = location.lstrip("/").rstrip("/")
+        digests = {}
+        for file in files:
+            self._context.require_space(folder, file.size_bytes or 0)
+            part = PartFile(folder / file.path)
+            try:
+                digests[file.path] = await asyncio.to_thread(self._copy, f"{root}/{file.path}", part, meter)
+            except FileNotFoundError:
+                raise SourceFailed(f"there is no object {root}/{file.path}") from None
+            except (OSError, ValueError) as error:
+                raise SourceFailed(f"reading {root}/{file.path} failed ({error})") from error
+        return digests
+
+    def _copy(self, key: str, part: PartFile, meter: Meter) -> str:
+        part.open()
+        try:
+            meter.add(part.size_bytes)
+            with self._filesystem.open(key, "rb") as stream:
+                stream.seek(part.size_bytes)
+                while chunk := stream.read(CHUNK_BYTES):
+                    if part.size_bytes + len(chunk) > self._context.settings.max_file_bytes:
+                        raise UnsafeFile(f"{key} is over the limit of one file")
+                    part.write(chunk)
+                    meter.add(len(chunk))
+            return part.finish()
+        finally:
+            part.close()
+
+
+def create(context: FetchContext) -> Source:
+    """The `s3:` source. Raises `SetupError` where the extra is not installed."""
+    try:
+        import s3fs  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise SetupError(
+            "fetching from S3 needs the package s3fs", hint="install the extra: pip install 'cloudcrest[s3]'"
+        ) from error
+    endpoint = context.environ.get("AWS_ENDPOINT_URL_S3") or context.environ.get("AWS_ENDPOINT_URL")
+    return ObjectStoreFiles(context, s3fs.S3FileSystem(endpoint_url=endpoint))
