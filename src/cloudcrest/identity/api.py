@@ -44,6 +44,11 @@ KEY_KIND = "key"
 PROJECT_KIND = "project"
 ORGANIZATION_KIND = "organization"
 
+DEFAULT_ORGANIZATION_ID = "org_00000000000000000000000001"
+"""The organization seeded for the first key."""
+SYSTEM_ORGANIZATION_ID = "org_00000000000000000000000002"
+"""Cloudcrest's own: its probe key asks whether models answer."""
+
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rate limits of a key, project, organization or model. None means no limit of its own."""
@@ -54,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OrganizationDocument(msgspec.Struct, frozen=True):
-    """What a gateway knows of an organization. `suspended_reason` set: nothing is served, and the caller is told why."""
+    """What a gateway knows of an organization. `suspended_reason` set: nothing is served, the caller is told why."""
 
     id: str
     limits: Limits = Limits()
@@ -84,6 +89,14 @@ class KeyDocument(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
 
 
+class OrganizationCreated(Protocol):
+    """What happens, in the same transaction, when an organization comes to be: billing opens its account."""
+
+    async def organization_created(self, session: "AsyncSession", organization_id: str, currency: str) -> None:
+        """Called once per organization, after its row is written. `currency`: ISO 4217, three capitals."""
+        ...
+
+
 class Organizations(Protocol):
     """What other slices may ask of identity about organizations, inside their own transaction."""
 
@@ -98,6 +111,14 @@ class Membership(msgspec.Struct, frozen=True):
     organization_id: str
     role: Role
     project_id: str | None = None
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """Where a caller holds a permission: everywhere, or in these whole organizations and these single projects."""
+
+    everywhere: bool
+    organization_ids: frozenset[str] = frozenset()
+    project_ids: frozenset[str] = frozenset()
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -120,13 +141,32 @@ class Caller(msgspec.Struct, frozen=True):
             for membership in self._roles_in(organization_id, project_id)
         )
 
-    def require(self, permission: Permission, organization_id: str, project_id: str | None = None) -> None:
-        """Raises `NotFound` where the caller is no member (nothing leaks), `PermissionDenied` where the role lacks it."""
+    def require(
+        self, permission: Permission, organization_id: str, project_id: str | None = None, *, missing: str | None = None
+    ) -> None:
+        """Raises `NotFound` where the caller is no member (nothing leaks), `PermissionDenied` where the role lacks it.
+
+        `missing` is what `NotFound` says; give the words used for a thing that does not exist at all.
+        """
         if self.may(permission, organization_id, project_id):
             return
-        if not self._roles_in(organization_id, project_id):
-            raise NotFound(f"there is no organization '{organization_id}'")
+        visible = self._roles_in(organization_id, project_id) if project_id else self.belongs_to(organization_id)
+        if not visible:
+            raise NotFound(missing or f"there is no organization '{organization_id}'")
         raise PermissionDenied(f"your role does not include {permission}", hint="ask an owner or admin")
+
+    def belongs_to(self, organization_id: str) -> bool:
+        """Whether the caller has any role in the organization or in one of its projects."""
+        return self.is_operator or any(item.organization_id == organization_id for item in self.memberships)
+
+    def reach(self, permission: Permission) -> Reach:
+        """Where the caller holds `permission`; for the where clause of a list."""
+        held = [item for item in self.memberships if permission in ROLE_PERMISSIONS[item.role]]
+        return Reach(
+            everywhere=self.is_operator,
+            organization_ids=frozenset(item.organization_id for item in held if item.project_id is None),
+            project_ids=frozenset(item.project_id for item in held if item.project_id is not None),
+        )
 
     def require_operator(self) -> None:
         """Raises `PermissionDenied` unless the caller runs this cloud."""

@@ -1,0 +1,48 @@
+"""Passwords: argon2id, in a thread, a few at a time (each takes tens of MiB and of milliseconds)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from pwdlib import PasswordHash
+
+Result = TypeVar("Result")
+
+
+class Passwords:
+    """Hashes and verifies. `parallel` bounds how many run at once, and so their memory."""
+
+    def __init__(self, hasher: PasswordHash | None = None, *, parallel: int = 2) -> None:
+        self._hasher = hasher or PasswordHash.recommended()
+        self._parallel = parallel
+        self._limiter: CapacityLimiter | None = None
+        self._nobody_lock = asyncio.Lock()
+        self._nobody_hash: str | None = None
+
+    async def hash(self, password: str) -> str:
+        """The password's hash, salted, with its parameters inside."""
+        return await self._in_thread(lambda: self._hasher.hash(password))
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Whether it is the password. An unknown account (None) takes as long as a wrong password."""
+        if password_hash is None:
+            nobody = await self._nobody()
+            await self._in_thread(lambda: self._hasher.verify(password, nobody))
+            return False
+        return await self._in_thread(lambda: self._hasher.verify(password, password_hash))
+
+    async def prepare(self) -> None:
+        """Makes the hash that unknown accounts are compared with, so that the first one takes no longer."""
+        await self._nobody()
+
+    async def _nobody(self) -> str:
+        async with self._nobody_lock:
+            if self._nobody_hash is None:
+                self._nobody_hash = await self.hash("nobody has this password")
+            return self._nobody_hash
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(self._parallel)
+        return await to_thread.run_sync(work, limiter=self._limiter)

@@ -1,0 +1,88 @@
+"""What identity's repositories hand out: frozen copies of rows."""
+
+from datetime import datetime
+
+import msgspec
+
+from cloudcrest.identity.api import Limits, Role, Scope
+
+
+class User(msgspec.Struct, frozen=True):
+    id: str
+    email: str
+    name: str
+    password_hash: str | None
+    is_operator: bool
+    created_at: datetime
+
+
+class Session(msgspec.Struct, frozen=True):
+    user_id: str
+    expires_at: datetime
+
+
+class Organization(msgspec.Struct, frozen=True):
+    """`limits` are its own choice, `ceiling` the operator's; the tighter of both holds."""
+
+    id: str
+    name: str
+    limits: Limits
+    ceiling: Limits
+    suspended_reason: str | None
+    created_at: datetime
+
+
+class Project(msgspec.Struct, frozen=True):
+    id: str
+    organization_id: str
+    name: str
+    limits: Limits
+    created_at: datetime
+    archived_at: datetime | None
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A membership with who it is. `id` is the membership's."""
+
+    id: str
+    organization_id: str
+    user_id: str
+    project_id: str | None
+    role: Role
+    email: str
+    name: str
+    created_at: datetime
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """`prefix`: the key's first characters, to recognise it by. The secret itself is nowhere."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    created_by: str | None
+    name: str
+    prefix: str
+    key_sha256: str
+    scopes: tuple[Scope, ...]
+    models: tuple[str, ...] | None
+    labels: dict[str, str]
+    limits: Limits
+    organization_wide: bool
+    is_operator: bool
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    id: str
+    organization_id: str
+    project_id: str | None
+    role: Role
+    email: str | None
+    created_by: str | None
+    by_operator: bool
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None

@@ -1,0 +1,1 @@
+"""What identity reads and writes: one file per noun."""

@@ -1,0 +1,26 @@
+"""Identity's routes under /api/v1. Each file has one noun; a handler checks shapes and hands over to a service."""
+
+from fastapi import APIRouter
+
+from cloudcrest.identity.routes import accounts, keys, members, organizations
+from cloudcrest.identity.service.accounts import AccountService
+from cloudcrest.identity.service.keys import KeyService
+from cloudcrest.identity.service.members import MemberService
+from cloudcrest.identity.service.organizations import OrganizationService
+
+
+def router(
+    *,
+    account_service: AccountService,
+    organization_service: OrganizationService,
+    member_service: MemberService,
+    key_service: KeyService,
+    secure_cookies: bool,
+) -> APIRouter:
+    """Every route of identity."""
+    whole = APIRouter(prefix="/api/v1")
+    whole.include_router(accounts.router(account_service, secure_cookies=secure_cookies))
+    whole.include_router(organizations.router(organization_service))
+    whole.include_router(members.router(member_service, account_service))
+    whole.include_router(keys.router(key_service))
+    return whole

@@ -1,0 +1,1 @@
+"""Identity's rules, one file per noun. A service takes the caller and the request's transaction."""

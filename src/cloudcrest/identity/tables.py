@@ -1,0 +1,126 @@
+"""Tables of identity: people, their sessions, organizations, projects, members, API keys, invitations."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Text, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cloudcrest.infra.database import Base
+
+
+class UserRow(Base):
+    """A person. `email` is lower case. Without a `password_hash`, a password reset sets the first one."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    password_hash: Mapped[str | None]
+    is_operator: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class SessionRow(Base):
+    """A signed-in browser, known by the SHA-256 (hex) of its cookie."""
+
+    __tablename__ = "sessions"
+
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class PasswordResetRow(Base):
+    """The one open password reset of a person: a newer one replaces it, its use deletes it."""
+
+    __tablename__ = "password_resets"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    expires_at: Mapped[datetime]
+
+
+class OrganizationRow(Base):
+    """A tenant. `limits` are its own choice, `ceiling` the operator's; the tighter of both holds."""
+
+    __tablename__ = "organizations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    ceiling: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    suspended_reason: Mapped[str | None]
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime]
+
+
+class ProjectRow(Base):
+    """A part of an organization that owns keys. Archived ones stay for the books."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    name: Mapped[str]
+    limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime]
+    archived_at: Mapped[datetime | None]
+
+
+class MembershipRow(Base):
+    """A person's role in an organization (`project_id` null) or in one of its projects."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (UniqueConstraint("organization_id", "user_id", "project_id", postgresql_nulls_not_distinct=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    role: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class ApiKeyRow(Base):
+    """An API key: the SHA-256 (hex) of the secret, and its first characters for people to recognise it by."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    key_sha256: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    labels: Mapped[dict[str, str]] = mapped_column(JSONB)
+    limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    organization_wide: Mapped[bool]
+    is_operator: Mapped[bool]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class InvitationRow(Base):
+    """An invitation to a role, taken once by who holds its link; known by the SHA-256 (hex) of the link's token."""
+
+    __tablename__ = "invitations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    role: Mapped[str]
+    email: Mapped[str | None]
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    by_operator: Mapped[bool]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    accepted_at: Mapped[datetime | None]
