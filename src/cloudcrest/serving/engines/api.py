@@ -47,9 +47,13 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """How a replica is. `in_flight`: requests it works on, None where unknown. `reason` explains not being ready."""
+    """How a replica is. `is_alive`: it answered. `in_flight`: requests it works on, None where unknown.
+
+    `reason` explains not being ready, as what the replica does: "is loading its weights", "did not answer within 5 s".
+    """
 
     is_ready: bool
+    is_alive: bool = True
     in_flight: int | None = None
     reason: str | None = None
 
@@ -73,7 +77,7 @@ class Engine(Protocol):
         """Makes the engine's runtime where it has one. Raises `Unavailable` or `SetupError` saying why it cannot."""
         ...
 
-    def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None) -> int:
+    def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None, /) -> int:
         """An estimate of what one replica needs, in bytes, where the deployment does not say."""
         ...
 

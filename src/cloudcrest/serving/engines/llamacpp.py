@@ -1,7 +1,6 @@
 """llama.cpp: the default engine for GGUF weights, on any machine. Each replica is a process of its own.
 
-Known of it: for `n > 1` its `usage` counts the output of one choice only, so a gateway asks it for one choice at a time;
-it divides its context among its slots, so a replica is given `slots × context_tokens`.
+Known of it: for `n > 1` its `usage` counts the output of one choice, so a gateway asks it for one choice at a time; it divides its context among its slots, so a replica is given `slots × context_tokens`.
 """
 
 import os
@@ -53,7 +52,7 @@ class LlamaCppEngine:
     async def prepare(self, deployment: DeploymentDocument, on_progress: Callable[[str], None]) -> None:
         """Nothing to make: the engine comes with Cloudcrest."""
 
-    def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None) -> int:
+    def memory_bytes(self, _: DeploymentDocument, artifact_path: Path | None, /) -> int:
         """The weights and what surrounds them; the key-value cache is left out, as its size depends on the model."""
         weights_bytes = artifact_path.stat().st_size if artifact_path else 0
         return weights_bytes + weights_bytes // 10 + _OVERHEAD_BYTES
@@ -84,7 +83,7 @@ class LlamaCppEngine:
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
         response, reason = await probe_http(client, url, token)
         if response is None:
-            return Probe(is_ready=False, reason=reason)
+            return Probe(is_ready=False, is_alive=False, reason=reason)
         if response.status_code != 200:
             return Probe(is_ready=False, reason="is loading its weights")
         slots, _ = await probe_http(client, url, token, "/slots")

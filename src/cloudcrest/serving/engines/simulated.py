@@ -1,4 +1,4 @@
-"""The simulated engine: no weights, a timing profile, and answers that follow from the prompt. For tests and planning."""
+"""The simulated engine: no weights, a timing profile, and answers that follow from the prompt. For tests, planning."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -75,7 +75,7 @@ class SimulatedEngine:
     async def prepare(self, deployment: DeploymentDocument, on_progress: Callable[[str], None]) -> None:
         """Nothing to make."""
 
-    def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None) -> int:
+    def memory_bytes(self, _: DeploymentDocument, __: Path | None, /) -> int:
         return 64 * MIB
 
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
@@ -99,6 +99,6 @@ class SimulatedEngine:
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
         response, reason = await probe_http(client, url, token)
         if response is None:
-            return Probe(is_ready=False, reason=reason)
+            return Probe(is_ready=False, is_alive=False, reason=reason)
         body = response.json()
         return Probe(is_ready=response.status_code == 200, in_flight=body["in_flight"], reason=body.get("reason"))

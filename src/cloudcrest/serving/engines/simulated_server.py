@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -178,7 +178,7 @@ class SimulatedReplica:
             return error_response(400, str(error))
         is_chat = body.messages is not None
         identity = {
-            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{random.getrandbits(64):016x}",  # noqa: S311 - names an answer
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{random.getrandbits(64):016x}",
             "created": int(time.time()),
             "model": self._arguments.alias,
         }
@@ -209,7 +209,9 @@ class SimulatedReplica:
             raise Refused(JSONResponse({"error": error}, status_code=400))
         return prompt
 
-    async def _answer(self, body: Generation, prompt: Sequence[int], identity: dict[str, Any], *, is_chat: bool) -> Response:
+    async def _answer(
+        self, body: Generation, prompt: Sequence[int], identity: dict[str, Any], *, is_chat: bool
+    ) -> Response:
         choices = [Choice(index) for index in range(body.n)]
         async with aclosing(self._tokens(body, prompt, choices)) as steps:
             async for _ in steps:
@@ -251,7 +253,7 @@ class SimulatedReplica:
 
     async def _tokens(
         self, body: Generation, prompt: Sequence[int], choices: list[Choice]
-    ) -> AsyncIterator[tuple[Choice, str]]:
+    ) -> AsyncGenerator[tuple[Choice, str], None]:
         """The choices' tokens as they are made, and each choice's finish. Cancelled: stops at once."""
         profile = self._profile
         room = self._arguments.context_tokens - len(prompt)
@@ -262,7 +264,9 @@ class SimulatedReplica:
             self._input_tokens += len(prompt)
             await self._spend(len(prompt), profile.prefill_tokens_per_second)
             makers = {
-                choice.index: generate(prompt, answer_tokens=profile.answer_tokens, seed=(body.seed or 0) + choice.index)
+                choice.index: generate(
+                    prompt, answer_tokens=profile.answer_tokens, seed=(body.seed or 0) + choice.index
+                )
                 for choice in choices
             }
             while unfinished := [choice for choice in choices if choice.finish is None]:

@@ -8,7 +8,6 @@ fault (502), never the caller's 401; its rate limit stays a 429 with `retry-afte
 import asyncio
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cloudcrest.infra.outbound import outbound_client
+from cloudcrest.infra.outbound import OutboundPolicy, guarded_client
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.serving.engines.http_server import (
@@ -129,7 +128,9 @@ class UpstreamReplica:
                     return self._refusal(answer, await _read(answer, 64 * 1024))
                 if is_stream:
                     is_handed_on = True
-                    return StreamingResponse(self._relay(answer, wants_usage=wants_usage), media_type="text/event-stream")
+                    return StreamingResponse(
+                        self._relay(answer, wants_usage=wants_usage), media_type="text/event-stream"
+                    )
                 whole = orjson.loads(await _read(answer, MAX_BODY_BYTES))
                 whole["model"] = self._arguments.alias
                 self._count(whole.get("usage"))
@@ -140,7 +141,9 @@ class UpstreamReplica:
         except CloudcrestError as error:
             return error_response(502, error.message, kind="engine_error", code="upstream_error")
         except httpx2.TimeoutException:
-            return error_response(502, "the provider did not answer in time", kind="engine_error", code="upstream_error")
+            return error_response(
+                502, "the provider did not answer in time", kind="engine_error", code="upstream_error"
+            )
         except (httpx2.HTTPError, ValueError, TypeError) as error:
             message = f"the provider's answer could not be used ({type(error).__name__})"
             return error_response(502, message, kind="engine_error", code="upstream_error")
@@ -186,7 +189,9 @@ class UpstreamReplica:
         if status in _PASSED_ON and status != 404:
             return error_response(status, message or f"the provider answered {status}", code=code, param=param)
         detail = f": {message}" if message else ""
-        return error_response(502, f"the provider answered {status}{detail}", kind="engine_error", code="upstream_error")
+        return error_response(
+            502, f"the provider answered {status}{detail}", kind="engine_error", code="upstream_error"
+        )
 
     def _count(self, usage: object) -> None:
         if isinstance(usage, dict):
@@ -246,7 +251,11 @@ def _open_key(secrets_path: str | None) -> str | None:
 def main(argv: list[str]) -> None:
     """Serves until SIGTERM."""
     arguments = msgspec.json.decode(argv[1], type=UpstreamArguments)
-    client = outbound_client(allowed=arguments.outbound_allowed)
+    client = guarded_client(
+        OutboundPolicy(arguments.outbound_allowed),
+        timeout=httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
+        limits=httpx2.Limits(max_connections=arguments.slots + 2),
+    )
     replica = UpstreamReplica(arguments, client, _open_key(arguments.secrets_path))
     serve(replica.routes(), arguments.port, background=replica.watch)
 

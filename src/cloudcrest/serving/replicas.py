@@ -1,0 +1,146 @@
+"""One replica as the controller knows it, and what others are told of it."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+
+from cloudcrest.catalog.api import PullProgress
+from cloudcrest.serving.api import (
+    DeploymentDocument,
+    ReplicaEndpoint,
+    ReplicaStatus,
+    RouteDocument,
+)
+from cloudcrest.serving.reconcile import Known, Phase
+
+
+class Replica:
+    """A replica's present. `document` is the desired state that it was started for.
+
+    `visible_from`: the number of the first listing of the fabric that must show its process.
+    """
+
+    def __init__(self, replica_id: str, document: DeploymentDocument, *, generation: int, since: float) -> None:
+        self.id = replica_id
+        self.document = document
+        self.generation = generation
+        self.phase: Phase = "fetching"
+        self.since = since
+        self.reason: str | None = None
+        self.pull: PullProgress | None = None
+        self.port = 0
+        self.visible_from = 0
+        self.restarts = 0
+        self.failures = 0
+        self.retry_at = 0.0
+        self.in_flight: int | None = None
+        self.probed_at = float("-inf")
+        self.unanswered = 0
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of it should be running."""
+        return self.phase in ("starting", "ready", "draining")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def enter(self, phase: Phase, now: float, reason: str | None = None) -> None:
+        """Comes into a phase."""
+        self.phase = phase
+        self.since = now
+        self.reason = reason
+        self.unanswered = 0
+
+    def known(self) -> Known:
+        """What reconcile sees of it."""
+        return Known(
+            id=self.id,
+            deployment_id=self.document.id,
+            generation=self.generation,
+            phase=self.phase,
+            since=self.since,
+            failures=self.failures,
+            retry_at=self.retry_at,
+            in_flight=self.in_flight,
+        )
+
+    def status(self) -> ReplicaStatus:
+        """What the control plane is told of it."""
+        return ReplicaStatus(
+            id=self.id,
+            deployment_id=self.document.id,
+            generation=self.generation,
+            state="draining" if self.phase == "stopping" else self.phase,
+            restarts=self.restarts,
+            reason=self.reason,
+            pull=self.pull if self.phase == "fetching" else None,
+        )
+
+
+def replica_token(secret: str, replica_id: str) -> str:
+    """The token that a replica's callers send: it follows from the region's secret, so it need not be kept anywhere."""
+    return hmac.new(secret.encode(), f"replica:{replica_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def routes_of(
+    deployments: Iterable[DeploymentDocument], replicas: Iterable[Replica], secret: str
+) -> dict[str, RouteDocument]:
+    """The route of each deployment, by public model name, over the replicas that are ready.
+
+    A route has one engine: while another engine takes over, the old one's replicas serve until the new has one ready.
+    """
+    by_deployment: dict[str, list[Replica]] = {}
+    for replica in replicas:
+        by_deployment.setdefault(replica.document.id, []).append(replica)
+    return {
+        document.model_name: _route(document, by_deployment.get(document.id, []), secret) for document in deployments
+    }
+
+
+def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -> RouteDocument:
+    ready = [replica for replica in replicas if replica.phase == "ready"]
+    newest = [replica for replica in ready if replica.generation == document.generation]
+    leading = newest[0].document if newest else ready[0].document if ready else document
+    endpoints = tuple(
+        ReplicaEndpoint(
+            id=replica.id, url=replica.url, token=replica_token(secret, replica.id), slots=replica.document.slots
+        )
+        for replica in sorted(ready, key=lambda replica: replica.id)
+        if replica.document.engine == leading.engine
+    )
+    return RouteDocument(
+        model_name=document.model_name,
+        deployment_id=document.id,
+        task=document.model.task,
+        engine=leading.engine,
+        context_tokens=min((replica.document.context_tokens for replica in ready), default=document.context_tokens),
+        replicas=endpoints,
+        created_at_unix_seconds=document.created_at_unix_seconds,
+        unavailable_reason=None if endpoints else unavailable_reason(document, replicas),
+        organization_id=document.organization_id,
+        limits=document.limits,
+    )
+
+
+_PHASE_SENTENCES: Mapping[Phase, str] = {
+    "fetching": "its weights are being fetched",
+    "preparing": "its runtime is being made",
+    "starting": "it is starting",
+    "draining": "it is being stopped",
+    "stopping": "it is being stopped",
+    "backoff": "it failed and will be tried again",
+}
+
+
+def unavailable_reason(document: DeploymentDocument, replicas: list[Replica]) -> str:
+    """Why nobody serves a deployment, in a sentence: of its newest replica that has something to say."""
+    if document.replicas_min == 0:
+        return f"model '{document.model_name}' is scaled to zero replicas"
+    if not replicas:
+        return f"model '{document.model_name}' is about to start"
+    newest = max(replicas, key=lambda replica: (replica.generation, replica.reason is not None, replica.id))
+    sentence = _PHASE_SENTENCES.get(newest.phase, "it is not ready")
+    detail = f": {newest.reason}" if newest.reason else ""
+    return f"model '{document.model_name}' is not ready: {sentence}{detail}"
