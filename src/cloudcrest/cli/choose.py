@@ -1,0 +1,38 @@
+"""Which organization or project is meant: by id or name, or the only one there is."""
+
+from cloudcrest.cli.client import Client, Json, at
+from cloudcrest.cli.errors import WrongUsage
+from cloudcrest.kernel.errors import NotFound
+from cloudcrest.kernel.registry import close_matches
+
+MAX_LOOKED_AT = 1000
+
+
+def organization_id(cloud: Client, asked: str | None) -> str:
+    """The id of the organization that `asked` names, or of the only one that this caller sees."""
+    if asked is not None and asked.startswith("org_"):
+        return asked
+    return _one("organization", "--org", list(cloud.items(at("organizations"), limit=MAX_LOOKED_AT)), asked)
+
+
+def project_id(cloud: Client, asked: str | None, organization: str | None = None) -> str:
+    """The id of the project that `asked` names, or of the only one that this caller sees."""
+    if asked is not None and asked.startswith("proj_"):
+        return asked
+    place = None if organization is None else organization_id(cloud, organization)
+    found = list(cloud.items(at("projects"), limit=MAX_LOOKED_AT, organization_id=place))
+    return _one("project", "--project", [item for item in found if not item.get("archived_at")], asked)
+
+
+def _one(kind: str, flag: str, found: list[Json], asked: str | None) -> str:
+    named = [item for item in found if asked in (None, item["name"])]
+    if len(named) == 1:
+        return str(named[0]["id"])
+    if not found:
+        raise NotFound(f"you are in no {kind} yet", hint=f"make one with `cloudcrest {kind}s create NAME`")
+    names = [str(item["name"]) for item in found]
+    if not named:
+        like = close_matches(asked or "", names) or names[:10]
+        raise NotFound(f"there is no {kind} '{asked}'", hint=f"perhaps: {', '.join(like)}")
+    choices = ", ".join(f"{item['id']} ({item['name']})" for item in named[:10])
+    raise WrongUsage(f"there is more than one {kind}", hint=f"say which with {flag}: {choices}")

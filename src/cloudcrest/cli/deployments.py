@@ -1,0 +1,251 @@
+"""`deployments`: which models are served, where and by how many replicas."""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from cloudcrest.cli import choose
+from cloudcrest.cli.client import Client, Json, at
+from cloudcrest.cli.connection import management
+from cloudcrest.cli.errors import Refused, WrongUsage
+from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
+from cloudcrest.kernel.errors import NotFound, Unavailable
+from cloudcrest.kernel.units import parse_bytes
+
+POLL_SECONDS = 0.5
+Engine = Literal["llamacpp", "vllm", "upstream", "simulated"]
+
+app = App(name="deployments", help="Deployments: models that are served.")
+
+_DEPLOYMENT: list[Column] = [
+    ("id", "id"),
+    ("model name", "model_name"),
+    ("model", "model"),
+    ("engine", "engine"),
+    ("region", "region"),
+    ("replicas", lambda deployment: f"{deployment.get('ready_replicas', 0)}/{deployment.get('replicas_min')}"),
+    ("context", "context_tokens"),
+    ("slots", "slots"),
+    ("state", "state"),
+    ("reason", "reason"),
+]
+_REPLICA: list[Column] = [("replica", "id"), ("state", "state"), ("restarts", "restarts"), ("reason", "reason")]
+
+Wait = Annotated[bool, Parameter(negative=(), help="Wait until it is ready.")]
+WaitSeconds = Annotated[float, Parameter(help="How long to wait at most.")]
+Memory = Annotated[str | None, Parameter(help="Memory for each replica, as in 2GiB.")]
+Threads = Annotated[int | None, Parameter(name="--cpu-threads", help="Threads for each replica.")]
+Context = Annotated[int | None, Parameter(name="--context-tokens", help="Context of each request, in tokens.")]
+Slots = Annotated[int | None, Parameter(help="Requests that a replica runs at once.")]
+EngineOptions = Annotated[
+    list[str] | None,
+    Parameter(name="--engine-option", negative=(), help="name=value, the engine's own; may be repeated."),
+]
+
+
+@app.command(name="list")
+def list_deployments(
+    *, limit: Annotated[int, Parameter(help="How many at most.")] = 200, options: Options = DEFAULTS
+) -> None:
+    """Lists deployments and how they are."""
+    with Client(management(options)) as cloud:
+        found = cloud.items(at("deployments"), limit=limit)
+        show_rows(found, _DEPLOYMENT, options.format, empty="none yet: `cloudcrest deployments create MODEL`")
+
+
+@app.command
+def show(deployment: str, /, *, options: Options = DEFAULTS) -> None:
+    """Shows one deployment and its replicas, by id or model name."""
+    with Client(management(options)) as cloud:
+        show_deployment(cloud.get(at("deployments", _id(cloud, deployment))), options)
+
+
+@app.command
+def create(
+    model: str,
+    /,
+    *,
+    model_name: Annotated[str | None, Parameter(help="What callers write in `model`; else the model's id.")] = None,
+    engine: Annotated[Engine | None, Parameter(help="What runs it; else what suits the model.")] = None,
+    region: Annotated[str, Parameter(help="Where.")] = "local",
+    replicas: Annotated[int, Parameter(help="How many replicas.")] = 1,
+    replicas_max: Annotated[int | None, Parameter(help="How many at most; else as many as --replicas.")] = None,
+    context_tokens: Context = None,
+    slots: Slots = None,
+    memory: Memory = None,
+    cpu_threads: Threads = None,
+    engine_options: EngineOptions = None,
+    org: Annotated[str | None, Parameter(help="For this organization alone; else for all.")] = None,
+    wait: Wait = False,
+    wait_seconds: WaitSeconds = 600.0,
+    options: Options = DEFAULTS,
+) -> None:
+    """Serves a model of the catalog."""
+    body: Json = {"model": model, "region": region, "replicas_min": replicas, "replicas_max": replicas_max or replicas}
+    named = {"model_name": model_name, "engine": engine}
+    body.update({name: value for name, value in named.items() if value is not None})
+    body.update(_changes(context_tokens, slots, memory, cpu_threads, engine_options))
+    with Client(management(options)) as cloud:
+        if org is not None:
+            body["organization_id"] = choose.organization_id(cloud, org)
+        _finish(cloud, cloud.post(at("deployments"), body), wait, wait_seconds, options)
+
+
+@app.command
+def update(
+    deployment: str,
+    /,
+    *,
+    context_tokens: Context = None,
+    slots: Slots = None,
+    memory: Memory = None,
+    cpu_threads: Threads = None,
+    engine_options: EngineOptions = None,
+    wait: Wait = False,
+    wait_seconds: WaitSeconds = 600.0,
+    options: Options = DEFAULTS,
+) -> None:
+    """Changes what is given. Replicas are replaced without a gap where there is room for both."""
+    body = _changes(context_tokens, slots, memory, cpu_threads, engine_options)
+    if not body:
+        raise WrongUsage("there is nothing to change", hint="see `cloudcrest deployments update --help`")
+    with Client(management(options)) as cloud:
+        _finish(cloud, cloud.patch(at("deployments", _id(cloud, deployment)), body), wait, wait_seconds, options)
+
+
+@app.command
+def scale(
+    deployment: str,
+    replicas: int,
+    /,
+    *,
+    replicas_max: Annotated[int | None, Parameter(help="How many at most; else as many as REPLICAS.")] = None,
+    wait: Wait = False,
+    wait_seconds: WaitSeconds = 600.0,
+    options: Options = DEFAULTS,
+) -> None:
+    """Sets how many replicas run; 0 stops it and keeps its settings."""
+    body: Json = {"replicas_min": replicas, "replicas_max": replicas_max if replicas_max is not None else replicas}
+    with Client(management(options)) as cloud:
+        _finish(cloud, cloud.patch(at("deployments", _id(cloud, deployment)), body), wait, wait_seconds, options)
+
+
+@app.command
+def delete(
+    deployment: str, /, *, wait: Wait = False, wait_seconds: WaitSeconds = 60.0, options: Options = DEFAULTS
+) -> None:
+    """Stops serving it: running answers end first, then its replicas."""
+    with Client(management(options)) as cloud:
+        chosen = _id(cloud, deployment)
+        cloud.delete(at("deployments", chosen))
+        if wait:
+            _wait_until_gone(cloud, chosen, wait_seconds)
+        note(f"deleted {deployment}")
+
+
+def wait_until_settled(
+    cloud: Client,
+    deployment_id: str,
+    seconds: float,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> Json:
+    """The deployment once it is ready, or stopped. Raises `Unavailable` when it fails or that takes too long."""
+    deadline = now() + seconds
+    said = ""
+    while True:
+        deployment = cloud.get(at("deployments", deployment_id))
+        state, reason = deployment.get("state"), deployment.get("reason")
+        if state in ("ready", "stopped"):
+            return deployment
+        line = f"{deployment.get('model_name')}: {state}" + (f", {reason}" if reason else "")
+        if line != said:
+            note(line)
+            said = line
+        if state == "failed" or now() > deadline:
+            why = "cannot run" if state == "failed" else f"is not ready after {seconds:.0f} s"
+            raise Unavailable(
+                f"{deployment.get('model_name')} {why}: {reason or state}", hint="see `cloudcrest logs`, then update it"
+            )
+        pause(POLL_SECONDS)
+
+
+def show_deployment(deployment: Json, options: Options) -> None:
+    """A deployment whole, with its replicas."""
+    if options.format == "json":
+        print_json(deployment)
+        return
+    more: list[Column] = [("for organization", "organization_id"), ("created", moment("created_at"))]
+    show_one(deployment, [*_DEPLOYMENT, *more], options.format)
+    replicas = deployment.get("replicas")
+    if options.format == "table" and isinstance(replicas, list) and replicas:
+        print()
+        show_rows(replicas, _REPLICA, "table", empty="")
+
+
+def _finish(cloud: Client, deployment: Json, wait: bool, seconds: float, options: Options) -> None:
+    show_deployment(wait_until_settled(cloud, deployment["id"], seconds) if wait else deployment, options)
+
+
+def _wait_until_gone(cloud: Client, deployment_id: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            cloud.get(at("deployments", deployment_id))
+        except Refused as error:
+            if error.status_code == 404:
+                return
+            raise
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"{deployment_id} is still there after {seconds:.0f} s", hint="see `cloudcrest logs region`"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _id(cloud: Client, deployment: str) -> str:
+    if deployment.startswith("dep_"):
+        return deployment
+    named = [item for item in cloud.items(at("deployments")) if item.get("model_name") == deployment]
+    if len(named) == 1:
+        return str(named[0]["id"])
+    if named:
+        raise WrongUsage(
+            f"'{deployment}' is deployed more than once", hint=", ".join(str(item["id"]) for item in named)
+        )
+    raise NotFound(f"there is no deployment '{deployment}'", hint="see `cloudcrest deployments list`")
+
+
+def _changes(
+    context_tokens: int | None,
+    slots: int | None,
+    memory: str | None,
+    cpu_threads: int | None,
+    engine_options: list[str] | None,
+) -> Json:
+    named: dict[str, Any] = {"context_tokens": context_tokens, "slots": slots, "cpu_threads": cpu_threads}
+    body: Json = {name: value for name, value in named.items() if value is not None}
+    if memory is not None:
+        body["memory_bytes"] = parse_bytes(memory, field="--memory")
+    if engine_options is not None:
+        body["engine_options"] = dict(engine_option(text) for text in engine_options)
+    return body
+
+
+def engine_option(text: str) -> tuple[str, str | int | float | bool]:
+    """`name=value`, with numbers and true/false as such."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise WrongUsage(f"'{text}' is no engine option", hint="write --engine-option name=value")
+    if value in ("true", "false"):
+        return name, value == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value

@@ -1,0 +1,124 @@
+"""`login`, `logout`, `register`: who calls, kept on this machine."""
+
+import getpass
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cloudcrest.cli import credentials
+from cloudcrest.cli.client import Client, Json, at
+from cloudcrest.cli.connection import Connection, management
+from cloudcrest.cli.errors import Refused, WrongUsage
+from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.output import note, print_json
+
+CSRF_COOKIE = "cloudcrest_csrf"
+
+
+def login(
+    *,
+    email: Annotated[str | None, Parameter(help="Sign in with an account; asks for the password.")] = None,
+    password_stdin: Annotated[bool, Parameter(negative=(), help="Read the password from standard input.")] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Keeps a login for later commands.
+
+    An account (--email) or an API key (--key), checked before it is kept.
+
+    `--profile` names it, for clouds and accounts beside each other; without, it is the default one.
+    """
+    place = _place(options)
+    if options.key is not None and email is None:
+        _check_key(place, options.key)
+        _keep(options, credentials.Profile(url=place.base_url, key=options.key))
+        return
+    address = email or _ask("E-mail: ")
+    with Client(place) as cloud:
+        answer = cloud.post(at("auth", "login"), {"email": address, "password": _password(password_stdin)})
+        _keep_session(options, cloud, answer, address)
+
+
+def register(
+    *,
+    email: Annotated[str | None, Parameter(help="The account's e-mail address.")] = None,
+    name: Annotated[str | None, Parameter(help="How others see you.")] = None,
+    organization: Annotated[str | None, Parameter(help="Name of the organization that comes with it.")] = None,
+    password_stdin: Annotated[bool, Parameter(negative=(), help="Read the password from standard input.")] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Makes an account and logs in.
+
+    The account comes with an organization of its own. Operators may have closed registration.
+    """
+    place = _place(options)
+    address = email or _ask("E-mail: ")
+    body: Json = {"email": address, "name": name or address.partition("@")[0], "password": _password(password_stdin)}
+    if organization is not None:
+        body["organization_name"] = organization
+    with Client(place) as cloud:
+        answer = cloud.post(at("auth", "register"), body)
+        _keep_session(options, cloud, answer, address)
+
+
+def logout(*, options: Options = DEFAULTS) -> None:
+    """Ends a session and forgets its profile."""
+    name = options.profile or credentials.DEFAULT_PROFILE
+    profile = credentials.load().profiles.get(name)
+    if profile is None:
+        note(f"there is no profile '{name}'")
+        return
+    if profile.cookies:
+        connection = Connection(profile.url, f"profile {name}", None, profile.cookies, profile.csrf)
+        with Client(connection) as cloud:
+            try:
+                cloud.post(at("auth", "logout"))
+            except Refused as error:
+                note(f"the session had ended: {error.message}")
+    credentials.forget(name)
+    note(f"forgot profile {name}")
+
+
+def _place(options: Options) -> Connection:
+    """Where to log in: no credentials of another login go along."""
+    found = management(options)
+    return Connection(found.base_url, found.source)
+
+
+def _check_key(place: Connection, key: str) -> None:
+    with Client(Connection(place.base_url, place.source, key)) as cloud:
+        cloud.get("/v1/models")
+
+
+def _keep_session(options: Options, cloud: Client, answer: Json, email: str) -> None:
+    cookies = cloud.cookies()
+    csrf = answer.get("csrf_token") or cookies.get(CSRF_COOKIE)
+    if not cookies:
+        raise Refused("the cloud opened no session", status_code=200, hint="is this address a Cloudcrest?")
+    url = cloud.connection.base_url
+    _keep(options, credentials.Profile(url=url, cookies=cookies, csrf=csrf, email=email))
+
+
+def _keep(options: Options, profile: credentials.Profile) -> None:
+    name = options.profile or credentials.DEFAULT_PROFILE
+    path = credentials.save(name, profile)
+    if options.format == "json":
+        print_json({"profile": name, "url": profile.url, "email": profile.email, "kept_in": str(path)})
+    else:
+        note(f"logged in to {profile.url} as {profile.email or 'an API key'}; kept as profile {name} in {path}")
+
+
+def _ask(prompt: str) -> str:
+    if not sys.stdin.isatty():
+        raise WrongUsage("there is no one to ask", hint="give --email, and the password by --password-stdin")
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return input().strip()
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        raise WrongUsage("there is no one to ask for the password", hint="pipe it in with --password-stdin")
+    return getpass.getpass("Password: ")

@@ -1,0 +1,74 @@
+"""The `cloudcrest` command: what there is, and how errors end."""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Group
+
+from cloudcrest import __version__
+from cloudcrest.cli import chat, deployments, doctor, keys, ledger, local, login, models, organizations, regions, usage
+from cloudcrest.cli.errors import FAILURE, USAGE, exit_code_of
+from cloudcrest.cli.output import note
+from cloudcrest.kernel.errors import CloudcrestError
+
+_MACHINE = Group("A cloud on this machine", sort_key=1)
+_USE = Group("Use a cloud", sort_key=2)
+_ACCOUNT = Group("Account", sort_key=3)
+_MONEY = Group("Money", sort_key=4)
+
+
+def version() -> None:
+    """Prints the version."""
+    print(__version__)
+
+
+def build() -> App:
+    """Every command. `cloudcrest COMMAND --help` explains each."""
+    app = App(
+        name="cloudcrest",
+        help="An open AI cloud: run it, and use it.",
+        help_epilogue="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no cloud could be reached.",
+        version=__version__,
+        result_action="return_value",
+    )
+    # `up` hands every flag on, --help too: the flags are those of the process it becomes.
+    app.command(local.up, group=_MACHINE, help_flags=[], version_flags=[])
+    for command in (local.down, local.status, local.logs, doctor.doctor, version):
+        app.command(command, group=_MACHINE)
+    app.command(chat.chat, group=_USE)
+    for group, commands in (
+        (_USE, (models.app, deployments.app, regions.app)),
+        (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
+        (_MONEY, (ledger.app, ledger.rate_cards)),
+    ):
+        for command in commands:
+            command.group = (group,)
+            app.command(command)
+    for command in (login.login, login.logout, login.register):
+        app.command(command, group=_ACCOUNT)
+    app.command(usage.usage, group=_MONEY)
+    return app
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    try:
+        build()(list(tokens), exit_on_error=False)
+    except CycloptsError:
+        return USAGE  # printed already
+    except CloudcrestError as error:
+        note(f"cloudcrest: {error.message}")
+        if error.hint:
+            note(f"  → {error.hint}")
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return 128 + 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILURE
+    return 0
+
+
+def main() -> None:
+    """The entry point of the `cloudcrest` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""`orgs`, `projects`, `members`: who belongs where."""
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from cloudcrest.cli import choose
+from cloudcrest.cli.client import Client, Json, at
+from cloudcrest.cli.connection import management
+from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
+
+Role = Literal["owner", "admin", "developer", "billing", "viewer"]
+OrganizationOption = Annotated[str | None, Parameter(name="--org", help="Id or name; else the only one there is.")]
+Limit = Annotated[int, Parameter(help="How many at most.")]
+
+orgs = App(name="orgs", help="Organizations: who pays, and who belongs together.")
+projects = App(name="projects", help="Projects: what keys belong to, inside an organization.")
+members = App(name="members", help="Members of an organization and their roles, and invitations.")
+
+_ORGANIZATION: list[Column] = [
+    ("id", "id"),
+    ("name", "name"),
+    ("limits", "limits"),
+    ("suspended", "suspended_reason"),
+    ("created", moment("created_at")),
+]
+_PROJECT: list[Column] = [
+    ("id", "id"),
+    ("name", "name"),
+    ("organization", "organization_id"),
+    ("limits", "limits"),
+    ("created", moment("created_at")),
+    ("archived", moment("archived_at")),
+]
+_MEMBER: list[Column] = [
+    ("id", "id"),
+    ("email", "email"),
+    ("name", "name"),
+    ("role", "role"),
+    ("project", "project_id"),
+    ("since", moment("created_at")),
+]
+
+
+@orgs.command(name="list")
+def list_organizations(*, limit: Limit = 100, options: Options = DEFAULTS) -> None:
+    """Lists the organizations you belong to; an operator sees all."""
+    with Client(management(options)) as cloud:
+        found = cloud.items(at("organizations"), limit=limit)
+        show_rows(found, _ORGANIZATION, options.format, empty="no organizations yet: `cloudcrest orgs create NAME`")
+
+
+@orgs.command(name="create")
+def create_organization(name: str, /, *, options: Options = DEFAULTS) -> None:
+    """Makes an organization that you own."""
+    with Client(management(options)) as cloud:
+        show_one(cloud.post(at("organizations"), {"name": name}), _ORGANIZATION, options.format)
+
+
+@orgs.command(name="show")
+def show_organization(organization: str | None = None, /, *, options: Options = DEFAULTS) -> None:
+    """Shows one organization, by id or name."""
+    with Client(management(options)) as cloud:
+        found = cloud.get(at("organizations", choose.organization_id(cloud, organization)))
+        show_one(found, _ORGANIZATION, options.format)
+
+
+@projects.command(name="list")
+def list_projects(*, org: OrganizationOption = None, limit: Limit = 100, options: Options = DEFAULTS) -> None:
+    """Lists projects."""
+    with Client(management(options)) as cloud:
+        place = None if org is None else choose.organization_id(cloud, org)
+        found = cloud.items(at("projects"), limit=limit, organization_id=place)
+        show_rows(found, _PROJECT, options.format, empty="no projects yet: `cloudcrest projects create NAME`")
+
+
+@projects.command(name="create")
+def create_project(name: str, /, *, org: OrganizationOption = None, options: Options = DEFAULTS) -> None:
+    """Makes a project in an organization."""
+    with Client(management(options)) as cloud:
+        body: Json = {"name": name, "organization_id": choose.organization_id(cloud, org)}
+        show_one(cloud.post(at("projects"), body), _PROJECT, options.format)
+
+
+@projects.command(name="archive")
+def archive_project(project: str, /, *, options: Options = DEFAULTS) -> None:
+    """Archives a project: its keys stop working, its usage stays."""
+    with Client(management(options)) as cloud:
+        chosen = choose.project_id(cloud, project)
+        cloud.delete(at("projects", chosen))
+        note(f"archived {chosen}")
+
+
+@members.command(name="list")
+def list_members(*, org: OrganizationOption = None, limit: Limit = 200, options: Options = DEFAULTS) -> None:
+    """Lists the members of an organization."""
+    with Client(management(options)) as cloud:
+        path = at("organizations", choose.organization_id(cloud, org), "members")
+        show_rows(cloud.items(path, limit=limit), _MEMBER, options.format, empty="no members")
+
+
+@members.command
+def invite(
+    email: Annotated[str | None, Parameter(help="Who alone may take it; else whoever has the link.")] = None,
+    /,
+    *,
+    role: Annotated[Role, Parameter(help="What they will be.")] = "developer",
+    project: Annotated[str | None, Parameter(help="Only in this project.")] = None,
+    org: OrganizationOption = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Makes an invitation and prints its link, which is shown this once."""
+    with Client(management(options)) as cloud:
+        organization = choose.organization_id(cloud, org)
+        body: Json = {"role": role}
+        if email is not None:
+            body["email"] = email
+        if project is not None:
+            body["project_id"] = choose.project_id(cloud, project, organization)
+        answer = cloud.post(at("organizations", organization, "invitations"), body)
+        if options.format == "json":
+            print_json(answer)
+        else:
+            print(answer["link"])
+            note("send this link to them; it works once")
+
+
+@members.command(name="set-role")
+def set_role(member: str, role: Role, /, *, org: OrganizationOption = None, options: Options = DEFAULTS) -> None:
+    """Changes the role of a member, by membership id or e-mail address."""
+    with Client(management(options)) as cloud:
+        organization = choose.organization_id(cloud, org)
+        path = at("organizations", organization, "members", _member_id(cloud, organization, member))
+        show_one(cloud.patch(path, {"role": role}), _MEMBER, options.format)
+
+
+@members.command
+def remove(member: str, /, *, org: OrganizationOption = None, options: Options = DEFAULTS) -> None:
+    """Takes a member out of an organization, by membership id or e-mail address."""
+    with Client(management(options)) as cloud:
+        organization = choose.organization_id(cloud, org)
+        chosen = _member_id(cloud, organization, member)
+        cloud.delete(at("organizations", organization, "members", chosen))
+        note(f"removed {member}")
+
+
+def _member_id(cloud: Client, organization: str, member: str) -> str:
+    if "@" not in member:
+        return member
+    for item in cloud.items(at("organizations", organization, "members"), limit=choose.MAX_LOOKED_AT):
+        if str(item.get("email", "")).lower() == member.lower():
+            return str(item["id"])
+    return member

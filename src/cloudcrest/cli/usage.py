@@ -1,0 +1,95 @@
+"""`usage`: what was served and what each request cost, to the last unit."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cloudcrest.cli import choose
+from cloudcrest.cli.client import Client, at
+from cloudcrest.cli.connection import management
+from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.output import Column, Row, moment, show_rows, value_of
+
+
+def _line(kind: str, field: str) -> Callable[[Row], Any]:
+    """A column of one line of the charge."""
+
+    def read(row: Row) -> Any:
+        for line in value_of(row, "charge.lines") or ():
+            if line["kind"] == kind:
+                return line[field]
+        return None
+
+    return read
+
+
+def _charge(row: Row) -> str:
+    amount = value_of(row, "charge.amount")
+    return "not priced" if amount is None else f"{amount} {value_of(row, 'charge.currency')}"
+
+
+_REQUEST: list[Column] = [
+    ("time (UTC)", moment("started_at")),
+    ("request", "id"),
+    ("model", "model"),
+    ("outcome", "outcome"),
+    ("input", "usage.input_tokens"),
+    ("cached", "usage.cached_input_tokens"),
+    ("output", "usage.output_tokens"),
+    ("input price/M", _line("input", "price_per_million_tokens")),
+    ("cached price/M", _line("cached_input", "price_per_million_tokens")),
+    ("output price/M", _line("output", "price_per_million_tokens")),
+    ("charge", _charge),
+]
+_SUMMARY: list[Column] = [
+    ("model", "model"),
+    ("requests", "requests"),
+    ("input", "input_tokens"),
+    ("cached", "cached_input_tokens"),
+    ("output", "output_tokens"),
+    ("charge", lambda row: f"{row.get('amount')} {row.get('currency')}"),
+    ("not priced", "unpriced_requests"),
+]
+
+
+def usage(
+    *,
+    summary: Annotated[bool, Parameter(negative=(), help="Totals by model instead of each request.")] = False,
+    org: Annotated[str | None, Parameter(help="Organization, by id or name.")] = None,
+    project: Annotated[str | None, Parameter(help="Project, by id or name.")] = None,
+    key_id: Annotated[str | None, Parameter(help="Only of this key.")] = None,
+    model: Annotated[str | None, Parameter(help="Only of this model.")] = None,
+    since: Annotated[datetime | None, Parameter(help="From then on, as in 2026-01-31 (UTC).")] = None,
+    until: Annotated[datetime | None, Parameter(help="Before then.")] = None,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"], help="How many requests at most, newest first.")] = 50,
+    options: Options = DEFAULTS,
+) -> None:
+    """Shows each request and its charge.
+
+    When, which model, how it ended, tokens in, cached and out, unit prices, and what that makes.
+
+    The charge is input × its price + cached input × its price + output × its price, per million tokens, unrounded.
+    """
+    with Client(management(options)) as cloud:
+        query = {
+            "organization_id": None if org is None else choose.organization_id(cloud, org),
+            "project_id": None if project is None else choose.project_id(cloud, project, org),
+            "key_id": key_id,
+            "model": model,
+            "since": _utc(since),
+            "until": _utc(until),
+        }
+        if summary:
+            found = cloud.get(at("usage", "summary"), **query)
+            show_rows(found.get("data", []), _SUMMARY, options.format, empty="nothing was used yet")
+        else:
+            rows = cloud.items(at("usage"), limit=limit, **query)
+            show_rows(rows, _REQUEST, options.format, empty="nothing was used yet")
+
+
+def _utc(moment_given: datetime | None) -> str | None:
+    if moment_given is None:
+        return None
+    return moment_given.isoformat() + ("" if moment_given.tzinfo else "Z")

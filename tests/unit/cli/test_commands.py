@@ -1,0 +1,185 @@
+"""What commands send, print, and end with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudcrest.cli import credentials
+from tests.unit.cli.conftest import Cli, FakeCloud
+
+KEY = {
+    "id": "key_1",
+    "name": "search",
+    "prefix": "sk-cc-abc",
+    "project_id": "proj_1",
+    "scopes": ["inference"],
+    "models": None,
+    "limits": {"requests_per_minute": 60, "tokens_per_minute": None, "concurrent_requests": None},
+    "labels": {},
+    "expires_at": None,
+    "revoked_at": None,
+}
+PROJECTS = {"data": [{"id": "proj_1", "name": "default", "archived_at": None}], "next_cursor": None}
+
+
+def events(*parts: Any, done: bool = True) -> bytes:
+    lines = [f"data: {json.dumps({'choices': [{'delta': {'content': part}}]})}\n\n" for part in parts]
+    return "".join([*lines, "data: [DONE]\n\n" if done else ""]).encode()
+
+
+def test_a_list_follows_every_page(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/keys", {"data": [KEY], "next_cursor": "key_1"})
+    cloud.answer("GET", "/api/v1/keys", {"data": [{**KEY, "id": "key_0"}], "next_cursor": None})
+    assert cli("keys", "list", "--format", "json") == 0
+    assert [item["id"] for item in json.loads(capsys.readouterr().out)] == ["key_1", "key_0"]
+    assert cloud.requests[1].url.params["cursor"] == "key_1"
+
+
+def test_a_table_is_for_people_and_says_when_it_is_empty(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.answer("GET", "/api/v1/keys", {"data": [KEY], "next_cursor": None})
+    cloud.answer("GET", "/api/v1/keys", {"data": [], "next_cursor": None})
+    assert cli("keys", "list") == 0
+    assert "requests_per_minute=60" in capsys.readouterr().out
+    assert cli("keys", "list") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "cloudcrest keys create" in captured.err
+
+
+def test_a_new_key_stands_alone_on_stdout(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/projects", PROJECTS)
+    cloud.answer("POST", "/api/v1/keys", {**KEY, "key": "sk-cc-secret"}, 201)
+    assert cli("keys", "create", "search", "--label", "team=a", "--expires-at", "2027-01-31", "--model", "m") == 0
+    assert capsys.readouterr().out == "sk-cc-secret\n"
+    assert cloud.sent("POST", "/api/v1/keys") == {
+        "name": "search",
+        "project_id": "proj_1",
+        "scopes": ["inference"],
+        "models": ["m"],
+        "expires_at": "2027-01-31T00:00:00Z",
+        "labels": {"team": "a"},
+    }
+
+
+def test_an_update_keeps_the_limits_that_are_not_given(cli: Cli, cloud: FakeCloud) -> None:
+    cloud.answer("GET", "/api/v1/keys/key_1", KEY)
+    cloud.answer("PATCH", "/api/v1/keys/key_1", KEY)
+    assert cli("keys", "update", "key_1", "--concurrent-requests", "2") == 0
+    limits = cloud.sent("PATCH", "/api/v1/keys/key_1")["limits"]
+    assert (limits["requests_per_minute"], limits["concurrent_requests"]) == (60, 2)
+    assert cli("keys", "update", "key_1") == 2
+
+
+def test_more_than_one_project_asks_which(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    two = [{"id": f"proj_{name}", "name": name, "archived_at": None} for name in ("a", "b")]
+    cloud.answer("GET", "/api/v1/projects", {"data": two, "next_cursor": None})
+    assert cli("keys", "create", "search") == 2
+    assert "proj_a (a), proj_b (b)" in capsys.readouterr().err
+
+
+def test_errors_are_a_sentence_a_hint_and_a_code(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.answer("GET", "/api/v1/keys", {"detail": "no such key", "code": "invalid_api_key", "status": 401}, 401)
+    assert cli("keys", "list") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("cloudcrest: no such key\n  → log in")
+    assert cli("keys", "lisst") == 2
+    assert cli("keys", "list", url="http://down.test") == 3
+    assert cli("keys", "list", url=None) == 3
+
+
+def test_an_answer_that_is_no_json_is_refused(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/regions", b"<html>")
+    assert cli("regions", "list") == 1
+    assert "did not answer with JSON" in capsys.readouterr().err
+
+
+def test_chat_prints_the_answer_and_nothing_else(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [{"id": "embedder", "task": "embedding"}, {"id": "small", "task": "chat"}]
+    cloud.answer("GET", "/v1/models", {"data": listed})
+    cloud.answer("POST", "/v1/chat/completions", events("Hel", "lo", None))
+    assert cli("chat", "Hi", "--system", "Be kind", "--max-tokens", "5") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "Hello\n"
+    assert captured.err == ""
+    sent = cloud.sent("POST", "/v1/chat/completions")
+    assert sent["model"] == "small"
+    assert sent["messages"] == [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}]
+    assert (sent["stream"], sent["max_tokens"]) == (True, 5)
+
+
+@pytest.mark.parametrize("body", [events("Hel", done=False), b'data: {"error": {"message": "engine died"}}\n\n'])
+def test_a_broken_answer_is_a_failure(cli: Cli, cloud: FakeCloud, body: bytes) -> None:
+    cloud.answer("POST", "/v1/chat/completions", body)
+    assert cli("chat", "Hi", "--model", "m") == 1
+
+
+def test_a_conversation_remembers_and_survives_an_error(
+    cli: Cli, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["one", "two", "three"])
+
+    def read(_: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    cloud.answer("POST", "/v1/chat/completions", events("first"))
+    cloud.answer("POST", "/v1/chat/completions", {"error": {"message": "too many", "code": "rate"}}, 429)
+    cloud.answer("POST", "/v1/chat/completions", events("third"))
+    assert cli("chat", "--model", "m") == 0
+    assert "too many" in capsys.readouterr().err
+    said = [message["content"] for message in cloud.sent("POST", "/v1/chat/completions")["messages"]]
+    assert said == ["one", "first", "three"]
+
+
+def test_a_pull_is_followed_to_its_end(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/api/v1/model-pulls"
+    ended = {"phase": "ready", "done_bytes": 98_362_432, "total_bytes": 98_362_432}
+    cloud.answer("POST", path, {"id": "pull_1", "model": "m", "region": "local"}, 201)
+    cloud.answer("GET", f"{path}/pull_1", {"id": "pull_1", "model": "m", "region": "local", "progress": ended})
+    assert cli("models", "pull", "m") == 0
+    assert capsys.readouterr().out == "m in local: ready, 98.4 MB\n"
+
+
+def test_a_session_is_kept_with_its_csrf_token(cli: Cli, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cookie = {"set-cookie": "cloudcrest_session=abc; Path=/; HttpOnly"}
+    cloud.answer("POST", "/api/v1/auth/login", {"csrf_token": "csrf", "user": {}}, headers=cookie)
+    cloud.answer("POST", "/api/v1/organizations", {"id": "org_1", "name": "x"}, 201)
+    monkeypatch.setattr("sys.stdin.readline", lambda: "three unrelated words\n", raising=False)
+    assert cli("login", "--email", "ada@example.com", "--password-stdin") == 0
+    assert cloud.sent("POST", "/api/v1/auth/login")["password"] == "three unrelated words"
+    profile = credentials.load().profiles["default"]
+    assert (profile.csrf, profile.cookies) == ("csrf", {"cloudcrest_session": "abc"})
+    assert cli("orgs", "create", "x", url=None) == 0
+    assert cloud.requests[-1].headers["x-csrf-token"] == "csrf"
+    assert "cloudcrest_session=abc" in cloud.requests[-1].headers["cookie"]
+
+
+def test_a_key_is_checked_before_it_is_kept(cli: Cli, cloud: FakeCloud) -> None:
+    cloud.answer("GET", "/v1/models", {"error": {"message": "unknown key"}}, 401)
+    assert cli("login", "--key", "sk-cc-x") == 1
+    assert credentials.load().profiles == {}
+
+
+def test_help_and_version_need_no_cloud(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    for tokens in (["--help"], ["keys", "create", "--help"], ["version"], ["--version"]):
+        assert cli(*tokens, url=None) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_down_and_logs_without_a_cloud(cli: Cli, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("down", "--data", str(home / "data"), url=None) == 0
+    assert cli("logs", "--data", str(home / "data"), url=None) == 1
+    assert "nothing was logged yet" in capsys.readouterr().err
