@@ -1,0 +1,58 @@
+"""`python -m cloudcrest.bootstrap up …`, and the processes that it starts: control, region, gateway.
+
+Each role imports its own parts alone: a gateway never loads an ORM.
+"""
+
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from cloudcrest.kernel.errors import SetupError
+
+_USAGE = "usage: python -m cloudcrest.bootstrap up […] | {control,region,gateway} --settings FILE\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a role; the exit code."""
+    role = arguments[0] if arguments else ""
+    if role == "up":
+        return _up(arguments[1:])
+    if role in ("control", "region", "gateway") and len(arguments) == 3 and arguments[1] == "--settings":
+        from cloudcrest.bootstrap.process import run_process
+
+        return run_process(_process(role, Path(arguments[2])))
+    sys.stderr.write(_USAGE)
+    return 2
+
+
+def _up(arguments: Sequence[str]) -> int:
+    from cloudcrest.bootstrap.up import main as up
+
+    try:
+        return up(arguments)
+    except SetupError as error:
+        sys.stderr.write(f"cloudcrest: {error}\n")
+        return 1
+
+
+async def _process(role: str, settings: Path) -> None:
+    """Imported and begun inside `run_process`, which says what is wrong with the settings."""
+    process: Coroutine[Any, Any, None]
+    if role == "control":
+        from cloudcrest.bootstrap import control
+
+        process = control.process(settings)
+    elif role == "region":
+        from cloudcrest.bootstrap import region
+
+        process = region.process(settings)
+    else:
+        from cloudcrest.bootstrap import gateway
+
+        process = gateway.process(settings)
+    await process
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""The flags of `cloudcrest up`. They win over environment variables (settings.py lists those)."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cloudcrest.bootstrap.settings import UpSettings
+from cloudcrest.infra.settings import load_settings
+from cloudcrest.kernel.errors import SetupError
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpSettings:
+    """What `up` was told. Raises `SetupError` naming what is wrong."""
+    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    given.setdefault("data", default_data_folder(environment))
+    settings = load_settings(UpSettings, environment, overrides=given)
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise SetupError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key, or neither")
+    for path in (settings.tls_cert, settings.tls_key):
+        if path is not None and not path.is_file():
+            raise SetupError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
+    if not 0 <= settings.port <= 65535:
+        raise SetupError(f"{settings.port} is no port", hint="choose one from 1024 to 65535 with --port, or 0 for any")
+    if settings.log_level.lower() not in _LOG_LEVELS:
+        raise SetupError(f"'{settings.log_level}' is no log level", hint=f"choose one of {', '.join(_LOG_LEVELS)}")
+    return settings
+
+
+def default_data_folder(environment: Mapping[str, str]) -> str:
+    """CLOUDCREST_DATA, or the user's own folder for data."""
+    if environment.get("CLOUDCREST_DATA"):
+        return environment["CLOUDCREST_DATA"]
+    base = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "cloudcrest")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cloudcrest up",
+        description="Runs the cloud on this machine until Ctrl-C.",
+        epilog="Each flag has an environment variable: CLOUDCREST_PORT, CLOUDCREST_DATA, … Docs: README.md.",
+        argument_default=None,
+    )
+
+    def add(flag: str, help_text: str, **options: Any) -> None:
+        parser.add_argument(flag, help=help_text, **options)
+
+    add("--data", "data folder (default ~/.local/share/cloudcrest)", metavar="DIR")
+    add("--host", "address to listen on (default 127.0.0.1)")
+    add("--port", "port to listen on (default 8080; 0 takes a free one)")
+    add("--tls-cert", "certificate chain in PEM; turns TLS on", metavar="FILE")
+    add("--tls-key", "its private key in PEM", metavar="FILE")
+    add(
+        "--cors-origin",
+        "an origin whose pages may call this cloud (may be given again)",
+        action="append",
+        dest="cors_origins",
+        metavar="ORIGIN",
+    )
+    add("--database-url", "use this PostgreSQL in place of the embedded one", metavar="URL")
+    add("--models-folder", "where weights are kept (default: in the data folder)", metavar="DIR")
+    add("--public-url", "how clients reach this cloud, where a proxy stands before it", metavar="URL")
+    add("--no-default-models", "make no deployments on the first start", action="store_false", dest="default_models")
+    parser.set_defaults(default_models=None)
+    return parser

@@ -1,0 +1,2 @@
+async def become_ready(plan, ui):
+    return None

@@ -1,0 +1,174 @@
+"""The processes that are always there: how each is started, and what it is told."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+
+import msgspec
+
+from cloudcrest.bootstrap.data_folder import DataFolder, Secrets
+from cloudcrest.bootstrap.ports import port_of
+from cloudcrest.bootstrap.settings import ControlSettings, LogSettings, RegionSettings, UpSettings, write_settings
+from cloudcrest.bootstrap.supervise import Service
+from cloudcrest.catalog.settings import CatalogSettings
+from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.identity.settings import IdentitySettings
+from cloudcrest.infra.guard import guarded
+from cloudcrest.infra.postgres import EmbeddedPostgres
+from cloudcrest.infra.settings import load_settings
+
+REGION = "local"
+POSTGRES = "postgres"
+CONTROL = "control"
+REGION_SERVICE = "region"
+GATEWAY = "gateway"
+DATABASE = "cloudcrest"
+_GATEWAY_DRAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The listening sockets: the public one, and those on loopback between our own processes."""
+
+    public: socket
+    control: socket
+    region: socket
+
+    @property
+    def control_url(self) -> str:
+        return f"http://127.0.0.1:{port_of(self.control)}"
+
+    @property
+    def region_url(self) -> str:
+        return f"http://127.0.0.1:{port_of(self.region)}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the services are made from."""
+
+    settings: UpSettings
+    folder: DataFolder
+    secrets: Secrets
+    sockets: Sockets
+    base_url: str
+    environment: Mapping[str, str]
+
+    @property
+    def node_socket(self) -> Path:
+        return self.folder.socket_folder / "node.sock"
+
+    @property
+    def models_folder(self) -> Path:
+        chosen = self.settings.models_folder
+        return self.folder.root / "models" if chosen is None else chosen.expanduser().absolute()
+
+    @property
+    def log(self) -> LogSettings:
+        return LogSettings(level=self.settings.log_level.lower(), json=self.settings.log_json)
+
+    def catalog(self) -> CatalogSettings:
+        return load_settings(CatalogSettings, self.environment, "CLOUDCREST_CATALOG_")
+
+    def identity(self) -> IdentitySettings:
+        given = load_settings(IdentitySettings, self.environment)
+        return msgspec.structs.replace(
+            given,
+            public_url=(self.settings.public_url or self.base_url).rstrip("/"),
+            secure_cookies=given.secure_cookies or self.settings.has_tls,
+        )
+
+
+def postgres_service(postgres: EmbeddedPostgres) -> Service:
+    """The embedded PostgreSQL, under a guard: it knows nothing of lifelines. SIGINT is its orderly stop."""
+    argv = guarded(postgres.command(), stop_signal="INT")
+    return Service(ProcessSpec(id=POSTGRES, argv=argv, stop_grace_seconds=20), prepare=postgres.prepare)
+
+
+def control_service(plan: Plan, database_url: str) -> Service:
+    """The control plane, on its inherited loopback socket."""
+    settings = ControlSettings(
+        listen_fd=plan.sockets.control.fileno(),
+        database_url=database_url,
+        base_url=plan.base_url,
+        data_folder=plan.folder.root,
+        master_key=plan.secrets.master_key,
+        region_token=plan.secrets.region_token,
+        first_api_key=plan.secrets.first_api_key,
+        operator_api_key=plan.secrets.operator_api_key,
+        probe_api_key=plan.secrets.probe_api_key,
+        identity=plan.identity(),
+        catalog=plan.catalog(),
+        log=plan.log,
+        cors_origins=plan.settings.cors_origins,
+        allowed_upstreams=plan.settings.allowed_upstreams,
+    )
+    return _own(plan, CONTROL, settings, plan.sockets.control)
+
+
+def region_service(plan: Plan) -> Service:
+    """The region service of `local`."""
+    region = plan.folder.root / "regions" / REGION
+    settings = RegionSettings(
+        region=REGION,
+        listen_fd=plan.sockets.region.fileno(),
+        control_url=plan.sockets.control_url,
+        region_token=plan.secrets.region_token,
+        gateway_token=plan.secrets.gateway_token,
+        secrets_path=plan.folder.root / "secrets.json",
+        node_socket=plan.node_socket,
+        feed_state_path=region / "feed.json",
+        spool_folder=region / "spool",
+        models_folder=plan.models_folder,
+        runtimes_folder=plan.folder.root / "runtimes",
+        catalog=plan.catalog(),
+        log=plan.log,
+        allowed_upstreams=plan.settings.allowed_upstreams,
+    )
+    return _own(plan, REGION_SERVICE, settings, plan.sockets.region)
+
+
+def gateway_service(plan: Plan) -> Service:
+    """The gateway, on the public socket."""
+    region = plan.folder.root / "regions" / REGION
+    settings = GatewaySettings(
+        name=GATEWAY,
+        region=REGION,
+        spool_folder=region / "spool",
+        feed_state_path=region / "gateway" / "feed.json",
+        listen_fd=plan.sockets.public.fileno(),
+        feed_url=f"{plan.sockets.region_url}/internal/v1/feed",
+        feed_token=plan.secrets.gateway_token,
+        control_url=plan.sockets.control_url,
+        tls_certificate_path=_absolute(plan.settings.tls_cert),
+        tls_key_path=_absolute(plan.settings.tls_key),
+        cors_origins=plan.settings.cors_origins,
+        log_level=plan.log.level.upper(),
+        log_json=plan.log.json,
+        drain_seconds=_GATEWAY_DRAIN_SECONDS,
+    )
+    return _own(plan, GATEWAY, settings, plan.sockets.public, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
+
+
+def replica_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What replicas get of our environment: nothing that configures the cloud, some of that is secret."""
+    return {name: value for name, value in environment.items() if not name.startswith("CLOUDCREST_")}
+
+
+def _own(
+    plan: Plan, name: str, settings: msgspec.Struct, listening: socket, *, stop_grace_seconds: float = 5.0
+) -> Service:
+    path = plan.folder.settings / f"{name}.json"
+    write_settings(path, settings)
+    # -P: what lies in the folder `up` was started in is not imported.
+    argv = (sys.executable, "-P", "-m", "cloudcrest.bootstrap", name, "--settings", str(path))
+    spec = ProcessSpec(id=name, argv=argv, stop_grace_seconds=stop_grace_seconds)
+    return Service(spec, inherited_fds=(listening.fileno(),))
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()

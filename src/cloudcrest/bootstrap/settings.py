@@ -1,0 +1,126 @@
+"""What each process of a cloud is told.
+
+`cloudcrest up` takes flags and environment variables (flags win), and writes one settings file for each process it
+starts into `run/settings/`, readable by its owner alone. Environment variables of `up`:
+
+    CLOUDCREST_DATA              data folder (--data); default $XDG_DATA_HOME/cloudcrest or ~/.local/share/cloudcrest
+    CLOUDCREST_HOST              address to listen on (--host); default 127.0.0.1; 0.0.0.0 for every network
+    CLOUDCREST_PORT              port (--port); default 8080; 0 takes a free one
+    CLOUDCREST_TLS_CERT          certificate chain in PEM (--tls-cert); TLS is on when it is set
+    CLOUDCREST_TLS_KEY           its private key in PEM (--tls-key)
+    CLOUDCREST_CORS_ORIGINS      origins whose pages may call, with commas (--cors-origin, once each)
+    CLOUDCREST_DATABASE_URL      a PostgreSQL of one's own (--database-url) in place of the embedded one
+    CLOUDCREST_DEFAULT_MODELS    false: no deployments are made on the first start (--no-default-models)
+    CLOUDCREST_MODELS_FOLDER     artifact store, may be shared by clouds (--models-folder); default <data>/models
+    CLOUDCREST_PUBLIC_URL        how clients reach this cloud, where that is not http(s)://host:port (behind a proxy)
+    CLOUDCREST_LOG_LEVEL         debug, info, warning or error; default info
+    CLOUDCREST_LOG_JSON          false: logs for people to read; default true
+    CLOUDCREST_ALLOWED_UPSTREAMS internal networks (CIDR) and hosts that upstream deployments may reach, with commas
+    CLOUDCREST_STARTING_CREDIT   what a new organization starts with, a decimal amount
+    CLOUDCREST_REGISTRATION      open, invitation or closed; with the rest of identity/settings.py (SMTP, lifetimes)
+    CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from cloudcrest.catalog.settings import CatalogSettings
+from cloudcrest.identity.settings import IdentitySettings
+from cloudcrest.infra.files import write_atomic
+from cloudcrest.kernel.errors import SetupError
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+class UpSettings(msgspec.Struct, frozen=True):
+    """What a person tells `up`; see above."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    database_url: str | None = None
+    default_models: bool = True
+    models_folder: Path | None = None
+    public_url: str | None = None
+    log_level: str = "info"
+    log_json: bool = True
+    allowed_upstreams: tuple[str, ...] = ()
+
+    @property
+    def has_tls(self) -> bool:
+        return self.tls_cert is not None
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    level: str
+    json: bool
+
+
+class ControlSettings(msgspec.Struct, frozen=True):
+    """The control plane's. The keys are seeded as hashes; `listen_fd` is an inherited loopback socket."""
+
+    listen_fd: int
+    database_url: str
+    base_url: str
+    data_folder: Path
+    master_key: str
+    region_token: str
+    first_api_key: str
+    operator_api_key: str
+    probe_api_key: str
+    identity: IdentitySettings
+    catalog: CatalogSettings
+    log: LogSettings
+    cors_origins: tuple[str, ...] = ()
+    allowed_upstreams: tuple[str, ...] = ()
+
+
+class RegionSettings(msgspec.Struct, frozen=True):
+    """A region service's. `control_url` has no path; `listen_fd` is an inherited loopback socket for gateways."""
+
+    region: str
+    listen_fd: int
+    control_url: str
+    region_token: str
+    gateway_token: str
+    secrets_path: Path
+    node_socket: Path
+    feed_state_path: Path
+    spool_folder: Path
+    models_folder: Path
+    runtimes_folder: Path
+    catalog: CatalogSettings
+    log: LogSettings
+    allowed_upstreams: tuple[str, ...] = ()
+
+
+def write_settings(path: Path, settings: msgspec.Struct) -> None:
+    """Writes a process's settings for `read_settings`, for its owner alone."""
+    write_atomic(path, msgspec.json.encode(settings, enc_hook=_encode))
+
+
+def read_settings(path: Path, struct: type[Settings]) -> Settings:
+    """The settings in a JSON file. Raises `SetupError` naming the file and the field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=struct, dec_hook=_decode)
+    except OSError as error:
+        raise SetupError(f"the settings {path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SetupError(f"the settings {path} are wrong: {error}") from error
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no settings of type {type(value)}")
+
+
+def _decode(wanted: type, value: str) -> Path:
+    if wanted is Path:
+        return Path(value)
+    raise NotImplementedError(f"no settings of type {wanted}")

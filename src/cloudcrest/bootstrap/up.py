@@ -1,0 +1,189 @@
+"""`cloudcrest up`: opens the data folder, starts everything in order, keeps it running, stops it in order.
+
+This process is also the node agent: replicas are its children, asked for over `run/node.sock` by the region service,
+so they outlive it. It imports neither a web framework nor an ORM, so it stays small.
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from cloudcrest.bootstrap import ports, services
+from cloudcrest.bootstrap.arguments import up_settings
+from cloudcrest.bootstrap.data_folder import DataFolder, UpState
+from cloudcrest.bootstrap.ready import become_ready
+from cloudcrest.bootstrap.settings import UpSettings
+from cloudcrest.bootstrap.supervise import Supervisor
+from cloudcrest.bootstrap.ui import Ui, make_ui, welcome
+from cloudcrest.compute.fabric.agent import NodeAgent
+from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.compute.fabric.process_log import ProcessLog
+from cloudcrest.infra.lifeline import Lifeline
+from cloudcrest.infra.logs import configure_logs
+from cloudcrest.infra.postgres import EmbeddedPostgres
+from cloudcrest.kernel.clock import SystemClock
+from cloudcrest.kernel.errors import SetupError
+
+_DATABASE_PATIENCE_SECONDS = 60.0
+_log = structlog.get_logger(__name__)
+
+
+class _LogStream(io.TextIOBase):
+    """This process's own log as a stream, of bounded size like its children's."""
+
+    def __init__(self, log: ProcessLog) -> None:
+        self._log = log
+
+    def write(self, text: str) -> int:
+        self._log.write(text.encode())
+        return len(text)
+
+
+class Up:
+    """One run of the cloud on this machine."""
+
+    def __init__(self, plan: services.Plan, ui: Ui) -> None:
+        self._plan = plan
+        self._ui = ui
+        self._folder = plan.folder
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._is_ready = False
+        self._stop = asyncio.Event()
+        self._lifeline = Lifeline()
+        run = self._folder.run
+        hosts = {"log_folder": self._folder.logs, "working_folder": run, "lifeline": self._lifeline}
+        self._services = ProcessHost(**hosts, environment=plan.environment)  # type: ignore[arg-type]
+        self._replicas = ProcessHost(**hosts, environment=services.replica_environment(plan.environment))  # type: ignore[arg-type]
+        self._agent = NodeAgent(self._replicas, plan.node_socket)
+        self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)
+
+    async def run(self) -> None:
+        """Runs until it is told to stop. Raises `SetupError` where the cloud cannot run here."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            await self._unless_stopped(self._start())
+            await self._unless_stopped(self._supervisor.broken() if not self._is_ready else self._stop.wait())
+        finally:
+            await self._shut_down()
+
+    async def _start(self) -> None:
+        self._write_state()
+        await self._agent.start()
+        embedded = None
+        if self._plan.settings.database_url is None:
+            embedded = EmbeddedPostgres(self._folder.postgres, self._folder.socket_folder / "postgres")
+            self._ui.step("Starting PostgreSQL" if (self._folder.postgres).exists() else "Creating the database")
+            self._supervisor.start(services.postgres_service(embedded))
+        # These serve from what they last knew, so they need not wait for anybody.
+        self._supervisor.start(services.gateway_service(self._plan))
+        self._supervisor.start(services.region_service(self._plan))
+        database_url = self._plan.settings.database_url or ""
+        if embedded is not None:
+            await embedded.wait_ready(_DATABASE_PATIENCE_SECONDS)
+            await embedded.ensure_database(services.DATABASE)
+            database_url = embedded.url(services.DATABASE)
+        self._ui.step("Starting the control plane")
+        self._supervisor.start(services.control_service(self._plan, database_url))
+        chat_model = await become_ready(self._plan, self._ui)
+        self._is_ready = True
+        self._folder.write_connection(self._plan.base_url, self._plan.secrets)
+        self._write_state()
+        root = str(self._folder.root)
+        self._ui.done(welcome(self._plan.base_url, self._plan.secrets.first_api_key, chat_model, root))
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> None:
+        """Does `work` until it ends, a stop is asked for, or (before the cloud is ready) a service cannot run here."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        breaking = asyncio.create_task(self._supervisor.broken())
+        watched = {working, stopping} if self._is_ready else {working, stopping, breaking}
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            elif not stopping.done():
+                raise breaking.result()
+        finally:
+            for task in (working, stopping, breaking):
+                task.cancel()
+            await asyncio.gather(working, stopping, breaking, return_exceptions=True)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            # Asked twice: everything ends at once by its lifeline, and recovers at the next start.
+            os._exit(130)
+        self._stop.set()
+
+    async def _shut_down(self) -> None:
+        """Gateway first, so that nothing new comes in; the database last, so that everybody can still write."""
+        self._ui.step("Stopping (Ctrl-C again ends everything at once)")
+        for name in (services.GATEWAY, services.REGION_SERVICE):
+            await self._supervisor.stop(name)
+        await self._agent.close()
+        await self._replicas.close()
+        for name in (services.CONTROL, services.POSTGRES):
+            await self._supervisor.stop(name)
+        self._ui.close()
+        self._lifeline.close()
+
+    def _write_state(self) -> None:
+        try:
+            self._folder.write_up_state(
+                UpState(
+                    pid=os.getpid(),
+                    base_url=self._plan.base_url,
+                    started_at=self._started_at,
+                    is_ready=self._is_ready,
+                    socket_folder=str(self._folder.socket_folder),
+                    processes=self._supervisor.pids() if hasattr(self, "_supervisor") else {},
+                )
+            )
+        except (OSError, SetupError) as error:
+            # A full disk must not stop what runs; the file is for people who look.
+            _log.warning("up_state_not_written", error=str(error))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the cloud; the exit code."""
+    settings = up_settings(arguments, os.environ)
+    folder = DataFolder.open(settings.data)
+    try:
+        ui = make_ui()
+        try:
+            _run(settings, folder, ui)
+        finally:
+            ui.close()
+    finally:
+        folder.close()
+    return 0
+
+
+def _run(settings: UpSettings, folder: DataFolder, ui: Ui) -> None:
+    configure_logs(
+        "up",
+        json=settings.log_json,
+        level=settings.log_level,
+        stream=_LogStream(ProcessLog(folder.logs, "up")),  # type: ignore[arg-type]
+    )
+    secrets = folder.secrets()
+    public = ports.listen_publicly(settings.host, settings.port)
+    sockets = services.Sockets(public, ports.listen_on_loopback(), ports.listen_on_loopback())
+    base_url = ports.url_of(public, host=settings.host, has_tls=settings.has_tls)
+    plan = services.Plan(settings, folder, secrets, sockets, base_url, dict(os.environ))
+
+    async def run() -> None:
+        await Up(plan, ui).run()
+
+    with contextlib.closing(public):
+        asyncio.run(run())
+    sys.stdout.flush()
