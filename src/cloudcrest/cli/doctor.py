@@ -96,6 +96,9 @@ def check_data_folder(data: Path) -> Finding:
         stored = folders.read_json(data / "VERSION")
     except SetupError as error:
         return Finding("data folder", "problem", error.message, error.hint)
+    if stored is None and data.is_dir() and any(entry.name != "run" for entry in data.iterdir()):
+        fix = "choose an empty or a new folder with --data"
+        return Finding("data folder", "problem", f"{data} has files in it that are not Cloudcrest's", fix)
     if stored is not None and stored.get("format") != 1:
         fix = "start the version of Cloudcrest that made it, or choose another folder with --data"
         return Finding("data folder", "problem", f"{data} has format {stored.get('format')}, this reads 1", fix)

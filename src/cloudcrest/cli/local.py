@@ -81,6 +81,7 @@ def status(*, options: Options = DEFAULTS) -> None:
         "runs_here": local is not None,
         "pid": (local or {}).get("pid"),
         "started_at": (local or {}).get("started_at"),
+        "processes": (local or {}).get("processes"),
         "answers": False,
         "deployments": [],
     }
@@ -103,6 +104,7 @@ def status(*, options: Options = DEFAULTS) -> None:
             ("runs here", "runs_here"),
             ("process", "pid"),
             ("started", "started_at"),
+            ("processes", "processes"),
             ("answers", "answers"),
         ]
         show_one(report, columns, options.format)

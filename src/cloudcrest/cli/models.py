@@ -34,12 +34,13 @@ def list_models(
     *,
     task: Annotated[str | None, Parameter(help="Only those for: chat, embedding, …")] = None,
     family: Annotated[str | None, Parameter(help="Only those of this family, as in Qwen3.")] = None,
+    search: Annotated[str | None, Parameter(help="Only those with this in id, name or family.")] = None,
     limit: Annotated[int, Parameter(help="How many at most.")] = 200,
     options: Options = DEFAULTS,
 ) -> None:
     """Lists the models that this cloud knows. What is deployed: `cloudcrest deployments list`."""
     with Client(management(options)) as cloud:
-        found = cloud.items(at("models"), limit=limit, task=task, family=family)
+        found = cloud.items(at("models"), limit=limit, task=task, family=family, q=search)
         show_rows(found, _MODEL, options.format, empty="no such models")
 
 
@@ -74,11 +75,11 @@ def pull(
         with progress_bar(model) as advance:
             for state in pull_states(cloud, str(started["id"])):
                 last = state
-                advance(state.get("progress") or state)
+                advance(state["progress"])
     show_pull(last, options)
-    progress = last.get("progress") or last
-    if progress.get("phase") == "failed":
-        raise SetupError(f"{model} could not be fetched: {progress.get('reason')}", hint="run this again: it resumes")
+    if last["progress"]["phase"] == "failed":
+        reason = last["progress"].get("reason")
+        raise SetupError(f"{model} could not be fetched: {reason}", hint="run this again: it resumes")
 
 
 def pull_states(cloud: Client, pull_id: str, pause: Callable[[float], None] = time.sleep) -> Iterator[Json]:
@@ -86,7 +87,7 @@ def pull_states(cloud: Client, pull_id: str, pause: Callable[[float], None] = ti
     while True:
         state = cloud.get(at("model-pulls", pull_id))
         yield state
-        if (state.get("progress") or state).get("phase") in ENDS:
+        if state["progress"]["phase"] in ENDS:
             return
         pause(POLL_SECONDS)
 
@@ -96,10 +97,9 @@ def show_pull(state: Json, options: Options) -> None:
     if options.format == "json":
         print_json(state)
         return
-    progress = state.get("progress") or state
-    done = progress.get("done_bytes")
-    size = f", {format_bytes(done)}" if done else ""
-    print(f"{state.get('model')} in {state.get('region')}: {progress.get('phase')}{size}")
+    progress = state["progress"]
+    size = f", {format_bytes(progress['done_bytes'])}" if progress.get("done_bytes") else ""
+    print(f"{state['model']} in {state['region']}: {progress['phase']}{size}")
 
 
 def show_artifact(artifact: Json) -> None:
