@@ -40,3 +40,86 @@ class Charge(msgspec.Struct, frozen=True):
     rate_card_id: str
     lines: tuple[PricedLine, ...]
     amount: Decimal
+
+
+class Account(msgspec.Struct, frozen=True):
+    """An organization's account. `is_suspended`: for want of balance; a credit lifts it."""
+
+    organization_id: str
+    currency: str
+    balance: Decimal
+    is_suspended: bool
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """One movement of an account, in its currency: negative for usage, positive for a credit.
+
+    Usage entries have an event, a rate card, lines and whose usage it was; the others a note and perhaps a reference.
+    """
+
+    id: str
+    organization_id: str
+    currency: str
+    kind: EntryKind
+    amount: Decimal
+    created_at: datetime
+    event_id: str | None = None
+    rate_card_id: str | None = None
+    lines: tuple[PricedLine, ...] = ()
+    project_id: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    usage_started_at: datetime | None = None
+    note: str | None = None
+    reference: str | None = None
+    created_by: str | None = None
+
+
+UnpricedReason = Literal["no_rate_card", "unknown_organization"]
+
+
+class UnpricedUsage(msgspec.Struct, frozen=True):
+    """A usage event that waits to be priced, and why."""
+
+    event_id: str
+    organization_id: str
+    project_id: str
+    model: str
+    reason: UnpricedReason
+    created_at: datetime
+
+
+DifferenceKind = Literal[
+    "missing_entry", "wrong_entry", "entry_without_event", "unpriced", "wrong_balance", "entry_without_account"
+]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Where the ledger is not what a replay gives. `subject` is the event's, entry's or organization's id."""
+
+    kind: DifferenceKind
+    subject: str
+    organization_id: str
+    field: str
+    expected: str
+    found: str
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    """What a replay found. `differences` holds the first ones, `differences_total` counts all.
+
+    `charged`: what all replayed usage costs, by currency.
+    """
+
+    events_replayed: int
+    entries_checked: int
+    events_waiting: int
+    accounts_checked: int
+    charged: dict[str, Decimal]
+    differences: tuple[Difference, ...]
+    differences_total: int
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the ledger equals its replay to the last unit."""
+        return self.differences_total == 0

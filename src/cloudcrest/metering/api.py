@@ -10,9 +10,18 @@ A worker holds an exclusive flock on `<spool>/<worker>-<ulid>/lock` while it liv
 worker is dead, and settles its open records at their last mark.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
+
 import msgspec
 
 from cloudcrest.kernel.usage import UsageEvent
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+GroupBy = Literal["model", "day", "project", "key"]
 
 FOREIGN_REGION_CODE = "foreign_region"
 """The error code of a batch that holds another region's event."""
@@ -52,3 +61,62 @@ class UsageBatch(msgspec.Struct, frozen=True):
 class IngestReceipt(msgspec.Struct, frozen=True):
     accepted: int
     duplicates: int
+
+
+class UsageFilter(msgspec.Struct, frozen=True):
+    """Which events to read. None: no restriction.
+
+    `organization_ids` and `project_ids` say what the reader may see: whole organizations, or single projects. An
+    event in either is seen; both None sees everything. The rest narrows that. `since` is included, `until` is not.
+    """
+
+    organization_ids: frozenset[str] | None = None
+    project_ids: frozenset[str] | None = None
+    organization_id: str | None = None
+    project_id: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class UsageGroup(msgspec.Struct, frozen=True):
+    """Sums over the events that share `key`: a model, a day (`2026-11-23`, UTC), a project's id or a key's id."""
+
+    key: str
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+
+
+class UsageEvents(Protocol):
+    """The stored usage events, append-only; metering/repository.py implements it."""
+
+    async def store(
+        self, session: "AsyncSession", events: Sequence[UsageEvent], received_at: datetime
+    ) -> list[UsageEvent]:
+        """Stores events in the session's transaction; returns those that were not there before, sorted by id."""
+        ...
+
+    async def read(
+        self, session: "AsyncSession", wanted: UsageFilter, *, before_id: str | None, limit: int
+    ) -> list[UsageEvent]:
+        """At most `limit` events, newest first, with ids below `before_id`."""
+        ...
+
+    async def read_forward(
+        self, session: "AsyncSession", *, after_id: str, limit: int, organization_id: str | None
+    ) -> list[UsageEvent]:
+        """At most `limit` events with ids above `after_id`, in order; for going through all of them."""
+        ...
+
+    async def by_ids(self, session: "AsyncSession", ids: Sequence[str]) -> list[UsageEvent]:
+        """The events with these ids, sorted by id."""
+        ...
+
+    async def summary(
+        self, session: "AsyncSession", wanted: UsageFilter, *, group_by: GroupBy, limit: int
+    ) -> list[UsageGroup]:
+        """Sums by group, sorted by key, at most `limit` groups."""
+        ...

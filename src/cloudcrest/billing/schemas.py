@@ -1,0 +1,249 @@
+"""What the routes of usage and money take and answer. Amounts and prices are decimal strings: exact in every client."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from cloudcrest.billing.api import DifferenceKind, EntryKind, UnpricedReason
+from cloudcrest.kernel.errors import InvalidInput
+from cloudcrest.kernel.money import PRICE_DECIMALS, parse_amount
+from cloudcrest.kernel.usage import Outcome
+from cloudcrest.metering.api import GroupBy
+
+_DECIMAL = r"^-?\d{1,20}(\.\d{1,18})?$"
+_PRICE_PATTERN = r"^\d{1,12}(\.\d{1,12})?$"
+
+
+def _printable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("contains a NUL character")
+    return text
+
+
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["USD"], description="ISO 4217")]
+Identifier = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+ModelName = Annotated[
+    str, Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"]), AfterValidator(_printable)
+]
+Reference = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Price = Annotated[str, Field(pattern=_PRICE_PATTERN, examples=["0.02"], description="Of a million tokens")]
+
+
+class Closed(BaseModel):
+    """A body in which nothing unknown passes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AmountView(BaseModel):
+    """An exact amount of money."""
+
+    currency: str = Field(examples=["USD"])
+    amount: str = Field(examples=["0.00000244"])
+
+
+class LineView(BaseModel):
+    """`tokens` × `price_per_million_tokens` / 10⁶ = `amount`."""
+
+    kind: Literal["input", "cached_input", "output"]
+    tokens: int
+    price_per_million_tokens: str = Field(examples=["0.02"])
+    amount: str = Field(examples=["0.00000074"])
+
+
+class ChargeView(BaseModel):
+    """What a request cost, and the prices it follows from."""
+
+    currency: str = Field(examples=["USD"])
+    amount: str = Field(examples=["0.00000244"])
+    rate_card_id: str
+    ledger_entry_id: str
+    lines: list[LineView]
+
+
+class TokensView(BaseModel):
+    """`cached_input_tokens` are a part of `input_tokens`, `reasoning_tokens` of `output_tokens`.
+
+    `is_estimate`: counted from what was relayed, because the engine's own count was lost.
+    """
+
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    is_estimate: bool
+
+
+class UsageView(BaseModel):
+    """One served request. No `charge`: it waits to be priced, `unpriced_reason` says for what."""
+
+    id: str = Field(examples=["req_01k9zq3v5e8m2n4p6r8t0w2y4z"])
+    started_at: datetime
+    duration_milliseconds: int
+    first_token_milliseconds: int | None
+    organization_id: str
+    project_id: str
+    key_id: str
+    model: str = Field(examples=["smollm2-135m-instruct"])
+    region: str
+    endpoint: str = Field(examples=["/v1/chat/completions"])
+    is_stream: bool
+    outcome: Outcome
+    usage: TokensView
+    charge: ChargeView | None
+    unpriced_reason: UnpricedReason | None = None
+
+
+class UsageGroupView(BaseModel):
+    """Sums of the requests that share a model, day (UTC), project or key: the field that was grouped by is set.
+
+    `charges` has the sum in each currency; `amount` and `currency` are set where there is just one.
+    """
+
+    model: str | None = None
+    day: str | None = Field(default=None, examples=["2026-11-23"])
+    project_id: str | None = None
+    key_id: str | None = None
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    unpriced_requests: int
+    charges: list[AmountView]
+    amount: str | None = None
+    currency: str | None = None
+
+
+class UsageSummary(BaseModel):
+    """The groups, sorted; the first 1,000."""
+
+    group_by: GroupBy
+    data: list[UsageGroupView]
+
+
+class UnpricedView(BaseModel):
+    """A request that waits to be priced: for a rate card of its model, or for its organization's account."""
+
+    id: str = Field(examples=["req_01k9zq3v5e8m2n4p6r8t0w2y4z"])
+    organization_id: str
+    project_id: str
+    model: str
+    reason: UnpricedReason
+    received_at: datetime
+
+
+class CreateRateCard(Closed):
+    """Prices of a model from a moment on."""
+
+    model: ModelName
+    currency: Currency = "USD"
+    input_price_per_million_tokens: Price
+    cached_input_price_per_million_tokens: Annotated[
+        Price | None, Field(description="Of cached input tokens; null: as input")
+    ] = None
+    output_price_per_million_tokens: Price
+    valid_from: Annotated[AwareDatetime | None, Field(description="null: from now on")] = None
+
+
+class RateCardView(BaseModel):
+    """What a million tokens of a model cost from `valid_from` on, until a later card's moment."""
+
+    id: str = Field(examples=["rate_01k9zq3v5e8m2n4p6r8t0w2y4z"])
+    model: str = Field(examples=["smollm2-135m-instruct"])
+    currency: str = Field(examples=["USD"])
+    valid_from: datetime
+    input_price_per_million_tokens: str = Field(examples=["0.02"])
+    cached_input_price_per_million_tokens: str = Field(examples=["0.01"])
+    output_price_per_million_tokens: str = Field(examples=["0.04"])
+
+
+class EntryView(BaseModel):
+    """One movement of an account. Usage is negative and says how it came about; credits are positive."""
+
+    id: str = Field(examples=["led_01k9zq3v5e8m2n4p6r8t0w2y4z"])
+    organization_id: str
+    kind: EntryKind
+    amount: str = Field(examples=["-0.00000244"])
+    currency: str = Field(examples=["USD"])
+    created_at: datetime
+    usage_event_id: str | None = None
+    rate_card_id: str | None = None
+    lines: list[LineView] = []
+    project_id: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    note: str | None = None
+    reference: str | None = None
+
+
+class BalanceView(BaseModel):
+    """What an organization has left. `is_suspended`: nothing is served until a credit brings it above zero."""
+
+    organization_id: str
+    amount: str = Field(examples=["9.99999756"])
+    currency: str = Field(examples=["USD"])
+    is_suspended: bool
+
+
+class CreateCredit(Closed):
+    """A credit, or an adjustment of either sign. Without `kind`, an amount above zero is a credit.
+
+    `reference` is your own name for it: the same one again books nothing and answers with the entry there is.
+    """
+
+    organization_id: Identifier
+    amount: Annotated[str, Field(pattern=_DECIMAL, examples=["25.00"])]
+    currency: Currency = "USD"
+    note: Annotated[
+        str, Field(min_length=1, max_length=500, examples=["Invoice 2026-117 paid"]), AfterValidator(_printable)
+    ]
+    kind: Literal["credit", "adjustment"] | None = None
+    reference: Annotated[Reference | None, Field(examples=["invoice-2026-117"])] = None
+
+
+class VerifyLedger(Closed):
+    """What to replay. No organization: for operators the whole cloud, else the caller's only organization."""
+
+    organization_id: Identifier | None = None
+
+
+class DifferenceView(BaseModel):
+    """Where the ledger is not what the replay gives."""
+
+    kind: DifferenceKind
+    subject: str
+    organization_id: str
+    field: str
+    expected: str
+    found: str
+
+
+class VerifyView(BaseModel):
+    """What the replay found: `ok` where the ledger equals it to the last unit. `differences` has the first 100."""
+
+    ok: bool
+    events_replayed: int
+    entries_checked: int
+    events_waiting: int
+    accounts_checked: int
+    charged: list[AmountView]
+    differences_total: int
+    differences: list[DifferenceView]
+
+
+def price(text: str, field: str) -> Decimal:
+    """A price within bounds. Raises `InvalidInput`."""
+    return parse_amount(text, field=f"body.{field}", max_decimals=PRICE_DECIMALS)
+
+
+def moment(value: datetime, field: str) -> datetime:
+    """A time in UTC that the database can hold. Raises `InvalidInput`."""
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(f"{field} is out of range", param=field) from None
+    if not 2000 <= utc.year < 2200:
+        raise InvalidInput(f"{field} is out of range", param=field, hint="choose a year from 2000 to 2199")
+    return utc

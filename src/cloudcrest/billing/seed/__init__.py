@@ -1,0 +1,52 @@
+"""The prices a cloud starts with: `prices.json`, per million tokens. A model that has any card keeps its own."""
+
+from datetime import datetime
+from decimal import Decimal
+from importlib import resources
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloudcrest.billing import repository
+from cloudcrest.billing.api import RateCard
+from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.ids import NewId
+
+
+class _ModelPrices(msgspec.Struct, frozen=True):
+    model: str
+    input: Decimal
+    cached_input: Decimal
+    output: Decimal
+
+
+class _Prices(msgspec.Struct, frozen=True):
+    currency: str
+    valid_from: datetime
+    models: tuple[_ModelPrices, ...]
+
+
+async def seed(session: AsyncSession, clock: Clock, new_id: NewId) -> None:
+    """Adds the cards that are missing; again and again without effect."""
+    text = resources.files(__name__).joinpath("prices.json").read_bytes()
+    prices = msgspec.json.decode(text, type=_Prices)
+    await repository.hold_prices(session, to_change_them=True)
+    there = {
+        card.model
+        for card in await repository.rate_cards(
+            session, models=[item.model for item in prices.models], currency=prices.currency
+        )
+    }
+    for item in prices.models:
+        if item.model in there:
+            continue
+        card = RateCard(
+            id=new_id("rate"),
+            model=item.model,
+            currency=prices.currency,
+            valid_from=prices.valid_from,
+            input_price_per_million_tokens=item.input,
+            cached_input_price_per_million_tokens=item.cached_input,
+            output_price_per_million_tokens=item.output,
+        )
+        await repository.add_rate_card(session, card, created_at=clock.now(), created_by=None)

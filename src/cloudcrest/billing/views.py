@@ -1,0 +1,169 @@
+"""Usage and money as the routes show them."""
+
+from cloudcrest.billing.api import Account, LedgerEntry, PricedLine, RateCard, UnpricedUsage, VerifyReport
+from cloudcrest.billing.schemas import (
+    AmountView,
+    BalanceView,
+    ChargeView,
+    DifferenceView,
+    EntryView,
+    LineView,
+    RateCardView,
+    TokensView,
+    UnpricedView,
+    UsageGroupView,
+    UsageView,
+    VerifyView,
+)
+from cloudcrest.billing.service.ingest import started_at
+from cloudcrest.billing.service.usage import ChargedGroup, ChargedUsage
+from cloudcrest.kernel.money import plain
+from cloudcrest.metering.api import GroupBy
+
+
+def _lines(lines: tuple[PricedLine, ...]) -> list[LineView]:
+    return [
+        LineView(
+            kind=line.kind,
+            tokens=line.tokens,
+            price_per_million_tokens=plain(line.price_per_million_tokens),
+            amount=plain(line.amount),
+        )
+        for line in lines
+    ]
+
+
+def view_usage(item: ChargedUsage) -> UsageView:
+    """A request as it is shown."""
+    event, entry = item.event, item.entry
+    charge = None
+    if entry is not None:
+        charge = ChargeView(
+            currency=entry.currency,
+            amount=plain(entry.amount.copy_abs()),
+            rate_card_id=entry.rate_card_id or "",
+            ledger_entry_id=entry.id,
+            lines=_lines(entry.lines),
+        )
+    return UsageView(
+        id=event.id,
+        started_at=started_at(event),
+        duration_milliseconds=event.duration_milliseconds,
+        first_token_milliseconds=event.first_token_milliseconds,
+        organization_id=event.organization_id,
+        project_id=event.project_id,
+        key_id=event.key_id,
+        model=event.model,
+        region=event.region,
+        endpoint=event.endpoint,
+        is_stream=event.is_stream,
+        outcome=event.outcome,
+        usage=TokensView(
+            input_tokens=event.usage.input_tokens,
+            cached_input_tokens=event.usage.cached_input_tokens,
+            output_tokens=event.usage.output_tokens,
+            reasoning_tokens=event.usage.reasoning_tokens,
+            is_estimate=event.usage.is_estimate,
+        ),
+        charge=charge,
+        unpriced_reason=None if item.waiting is None else item.waiting.reason,
+    )
+
+
+def view_group(item: ChargedGroup, group_by: GroupBy) -> UsageGroupView:
+    """A sum as it is shown."""
+    charges = [AmountView(currency=money.currency, amount=plain(money.amount)) for money in item.charges]
+    only = charges[0] if len(charges) == 1 else None
+    return UsageGroupView(
+        model=item.usage.key if group_by == "model" else None,
+        day=item.usage.key if group_by == "day" else None,
+        project_id=item.usage.key if group_by == "project" else None,
+        key_id=item.usage.key if group_by == "key" else None,
+        requests=item.usage.requests,
+        input_tokens=item.usage.input_tokens,
+        cached_input_tokens=item.usage.cached_input_tokens,
+        output_tokens=item.usage.output_tokens,
+        unpriced_requests=item.unpriced_requests,
+        charges=charges,
+        amount=None if only is None else only.amount,
+        currency=None if only is None else only.currency,
+    )
+
+
+def view_unpriced(item: UnpricedUsage) -> UnpricedView:
+    """Waiting usage as it is shown."""
+    return UnpricedView(
+        id=item.event_id,
+        organization_id=item.organization_id,
+        project_id=item.project_id,
+        model=item.model,
+        reason=item.reason,
+        received_at=item.created_at,
+    )
+
+
+def view_card(card: RateCard) -> RateCardView:
+    """A rate card as it is shown."""
+    return RateCardView(
+        id=card.id,
+        model=card.model,
+        currency=card.currency,
+        valid_from=card.valid_from,
+        input_price_per_million_tokens=plain(card.input_price_per_million_tokens),
+        cached_input_price_per_million_tokens=plain(card.cached_input_price_per_million_tokens),
+        output_price_per_million_tokens=plain(card.output_price_per_million_tokens),
+    )
+
+
+def view_entry(entry: LedgerEntry) -> EntryView:
+    """A ledger entry as it is shown."""
+    return EntryView(
+        id=entry.id,
+        organization_id=entry.organization_id,
+        kind=entry.kind,
+        amount=plain(entry.amount),
+        currency=entry.currency,
+        created_at=entry.created_at,
+        usage_event_id=entry.event_id,
+        rate_card_id=entry.rate_card_id,
+        lines=_lines(entry.lines),
+        project_id=entry.project_id,
+        key_id=entry.key_id,
+        model=entry.model,
+        note=entry.note,
+        reference=entry.reference,
+    )
+
+
+def view_balance(account: Account) -> BalanceView:
+    """An account as it is shown."""
+    return BalanceView(
+        organization_id=account.organization_id,
+        amount=plain(account.balance),
+        currency=account.currency,
+        is_suspended=account.is_suspended,
+    )
+
+
+def view_report(report: VerifyReport) -> VerifyView:
+    """A replay's outcome as it is shown."""
+    return VerifyView(
+        ok=report.is_consistent,
+        events_replayed=report.events_replayed,
+        entries_checked=report.entries_checked,
+        events_waiting=report.events_waiting,
+        accounts_checked=report.accounts_checked,
+        charged=[AmountView(currency=code, amount=plain(amount)) for code, amount in report.charged.items()],
+        differences_total=report.differences_total,
+        differences=[
+            DifferenceView(
+                kind=item.kind,
+                subject=item.subject,
+                organization_id=item.organization_id,
+                field=item.field,
+                expected=item.expected,
+                found=item.found,
+            )
+            for item in report.differences
+        ],
+    )
