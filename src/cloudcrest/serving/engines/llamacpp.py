@@ -1,6 +1,7 @@
 """llama.cpp: the default engine for GGUF weights, on any machine. Each replica is a process of its own.
 
-Known of it: for `n > 1` its `usage` counts the output of one choice, so a gateway asks it for one choice at a time; it divides its context among its slots, so a replica is given `slots × context_tokens`.
+Known of it: for `n > 1` its `usage` counts the output of one choice, so a gateway asks it for one choice at a time; it
+divides its context among its slots, so a replica is given `slots × context_tokens`.
 """
 
 import os

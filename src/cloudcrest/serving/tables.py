@@ -1,0 +1,58 @@
+"""The tables of serving: desired state, and what regions last reported of it."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Index, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cloudcrest.infra.database import Base
+
+
+class DeploymentRow(Base):
+    """One deployment. `model_document` is the model as it was when the deployment was made or last changed.
+
+    `engine_options` may hold a provider's key, sealed.
+    """
+
+    __tablename__ = "deployments"
+    __table_args__ = (UniqueConstraint("region", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    model_id: Mapped[str]
+    model_document: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    engine: Mapped[str]
+    engine_options: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    region: Mapped[str]
+    generation: Mapped[int]
+    replicas_min: Mapped[int]
+    replicas_max: Mapped[int]
+    context_tokens: Mapped[int]
+    slots: Mapped[int]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    cpu_threads: Mapped[int | None]
+    organization_id: Mapped[str | None]
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    concurrent_requests: Mapped[int | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ReplicaStatusRow(Base):
+    """What a region last reported of one replica. A report replaces all of its region's rows."""
+
+    __tablename__ = "replica_status"
+    __table_args__ = (Index("ix_replica_status_deployment_id", "deployment_id"),)
+
+    region: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    deployment_id: Mapped[str]
+    generation: Mapped[int]
+    state: Mapped[str]
+    restarts: Mapped[int]
+    reason: Mapped[str | None]
+    pull: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    reported_at: Mapped[datetime]
