@@ -1,8 +1,11 @@
 """The public face of the catalog: models, and the artifacts (files with hashes) their weights come in."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank"]
 ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
@@ -23,6 +26,7 @@ class Artifact(msgspec.Struct, frozen=True):
 
     Sources are URIs: `hf:owner/repo@revision`, `modelscope:owner/repo@revision`, `pypi:distribution==version!prefix`,
     `pypi-parts:…` for files cut over several wheels, `file:/path`, `s3://bucket/prefix`; catalog/sources/ says exactly.
+    No `files`: the hub's own list is taken and pinned when a region first fetches it.
     `convert`: the name of a conversion run after the fetch ("minilm-gguf"), whose result is cached by the input hashes.
     `entry`: the file an engine is given, relative to the artifact's folder after conversion.
     """
@@ -61,3 +65,21 @@ class PullProgress(msgspec.Struct, frozen=True):
     total_bytes: int | None = None
     source: str | None = None
     reason: str | None = None
+
+
+class Models(Protocol):
+    """What other slices may ask of the catalog about models, inside their own transaction."""
+
+    async def find_document(self, session: "AsyncSession", model_id: str) -> ModelDocument:
+        """What a region needs to run the model. Raises `NotFound` naming close matches."""
+        ...
+
+
+class ModelPulls(Protocol):
+    """Where a region's reports about its pulls go."""
+
+    async def record_pull_progress(
+        self, session: "AsyncSession", pull_id: str, progress: PullProgress, *, region: str
+    ) -> None:
+        """Notes how far a pull is. Pulls that are gone, or are another region's, are passed over."""
+        ...

@@ -95,4 +95,7 @@ def wanted_names(artifact: Artifact, names: Sequence[str]) -> list[str]:
         stem, marker, _ = artifact.entry.partition("-00001-of-")
         return [name for name in names if name == artifact.entry or (marker and name.startswith(f"{stem}-0"))]
     described_by = (".safetensors", ".json", ".txt", ".jinja", ".model", ".tiktoken")
-    return [name for name in names if "/" not in name and name.endswith(described_by)]
+    top = [name for name in names if "/" not in name and name.endswith(described_by)]
+    # Some repositories hold the same weights a second time, in their makers' own layout.
+    own = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    return [name for name in top if not (own and name.startswith("consolidated"))]

@@ -9,7 +9,7 @@ from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
 from cloudcrest.catalog.safety import UnsafeFile
 from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed, wanted_names
-from cloudcrest.catalog.sources.files import CHUNK_BYTES, PartFile, sha256_of
+from cloudcrest.catalog.sources.files import PartFile, copy_stream, sha256_of
 from cloudcrest.kernel.errors import InvalidInput
 
 
@@ -34,7 +34,7 @@ class LocalFiles:
             path = await asyncio.to_thread(_inside, root, file.path)
             self._context.require_space(folder, (await asyncio.to_thread(path.stat)).st_size)
             part = PartFile(folder / file.path)
-            digests[file.path] = await asyncio.to_thread(_copy, path, part, meter, limit_bytes)
+            digests[file.path] = await _copy(path, part, meter, limit_bytes)
         return digests
 
 
@@ -73,19 +73,15 @@ def _describe(root: Path, artifact: Artifact) -> tuple[ArtifactFile, ...]:
     )
 
 
-def _copy(path: Path, part: PartFile, meter: Meter, limit_bytes: int) -> str:
-    part.open()
+async def _copy(path: Path, part: PartFile, meter: Meter, limit_bytes: int) -> str:
+    stream = await asyncio.to_thread(path.open, "rb")
     try:
-        part.restart()
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                if part.size_bytes + len(chunk) > limit_bytes:
-                    raise UnsafeFile(f"{path} is over the limit of one file")
-                part.write(chunk)
-                meter.add(len(chunk))
-        return part.finish()
+        await asyncio.to_thread(part.open)
+        await asyncio.to_thread(part.restart)
+        return await copy_stream(stream, part, meter, limit_bytes=limit_bytes)
     finally:
-        part.close()
+        await asyncio.to_thread(stream.close)
+        await asyncio.to_thread(part.close)
 
 
 def create(context: FetchContext) -> Source:

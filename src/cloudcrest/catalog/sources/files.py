@@ -1,5 +1,6 @@
 """Writing a file that may be broken off: beside its final name, hashed on the way, given that name when whole."""
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -8,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from cloudcrest.catalog.progress import Meter
+from cloudcrest.catalog.safety import UnsafeFile
 from cloudcrest.catalog.sources.base import DiskFull
+from cloudcrest.kernel.units import format_bytes
 
 CHUNK_BYTES = 1 << 20
 
@@ -93,6 +97,16 @@ class PartFile:
             with disk_errors(self._target.parent):
                 self._file.close()
             self._file = None
+
+
+async def copy_stream(stream: BinaryIO, part: PartFile, meter: Meter, *, limit_bytes: int) -> str:
+    """Adds what `stream` gives to an open part and finishes it; answers its SHA-256. Raises `UnsafeFile`."""
+    while chunk := await asyncio.to_thread(stream.read, CHUNK_BYTES):
+        if part.size_bytes + len(chunk) > limit_bytes:
+            raise UnsafeFile(f"the file is over the limit of {format_bytes(limit_bytes)}")
+        await asyncio.to_thread(part.write, chunk)
+        meter.add(len(chunk))
+    return await asyncio.to_thread(part.finish)
 
 
 def sha256_of(path: Path) -> str:

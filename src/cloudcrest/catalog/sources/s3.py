@@ -10,9 +10,8 @@ from typing import Any
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
-from cloudcrest.catalog.safety import UnsafeFile
 from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed
-from cloudcrest.catalog.sources.files import CHUNK_BYTES, PartFile
+from cloudcrest.catalog.sources.files import PartFile, copy_stream
 from cloudcrest.kernel.errors import SetupError
 
 
@@ -33,27 +32,23 @@ class ObjectStoreFiles:
             self._context.require_space(folder, file.size_bytes or 0)
             part = PartFile(folder / file.path)
             try:
-                digests[file.path] = await asyncio.to_thread(self._copy, f"{root}/{file.path}", part, meter)
+                digests[file.path] = await self._copy(f"{root}/{file.path}", part, meter)
             except FileNotFoundError:
                 raise SourceFailed(f"there is no object {root}/{file.path}") from None
             except (OSError, ValueError) as error:
                 raise SourceFailed(f"reading {root}/{file.path} failed ({error})") from error
         return digests
 
-    def _copy(self, key: str, part: PartFile, meter: Meter) -> str:
-        part.open()
+    async def _copy(self, key: str, part: PartFile, meter: Meter) -> str:
+        stream = await asyncio.to_thread(self._filesystem.open, key, "rb")
         try:
+            await asyncio.to_thread(part.open)
             meter.add(part.size_bytes)
-            with self._filesystem.open(key, "rb") as stream:
-                stream.seek(part.size_bytes)
-                while chunk := stream.read(CHUNK_BYTES):
-                    if part.size_bytes + len(chunk) > self._context.settings.max_file_bytes:
-                        raise UnsafeFile(f"{key} is over the limit of one file")
-                    part.write(chunk)
-                    meter.add(len(chunk))
-            return part.finish()
+            await asyncio.to_thread(stream.seek, part.size_bytes)
+            return await copy_stream(stream, part, meter, limit_bytes=self._context.settings.max_file_bytes)
         finally:
-            part.close()
+            await asyncio.to_thread(stream.close)
+            await asyncio.to_thread(part.close)
 
 
 def create(context: FetchContext) -> Source:
