@@ -4,10 +4,9 @@ Management calls are rare, so nothing is cached and a revocation holds at once. 
 `request.state.caller_problem` and raised where a caller is needed: signing in works with a stale cookie.
 """
 
-from fastapi import FastAPI, Request
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudcrest.identity.api import Caller
@@ -17,7 +16,7 @@ from cloudcrest.identity.repository import accounts, keys, members
 from cloudcrest.identity.tokens import csrf_token, same, sha256_hex
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import CloudcrestError, PermissionDenied, Unauthenticated, Unavailable
+from cloudcrest.kernel.errors import CloudcrestError, PermissionDenied, Unauthenticated
 
 SESSION_COOKIE = "cloudcrest_session"
 CSRF_COOKIE = "cloudcrest_csrf"
@@ -99,8 +98,6 @@ class AuthenticationMiddleware:
                     state["caller"] = await self._find(Request(scope))
                 except CloudcrestError as problem:
                     state["caller_problem"] = problem
-                except (OperationalError, InterfaceError, PoolTimeout):
-                    state["caller_problem"] = Unavailable("the database did not answer", retry_after_seconds=2)
         await self._app(scope, receive, send)
 
     async def _find(self, request: Request) -> Caller | None:
@@ -121,6 +118,6 @@ class AuthenticationMiddleware:
             )
 
 
-def install_authentication(app: FastAPI, *, database: Database, clock: Clock) -> None:
-    """Adds the middleware to an app; before what needs to know the caller, which means: added after it."""
-    app.add_middleware(AuthenticationMiddleware, database=database, authenticator=Authenticator(clock))
+def authentication(*, database: Database, clock: Clock) -> Middleware:
+    """The middleware, for `create_app(authentication=[…])`: it stands before what needs to know the caller."""
+    return Middleware(AuthenticationMiddleware, database=database, authenticator=Authenticator(clock))

@@ -1,6 +1,4 @@
-"""Stand-ins for what identity reaches outside: a mailer that keeps mails, jobs that wait to be run."""
-
-from typing import Any
+"""Stand-ins for what identity reaches outside: a mailer that keeps mails, and billing's part in a new organization."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,16 +13,6 @@ class FakeMailer:
 
     async def send(self, mail: Mail) -> None:
         self.sent.append(mail)
-
-
-class FakeJobs:
-    """Keeps what was deferred, as (task name, arguments), whether or not the transaction commits."""
-
-    def __init__(self) -> None:
-        self.deferred: list[tuple[str, dict[str, Any]]] = []
-
-    async def defer(self, session: AsyncSession, task_name: str, **args: Any) -> None:  # noqa: ARG002 - the interface
-        self.deferred.append((task_name, args))
 
 
 class FakeOrganizationCreated:

@@ -1,5 +1,7 @@
 """Sign-up, sign-in, sessions, passwords; who am I."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response, status
 
 from cloudcrest.identity.authentication import CSRF_COOKIE, SESSION_COOKIE
@@ -24,6 +26,9 @@ from cloudcrest.infra.http.problems import responses
 from cloudcrest.infra.http.session import SessionDep
 from cloudcrest.kernel.errors import Unauthenticated
 
+OPEN_TO_ALL: dict[str, Any] = {"security": []}
+"""For routes that need no credentials, in the OpenAPI document."""
+
 
 def router(service: AccountService, *, secure_cookies: bool) -> APIRouter:
     """/auth and /me."""
@@ -42,6 +47,7 @@ def _add_sign_in(routes: APIRouter, service: AccountService, *, secure_cookies: 
     @routes.post(
         "/auth/register",
         operation_id="register",
+        openapi_extra=OPEN_TO_ALL,
         tags=["auth"],
         summary="Make an account with an organization of its own",
         status_code=status.HTTP_201_CREATED,
@@ -61,6 +67,7 @@ def _add_sign_in(routes: APIRouter, service: AccountService, *, secure_cookies: 
     @routes.post(
         "/auth/login",
         operation_id="login",
+        openapi_extra=OPEN_TO_ALL,
         tags=["auth"],
         summary="Sign in with a password",
         responses=responses(401, 422, 429),
@@ -152,6 +159,7 @@ def _add_passwords(routes: APIRouter, service: AccountService, *, secure_cookies
     @routes.post(
         "/auth/password-reset",
         operation_id="requestPasswordReset",
+        openapi_extra=OPEN_TO_ALL,
         tags=["auth"],
         summary="Mail a link for a new password, if there is such an account",
         status_code=status.HTTP_202_ACCEPTED,
@@ -163,6 +171,7 @@ def _add_passwords(routes: APIRouter, service: AccountService, *, secure_cookies
     @routes.post(
         "/auth/password-reset/confirm",
         operation_id="confirmPasswordReset",
+        openapi_extra=OPEN_TO_ALL,
         tags=["auth"],
         summary="Choose a new password with a mailed link; every session ends",
         status_code=status.HTTP_204_NO_CONTENT,
@@ -181,7 +190,7 @@ def _set_cookies(response: Response, signed_in: SignedIn, *, secure: bool) -> No
         (CSRF_COOKIE, signed_in.csrf_token, False),
     ):
         response.set_cookie(
-            name, value, expires=signed_in.expires_at, path="/", secure=secure, httponly=http_only, samesite="lax"
+            name, value, max_age=signed_in.lifetime_seconds, path="/", secure=secure, httponly=http_only, samesite="lax"
         )
     response.headers["cache-control"] = "no-store"
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, status
 
 from cloudcrest.identity.http import CallerDep, OptionalCallerDep
-from cloudcrest.identity.routes.accounts import address_of
+from cloudcrest.identity.routes.accounts import OPEN_TO_ALL, address_of
 from cloudcrest.identity.schemas import (
     AcceptIn,
     InvitationIn,
@@ -145,6 +145,7 @@ def _add_acceptance(routes: APIRouter, service: MemberService, accounts: Account
     @routes.post(
         "/invitations/accept",
         operation_id="acceptInvitation",
+        openapi_extra=OPEN_TO_ALL,
         tags=["members"],
         summary="Take an invitation, as the signed-in person or with a new account",
         status_code=status.HTTP_201_CREATED,

@@ -12,11 +12,12 @@ from cloudcrest.identity.mail import Mailer, password_reset_mail
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.records import Organization, User
 from cloudcrest.identity.repository import accounts as repository
-from cloudcrest.identity.service.members import Jobs, NewAccount
+from cloudcrest.identity.service.members import NewAccount
 from cloudcrest.identity.service.organizations import OrganizationService
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tokens import NewSecret, csrf_token, sha256_hex
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.jobs import Jobs
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, InvalidInput, PermissionDenied, Unauthenticated
 from cloudcrest.kernel.ids import NewId
@@ -31,6 +32,7 @@ class SignedIn(msgspec.Struct, frozen=True):
     token: str
     csrf_token: str
     expires_at: datetime
+    lifetime_seconds: int
 
 
 class AccountService:
@@ -180,10 +182,17 @@ class AccountService:
 
     async def _sign_in(self, session: AsyncSession, user: User) -> SignedIn:
         now = self._clock.now()
-        expires_at = now + timedelta(seconds=self._settings.session_lifetime_seconds)
+        lifetime_seconds = self._settings.session_lifetime_seconds
+        expires_at = now + timedelta(seconds=lifetime_seconds)
         token = self._new_secret()
         await repository.add_session(session, sha256_hex(token), user.id, now, expires_at)
-        return SignedIn(user=user, token=token, csrf_token=csrf_token(token), expires_at=expires_at)
+        return SignedIn(
+            user=user,
+            token=token,
+            csrf_token=csrf_token(token),
+            expires_at=expires_at,
+            lifetime_seconds=lifetime_seconds,
+        )
 
 
 def person(caller: Caller) -> str:

@@ -1,7 +1,6 @@
 """Members of organizations and projects, and the invitations that bring them."""
 
 from datetime import timedelta
-from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,23 +16,13 @@ from cloudcrest.identity.repository import organizations as organization_reposit
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tokens import NewSecret, sha256_hex
 from cloudcrest.infra.http.paging import PageRequest
+from cloudcrest.infra.jobs import Jobs
+from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, NotFound, PermissionDenied, Unauthenticated
 from cloudcrest.kernel.ids import NewId
 
 SEND_MAIL_TASK = "identity:send_mail"
-
-
-class Jobs(Protocol):
-    """Defers a background job that exists if and only if the session's transaction commits."""
-
-    async def defer(self, session: AsyncSession, task_name: str, **args: Any) -> None: ...
-
-
-class Seals(Protocol):
-    """Encrypts what a job carries: job arguments lie in the database as plain JSON."""
-
-    def seal(self, text: str) -> str: ...
 
 
 class NewAccount(msgspec.Struct, frozen=True):
@@ -56,7 +45,7 @@ class MemberService:
         new_secret: NewSecret,
         passwords: Passwords,
         jobs: Jobs,
-        seals: Seals,
+        sealer: Sealer,
     ) -> None:
         self._clock = clock
         self._new_id = new_id
@@ -64,7 +53,7 @@ class MemberService:
         self._new_secret = new_secret
         self._passwords = passwords
         self._jobs = jobs
-        self._seals = seals
+        self._sealer = sealer
 
     async def list_members(
         self, session: AsyncSession, caller: Caller, page: PageRequest, organization_id: str, project_id: str | None
@@ -156,7 +145,7 @@ class MemberService:
         link = f"{self._settings.public_url.rstrip('/')}/invitations#token={token}"
         if email is not None:
             mail = invitation_mail(email, organization.name, role, link, lifetime_seconds)
-            sealed = self._seals.seal(msgspec.json.encode(mail).decode())
+            sealed = self._sealer.seal(msgspec.json.encode(mail).decode())
             await self._jobs.defer(session, SEND_MAIL_TASK, sealed_mail=sealed)
         return invitation, link
 
