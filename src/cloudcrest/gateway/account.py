@@ -1,0 +1,121 @@
+"""The account of one admitted request: opened in the spool, marked while it streams, ended once."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from cloudcrest.gateway.admit import Grant
+from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.record import Recorder
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.usage import Outcome, Usage, UsageEvent
+from cloudcrest.metering.api import MarkRecord
+from cloudcrest.serving.api import RouteDocument
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+class Origin:
+    """What every event of a worker carries and uses."""
+
+    def __init__(self, region: str, gateway: str, recorder: Recorder, metrics: Metrics, clock: Clock) -> None:
+        self.region = region
+        self.gateway = gateway
+        self.recorder = recorder
+        self.metrics = metrics
+        self.clock = clock
+
+
+class Account:
+    """One request's. `release` frees its limits, `end` writes its event; each counts once."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        request_id: str,
+        endpoint: str,
+        key: KeyDocument,
+        route: RouteDocument,
+        grant: Grant,
+        is_stream: bool,
+    ) -> None:
+        self.id = request_id
+        self._origin = origin
+        self._endpoint = endpoint
+        self._key = key
+        self._route = route
+        self._grant = grant
+        self._is_stream = is_stream
+        self._monotonic: Callable[[], float] = origin.clock.monotonic
+        self._started_at_seconds = self._monotonic()
+        self._started_at_microseconds = int((origin.clock.now() - _EPOCH).total_seconds() * 1_000_000)
+        self._first_token_milliseconds: int | None = None
+        self._ended_at_seconds: float | None = None
+        self._marked_tokens = 0
+        self._is_ended = False
+        self.replica_id = ""
+
+    def open(self, replica_id: str, estimate: Usage) -> None:
+        """Raises `Unavailable` where the spool cannot take it: then nothing may be served."""
+        self.replica_id = replica_id
+        self._origin.recorder.open(self._event("gateway_lost", estimate))
+        self._origin.metrics.in_flight += 1
+
+    def first_token(self) -> None:
+        """Something of the answer goes out now."""
+        if self._first_token_milliseconds is None:
+            self._first_token_milliseconds = self._milliseconds()
+
+    def mark(self, output_tokens: int) -> None:
+        """Writes progress where there is any."""
+        if output_tokens > self._marked_tokens and not self._is_ended:
+            self._marked_tokens = output_tokens
+            self._origin.recorder.mark(
+                MarkRecord(self.id, output_tokens, self._milliseconds(), self._first_token_milliseconds)
+            )
+
+    def release(self, used_tokens: int) -> None:
+        """The request is over for its limits and its duration; its event may still be counted."""
+        if self._ended_at_seconds is None:
+            self._ended_at_seconds = self._monotonic()
+            self._origin.metrics.in_flight -= 1
+            self._grant.settle(used_tokens)
+
+    def end(self, outcome: Outcome, usage: Usage) -> None:
+        """Writes the final event, once."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self.release(usage.input_tokens + usage.output_tokens)
+        event = self._event(outcome, usage)
+        self._origin.recorder.end(event)
+        self._origin.metrics.count(event)
+
+    @property
+    def is_ended(self) -> bool:
+        return self._is_ended
+
+    def _milliseconds(self) -> int:
+        now = self._ended_at_seconds if self._ended_at_seconds is not None else self._monotonic()
+        return max(0, round((now - self._started_at_seconds) * 1000))
+
+    def _event(self, outcome: Outcome, usage: Usage) -> UsageEvent:
+        return UsageEvent(
+            id=self.id,
+            started_at_microseconds=self._started_at_microseconds,
+            duration_milliseconds=self._milliseconds(),
+            first_token_milliseconds=self._first_token_milliseconds,
+            region=self._origin.region,
+            gateway=self._origin.gateway,
+            organization_id=self._key.organization_id,
+            project_id=self._key.project_id,
+            key_id=self._key.id,
+            model=self._route.model_name,
+            deployment_id=self._route.deployment_id,
+            replica_id=self.replica_id,
+            endpoint=self._endpoint,
+            outcome=outcome,
+            usage=usage,
+            is_stream=self._is_stream,
+        )

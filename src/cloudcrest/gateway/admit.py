@@ -1,0 +1,180 @@
+"""Admission: rates of requests and tokens, and concurrency, per key, project, organization and model. Pure but for the
+state it is given; time comes in as monotonic seconds.
+
+A request takes one from each request bucket and its estimated tokens from each token bucket, in all scopes or in none.
+When it ends, the estimate is corrected to what was used: a bucket may go into debt, which later requests wait out.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from cloudcrest.identity.api import Limits
+from cloudcrest.kernel.errors import LimitExceeded
+
+ScopeKind = Literal["key", "project", "organization", "model"]
+
+
+class Bucket:
+    """A token bucket: `per_minute` at most at once, refilled evenly."""
+
+    __slots__ = ("level", "per_minute", "updated_at_seconds")
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self.per_minute = per_minute
+        self.level = float(per_minute)
+        self.updated_at_seconds = now
+
+    def refill(self, now: float) -> None:
+        elapsed_seconds = now - self.updated_at_seconds
+        if elapsed_seconds > 0:
+            self.level = min(float(self.per_minute), self.level + elapsed_seconds * self.per_minute / 60)
+            self.updated_at_seconds = now
+
+    def need(self, amount: int) -> float:
+        """What must be there for `amount`: no more than a full bucket, so that a large request can pass at all."""
+        return float(min(amount, self.per_minute))
+
+    def wait_seconds(self, amount: int) -> float:
+        """How long until `amount` can be taken (0: now). Call `refill` first."""
+        missing = self.need(amount) - self.level
+        if missing <= 1e-9:
+            return 0.0
+        return missing * 60 / self.per_minute if self.per_minute else 60.0
+
+    def reset_seconds(self) -> float:
+        """How long until the bucket is full."""
+        return (self.per_minute - self.level) * 60 / self.per_minute if self.per_minute else 60.0
+
+    def resize(self, per_minute: int, now: float) -> None:
+        """Changes the limit and keeps the share that is left."""
+        self.refill(now)
+        share = self.level / self.per_minute if self.per_minute else 0.0
+        self.per_minute = per_minute
+        self.level = min(1.0, share) * per_minute
+
+
+class Scope:
+    """The limits of one key, project, organization or model, and what is used of them."""
+
+    __slots__ = ("concurrent", "id", "kind", "limits", "requests", "tokens")
+
+    def __init__(self, kind: ScopeKind, scope_id: str, limits: Limits, now: float) -> None:
+        self.kind = kind
+        self.id = scope_id
+        self.concurrent = 0
+        self.limits = limits
+        self.requests = _resized(None, limits.requests_per_minute, now)
+        self.tokens = _resized(None, limits.tokens_per_minute, now)
+
+    def set_limits(self, limits: Limits, now: float) -> None:
+        """Follows a change; what runs and what was used stays counted."""
+        self.limits = limits
+        self.requests = _resized(self.requests, limits.requests_per_minute, now)
+        self.tokens = _resized(self.tokens, limits.tokens_per_minute, now)
+
+
+def _resized(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:
+    if per_minute is None:
+        return None
+    if bucket is None:
+        return Bucket(per_minute, now)
+    if bucket.per_minute != per_minute:
+        bucket.resize(per_minute, now)
+    return bucket
+
+
+class Grant:
+    """An admitted request's hold on its scopes. `settle` once."""
+
+    __slots__ = ("_is_settled", "reserved_tokens", "scopes")
+
+    def __init__(self, scopes: Sequence[Scope], reserved_tokens: int) -> None:
+        self.scopes = scopes
+        self.reserved_tokens = reserved_tokens
+        self._is_settled = False
+
+    def settle(self, used_tokens: int) -> None:
+        """Ends the request: frees its place and corrects the estimate. A second call does nothing."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        for scope in self.scopes:
+            scope.concurrent -= 1
+            bucket = scope.tokens
+            if bucket is not None:
+                bucket.level = min(float(bucket.per_minute), bucket.level + self.reserved_tokens - used_tokens)
+
+
+def admit(scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
+    """Takes one request of about `tokens` tokens from every scope. Raises `LimitExceeded` and then takes nothing."""
+    for scope in scopes:
+        _check(scope, tokens, now)
+    for scope in scopes:
+        scope.concurrent += 1
+        if scope.requests is not None:
+            scope.requests.level -= 1
+        if scope.tokens is not None:
+            scope.tokens.level -= tokens
+    return Grant(scopes, tokens)
+
+
+def _check(scope: Scope, tokens: int, now: float) -> None:
+    most = scope.limits.concurrent_requests
+    if most is not None and scope.concurrent >= most:
+        raise _refusal(scope, f"{most} concurrent requests", 1.0)
+    bucket = scope.requests
+    if bucket is not None:
+        bucket.refill(now)
+        wait_seconds = bucket.wait_seconds(1)
+        if wait_seconds > 0 or bucket.per_minute == 0:
+            raise _refusal(scope, f"{bucket.per_minute} requests per minute", wait_seconds or 60.0)
+    bucket = scope.tokens
+    if bucket is not None:
+        bucket.refill(now)
+        wait_seconds = bucket.wait_seconds(tokens)
+        if wait_seconds > 0 or bucket.per_minute == 0:
+            raise _refusal(scope, f"{bucket.per_minute} tokens per minute", wait_seconds or 60.0)
+
+
+def _refusal(scope: Scope, limit: str, wait_seconds: float) -> LimitExceeded:
+    return LimitExceeded(
+        f"the limit of {limit} of this {scope.kind} is reached",
+        hint=f"try again in {format_reset(wait_seconds)}",
+        retry_after_seconds=wait_seconds,
+    )
+
+
+def limit_headers(scopes: Sequence[Scope], now: float) -> bytes:
+    """The `x-ratelimit-*` lines of the tightest scope; empty where nothing is limited."""
+    requests = _tightest([scope.requests for scope in scopes if scope.requests is not None], now)
+    tokens = _tightest([scope.tokens for scope in scopes if scope.tokens is not None], now)
+    return _lines(b"requests", requests) + _lines(b"tokens", tokens)
+
+
+def _tightest(buckets: list[Bucket], now: float) -> Bucket | None:
+    for bucket in buckets:
+        bucket.refill(now)
+    return min(buckets, key=lambda bucket: bucket.level, default=None)
+
+
+def _lines(what: bytes, bucket: Bucket | None) -> bytes:
+    if bucket is None:
+        return b""
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        what,
+        bucket.per_minute,
+        what,
+        max(0, int(bucket.level)),
+        what,
+        format_reset(bucket.reset_seconds()).encode(),
+    )
+
+
+def format_reset(seconds: float) -> str:
+    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s".replace(".0s", "s")
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s"

@@ -1,0 +1,256 @@
+"""What is answered where: the gateway's paths, and an inference request's way through its stages.
+
+check (at the head)   refuse what is refused without its body
+handle (whole body)   authenticate → validate → route → admit → open the account → relay
+"""
+
+from collections.abc import Callable
+from time import time as unix_time
+
+import msgspec
+
+from cloudcrest.gateway import pages
+from cloudcrest.gateway.account import Account, Origin
+from cloudcrest.gateway.admit import admit, limit_headers
+from cloudcrest.gateway.authenticate import authenticate
+from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
+from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.proxy import ProxyExchange, is_internal
+from cloudcrest.gateway.relay import Parts, PlainRelay, StreamRelay
+from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.snapshot import Route, Snapshot
+from cloudcrest.gateway.validate import DECODERS, build, check_engine, forwarded_fields, parse
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
+from cloudcrest.kernel.ids import NewId
+from cloudcrest.kernel.units import KIB
+
+CHECKED_EARLY_BYTES = 16 * KIB
+_ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_CORS_LIFETIME_SECONDS = 600
+_READ = (b"GET", b"HEAD")
+
+Page = Callable[[Connection, Request], None]
+
+
+class GatewayApp:
+    """The application behind the connections of one worker."""
+
+    def __init__(
+        self,
+        *,
+        settings: GatewaySettings,
+        snapshot: Snapshot,
+        origin: Origin,
+        calls: Calls,
+        counting: Counting,
+        new_id: NewId,
+    ) -> None:
+        self._settings = settings
+        self._snapshot = snapshot
+        self._origin = origin
+        self._calls = calls
+        self._counting = counting
+        self._new_id = new_id
+        self._control = Upstream(settings.control_url, name="control") if settings.control_url else None
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self.connections: Callable[[], int] = lambda: 0
+        self._pages: dict[str, Page] = {
+            "/": self._home,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/v1/models": self._models,
+        }
+
+    def tick(self, now: float) -> None:
+        """Housekeeping, a few times a second."""
+        self._calls.tick(now)
+        self._origin.recorder.retry()
+        for route in self._snapshot.routes.values():
+            for replica in route.replicas:
+                replica.prune(now)
+        if self._control is not None:
+            self._control.prune(now)
+
+    def check(self, request: Request) -> None:
+        """Decides at the head: streamed, refused, or to be handled when it is whole."""
+        request.id = self._new_id("req")
+        is_own = request.path in self._pages or request.path.startswith("/v1/") or request.path == "/v1"
+        request.extra_head = b"x-request-id: %b\r\n" % request.id.encode()
+        if is_own and request.origin is not None:
+            request.extra_head += self._cors(request.origin)
+        try:
+            if is_internal(request.path):
+                raise _no_such_path()
+            if request.path in DECODERS:
+                self._check_inference(request)
+            request.is_streamed = not is_own and request.method != b"OPTIONS" and self._control is not None
+        except CloudcrestError as error:
+            self._origin.metrics.responses[error.status] += 1
+            request.refusal = error
+
+    def handle(self, connection: Connection, request: Request) -> Responder | None:
+        """Answers a request, or returns who will."""
+        path = request.path
+        try:
+            if request.method == b"OPTIONS" and (request.path.startswith("/v1") or request.path in self._pages):
+                self._preflight(connection, request)
+                return None
+            if path in DECODERS:
+                return self._infer(connection, request)
+            page = self._pages.get(path)
+            if page is None and path.startswith("/v1/models/"):
+                page = self._model
+            if page is not None:
+                if request.method not in _READ:
+                    raise MethodNotAllowed(f"{path} is read with GET")
+                page(connection, request)
+                return None
+            if path == "/v1" or path.startswith("/v1/") or self._control is None:
+                raise _no_such_path()
+        except CloudcrestError as error:
+            self._origin.metrics.responses[error.status] += 1
+            connection.respond_error(error)
+            return None
+        exchange = ProxyExchange(self._calls, self._control, connection, request)
+        exchange.start()
+        return exchange
+
+    # inference
+
+    def _check_inference(self, request: Request) -> None:
+        if request.method == b"OPTIONS":
+            return
+        if request.method != b"POST":
+            raise MethodNotAllowed(f"{request.path} takes POST")
+        # Who has no key cannot make us read a large body. Small ones are checked when they are whole.
+        if request.is_chunked or request.expects_continue or (request.content_length or 0) > CHECKED_EARLY_BYTES:
+            self._authenticate(request)
+
+    def _authenticate(self, request: Request) -> KeyDocument:
+        return authenticate(self._snapshot, request.authorization, unix_time())
+
+    def _infer(self, connection: Connection, request: Request) -> Responder:
+        key = self._authenticate(request)
+        parsed = parse(request.path, request.body)
+        request.body = b""
+        model = parsed.body.model
+        route = self._snapshot.route_for(key, model)
+        if key.models is not None and model not in key.models:
+            raise model_not_allowed(model)
+        document = route.document
+        check_engine(parsed, document)
+        if not route.replicas:
+            raise _not_ready(route)
+        scopes = self._snapshot.scopes_of(key, route)
+        now = self._calls.monotonic()
+        try:
+            grant = admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
+        finally:
+            if scopes:
+                request.extra_head += limit_headers(scopes, now)
+        fields = forwarded_fields(parsed, document)
+        account = Account(
+            self._origin,
+            request_id=request.id,
+            endpoint=request.path,
+            key=key,
+            route=document,
+            grant=grant,
+            is_stream=parsed.is_stream,
+        )
+        try:
+            if needs_fanout(parsed, document.engine):
+                fanout = StreamFanout if parsed.is_stream else PlainFanout
+                exchange = fanout(
+                    Parts(self._calls, self._counting, connection, request, route, parsed, account, b""), fields
+                )
+                exchange.start()
+                return exchange
+            relay_type = StreamRelay if parsed.is_stream else PlainRelay
+            parts = Parts(self._calls, self._counting, connection, request, route, parsed, account, build(fields))
+            relay = relay_type(parts)
+            relay.start()
+        except CloudcrestError:
+            grant.settle(0)
+            raise
+        return relay
+
+    # pages
+
+    def _home(self, connection: Connection, request: Request) -> None:
+        accept = next((value for name, value in request.headers if name == b"accept"), b"")
+        scheme = "https" if connection.is_tls else "http"
+        base_url = f"{scheme}://{(request.host or b'localhost').decode('latin-1')}"
+        content_type, body = pages.home(
+            accepts_html=b"text/html" in accept, base_url=base_url, docs_url=self._settings.docs_url
+        )
+        connection.respond(200, content_type, body)
+
+    def _health(self, connection: Connection, _: Request) -> None:
+        connection.respond(200, JSON, b'{"status":"ok"}')
+
+    def _ready(self, connection: Connection, _: Request) -> None:
+        missing = [] if self._snapshot.is_loaded else ["snapshot"]
+        if not self._origin.recorder.is_writable():
+            missing.append("spool")
+        body = {"status": "waiting" if missing else "ready", "missing": missing}
+        connection.respond(503 if missing else 200, JSON, msgspec.json.encode(body))
+
+    def _metrics(self, connection: Connection, request: Request) -> None:
+        if not pages.may_read_metrics(request.peer, request.authorization, self._settings.metrics_token):
+            raise _no_such_path()
+        body = self._origin.metrics.render(self.connections())
+        connection.respond(200, b"text/plain; version=0.0.4; charset=utf-8", body)
+
+    def _models(self, connection: Connection, request: Request) -> None:
+        key = self._authenticate(request)
+        connection.respond(200, JSON, pages.model_list(self._snapshot, key))
+
+    def _model(self, connection: Connection, request: Request) -> None:
+        key = self._authenticate(request)
+        model = request.path.removeprefix("/v1/models/")
+        self._snapshot.route_for(key, model)
+        if key.models is not None and model not in key.models:
+            raise model_not_allowed(model)
+        connection.respond(200, JSON, msgspec.json.encode(pages.model_object(self._snapshot, model)))
+
+    # CORS
+
+    def _cors(self, origin: bytes) -> bytes:
+        if b"*" not in self._origins and origin not in self._origins:
+            return b""
+        return (
+            b"access-control-allow-origin: %b\r\nvary: origin\r\n"
+            b"access-control-expose-headers: x-request-id, retry-after, x-ratelimit-limit-requests, "
+            b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+            b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens\r\n" % origin
+        )
+
+    def _preflight(self, connection: Connection, request: Request) -> None:
+        extra = b"allow: " + _ALLOWED + b"\r\n"
+        if request.origin is not None and self._cors(request.origin):
+            extra += (
+                b"access-control-allow-methods: %b\r\naccess-control-allow-headers: *, authorization\r\n" % _ALLOWED
+            )
+            extra += b"access-control-max-age: %d\r\n" % _CORS_LIFETIME_SECONDS
+        connection.respond(204, JSON, b"", extra)
+
+
+def _no_such_path() -> NotFound:
+    return NotFound("there is nothing at this path", hint="the inference API is at /v1, the management API at /api/v1")
+
+
+def _not_ready(route: Route) -> Unavailable:
+    reason = route.document.unavailable_reason or "no replica of it is ready"
+    return Unavailable(
+        f"the model '{route.document.model_name}' cannot answer now: {reason}",
+        code="model_unavailable",
+        retry_after_seconds=5,
+    )

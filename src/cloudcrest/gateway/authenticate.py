@@ -1,0 +1,37 @@
+"""Who calls: the SHA-256 of the key that was sent, looked up. Pure."""
+
+from hashlib import sha256
+
+from cloudcrest.gateway.errors import missing_key, suspended, unknown_key
+from cloudcrest.gateway.snapshot import Snapshot
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.errors import PermissionDenied
+
+MAX_KEY_BYTES = 512
+
+
+def authenticate(snapshot: Snapshot, authorization: bytes | None, now_unix_seconds: float) -> KeyDocument:
+    """The key of an `Authorization: Bearer` header.
+
+    Raises `Unauthenticated` (none, unknown, expired, revoked), `PermissionDenied` (no inference scope) and
+    `LimitExceeded` with the code insufficient_quota (the organization is suspended).
+    """
+    if authorization is None:
+        raise missing_key()
+    scheme, _, secret = authorization.partition(b" ")
+    secret = secret.strip()
+    if scheme.lower() != b"bearer" or not secret or len(secret) > MAX_KEY_BYTES:
+        raise missing_key()
+    key = snapshot.keys.get(sha256(secret).digest())
+    if key is None:
+        raise unknown_key()
+    if key.expires_at_unix_seconds is not None and key.expires_at_unix_seconds <= now_unix_seconds:
+        raise unknown_key()
+    organization = snapshot.organizations.get(key.organization_id)
+    if organization is None:
+        raise unknown_key()
+    if "inference" not in key.scopes:
+        raise PermissionDenied("this API key is not for inference", hint="make one with the scope 'inference'")
+    if organization.suspended_reason is not None:
+        raise suspended(organization.suspended_reason)
+    return key

@@ -1,0 +1,254 @@
+"""One request to one of a route's replicas, tried once more elsewhere while nothing has come back."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.route import choose
+from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.snapshot import Route
+from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
+
+MAX_ATTEMPTS = 2
+
+
+class CallSink(Protocol):
+    """Who the answer goes to. After `call_end` or `call_failed` nothing follows."""
+
+    def call_head(self, status: int, head: bytes) -> None: ...
+
+    def call_data(self, data: bytes) -> None: ...
+
+    def call_end(self) -> None: ...
+
+    def call_failed(self, error: CloudcrestError) -> None: ...
+
+    def call_tick(self) -> None:
+        """A few times a second while it is under way: the time to write progress."""
+
+
+class Timed(Protocol):
+    """Something under way that may take too long."""
+
+    def check_deadline(self, now: float) -> None: ...
+
+
+class Calls:
+    """What calls share: settings, the loop's clock and tasks, and the set of those under way."""
+
+    def __init__(self, settings: GatewaySettings, monotonic: Callable[[], float]) -> None:
+        self.settings = settings
+        self.monotonic = monotonic
+        self.active: set[Timed] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Runs something beside the event callbacks; kept from being collected."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def tick(self, now: float) -> None:
+        """Fails the calls whose engine has been silent for too long."""
+        for call in list(self.active):
+            call.check_deadline(now)
+
+
+class Call:
+    """A request on its way. `pick` first (it names the replica), then `start`."""
+
+    def __init__(self, calls: Calls, route: Route, sink: CallSink, *, path: str, body: bytes, request_id: str) -> None:
+        self._calls = calls
+        self._route = route
+        self._path = path.encode()
+        self._body = body
+        self._request_id = request_id.encode()
+        self._sink: CallSink | None = sink
+        self._connection: UpstreamConnection | None = None
+        self._dialing: asyncio.Task[None] | None = None
+        self._tried: list[Upstream] = []
+        self._is_in_flight = False
+        self._has_head = False
+        self._is_paused = False
+        self._was_active = True
+        self._active_at = 0.0
+        self.replica: Upstream | None = None
+
+    def pick(self) -> Upstream:
+        """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
+        replicas = self._route.replicas
+        excluded = [index for index, replica in enumerate(replicas) if replica in self._tried]
+        self._route.turn += 1
+        index = choose(replicas, now=self._calls.monotonic(), turn=self._route.turn, excluded=excluded)
+        if index is None:
+            document = self._route.document
+            reason = document.unavailable_reason or "no replica of it is ready"
+            raise Unavailable(
+                f"the model '{document.model_name}' cannot answer now: {reason}",
+                code="model_unavailable",
+                retry_after_seconds=5,
+            )
+        self.replica = replicas[index]
+        return self.replica
+
+    def start(self) -> None:
+        """Sends the request to the picked replica."""
+        replica = self.replica
+        if replica is None:
+            raise ValueError("pick a replica first")
+        self._calls.active.add(self)
+        self._tried.append(replica)
+        replica.in_flight += 1
+        self._is_in_flight = True
+        self._was_active = True
+        connection = replica.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._dialing = self._calls.spawn(self._dial(replica))
+
+    def abort(self) -> None:
+        """Gives up: the connection is dropped, at which the engine stops."""
+        self._sink = None
+        self._release()
+        if self._dialing is not None:
+            self._dialing.cancel()
+            self._dialing = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def pause(self) -> None:
+        self._is_paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._was_active = True
+        if self._connection is not None:
+            self._connection.resume()
+
+    def check_deadline(self, now: float) -> None:
+        """Fails where nothing has come from the engine for `answer_timeout_seconds`."""
+        if self._sink is not None:
+            self._sink.call_tick()
+        if self._was_active or self._is_paused:
+            self._was_active = False
+            self._active_at = now
+        elif now - self._active_at > self._calls.settings.answer_timeout_seconds:
+            sink = self._sink
+            self.abort()
+            if sink is not None:
+                sink.call_failed(EngineFault("the model's engine has stopped answering", code="engine_timeout"))
+
+    # the connection's side
+
+    def answer_head(self, status: int, head: bytes) -> None:
+        self._was_active = True
+        if status == 503 and self._try_elsewhere():
+            return
+        self._has_head = True
+        if self._sink is not None:
+            self._sink.call_head(status, head)
+
+    def answer_data(self, data: bytes) -> None:
+        self._was_active = True
+        if self._sink is not None:
+            self._sink.call_data(data)
+
+    def answer_end(self) -> None:
+        self._connection = None
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.call_end()
+
+    def answer_lost(self, reason: str, *, was_reused: bool) -> None:
+        self._connection = None
+        replica = self.replica
+        if replica is not None and not self._has_head:
+            if was_reused:
+                # Not the replica's failing: it closed an idle connection just as we wrote to it.
+                self._dialing = self._calls.spawn(self._dial(replica))
+                return
+            replica.paused_until_seconds = self._calls.monotonic() + self._calls.settings.replica_pause_seconds
+            if self._try_elsewhere():
+                return
+        self._fail(EngineFault(f"the model's engine failed: {reason}"))
+
+    def upstream_paused(self, is_paused: bool) -> None:
+        """The request is written whole, so there is nothing to hold back."""
+
+    # inside
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        replica = self.replica
+        if replica is None:
+            return
+        self._connection = connection
+        head = (
+            b"POST %b HTTP/1.1\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n"
+            % (
+                self._path,
+                replica.head_lines,
+                len(self._body),
+                self._request_id,
+            )
+        )
+        if self._is_paused:
+            connection.pause()
+        connection.send(head + self._body, self)
+
+    async def _dial(self, replica: Upstream) -> None:
+        settings = self._calls.settings
+        try:
+            connection = await replica.dial(settings.connect_timeout_seconds, settings.max_idle_upstream_connections)
+        except OSError:  # TimeoutError is one
+            self._dialing = None
+            replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
+            if not self._try_elsewhere():
+                self._fail(
+                    Unavailable(
+                        "the model's replica cannot be reached", code="model_unavailable", retry_after_seconds=2
+                    )
+                )
+            return
+        self._dialing = None
+        if self._sink is None:
+            connection.close()
+        else:
+            self._send(connection)
+
+    def _try_elsewhere(self) -> bool:
+        """Starts over on another replica; False where there is none or it was tried enough."""
+        if self._sink is None or len(self._tried) >= MAX_ATTEMPTS:
+            return False
+        before = self.replica
+        try:
+            self.pick()
+        except Unavailable:
+            self.replica = before
+            return False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if before is not None and self._is_in_flight:
+            before.in_flight -= 1
+            self._is_in_flight = False
+        self.start()
+        return True
+
+    def _fail(self, error: CloudcrestError) -> None:
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.call_failed(error)
+
+    def _release(self) -> None:
+        self._calls.active.discard(self)
+        if self._is_in_flight and self.replica is not None:
+            self.replica.in_flight -= 1
+        self._is_in_flight = False

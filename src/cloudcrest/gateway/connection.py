@@ -1,0 +1,323 @@
+"""The upstream side: keep-alive connections to a replica (or the control plane), and the framing of its answers.
+
+An `UpstreamConnection` carries one exchange at a time and hands the payload (chunk framing taken off) to its sink.
+Idle connections wait in a last-in-first-out pool, so the fewest stay warm.
+"""
+
+import asyncio
+import re
+import ssl
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+from cloudcrest.kernel.units import KIB
+
+MAX_HEAD_BYTES = 32 * KIB
+MAX_CHUNK_LINE_BYTES = 4 * KIB
+IDLE_SECONDS = 4.0
+"""Shorter than the keep-alive of what stands behind (llama.cpp and uvicorn close after 5 s)."""
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
+_STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
+_HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
+
+_IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
+
+
+class Sink(Protocol):
+    """Who an upstream's answer goes to."""
+
+    def answer_head(self, status: int, head: bytes) -> None:
+        """`head` holds the header lines, each after a CRLF."""
+
+    def answer_data(self, data: bytes) -> None: ...
+
+    def answer_end(self) -> None:
+        """The answer is whole; the connection is back in its pool."""
+
+    def answer_lost(self, reason: str, *, was_reused: bool) -> None:
+        """The connection broke before the answer was whole, or could not be made."""
+
+    def upstream_paused(self, is_paused: bool) -> None:
+        """The upstream reads the request too slowly, or does so no longer."""
+
+
+class Upstream:
+    """One address with its idle connections and its load. `token` goes into each request's Authorization header."""
+
+    def __init__(self, url: str, *, token: str = "", slots: int = 1, name: str = "") -> None:
+        parts = urlsplit(url)
+        self.name = name
+        self.url = url
+        self.slots = max(1, slots)
+        self.host = parts.hostname or "127.0.0.1"
+        self.is_tls = parts.scheme == "https"
+        self.port = parts.port or (443 if self.is_tls else 80)
+        self.host_header = (f"[{self.host}]" if ":" in self.host else self.host).encode() + b":%d" % self.port
+        self.head_lines = b"host: %b\r\n" % self.host_header
+        if token:
+            self.head_lines += b"authorization: Bearer %b\r\n" % token.encode("latin-1", "replace")
+        self.in_flight = 0
+        self.paused_until_seconds = 0.0
+        self.idle: list[UpstreamConnection] = []
+        self.is_retired = False
+
+    def take(self) -> "UpstreamConnection | None":
+        """The idle connection used last, if there is one that lives."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.is_usable():
+                return connection
+        return None
+
+    async def dial(self, timeout_seconds: float, max_idle: int) -> "UpstreamConnection":
+        """A new connection. Raises `OSError` or `TimeoutError`."""
+        loop = asyncio.get_running_loop()
+        tls = ssl.create_default_context() if self.is_tls else None
+        async with asyncio.timeout(timeout_seconds):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self, max_idle), self.host, self.port, ssl=tls
+            )
+        return connection
+
+    def prune(self, now: float) -> None:
+        """Closes what has been idle for too long."""
+        while self.idle and (now - self.idle[0].idle_since > IDLE_SECONDS or self.is_retired):
+            self.idle.pop(0).close()
+
+    def retire(self) -> None:
+        """The replica is not routed to any more: idle connections close, busy ones do when they are done."""
+        self.is_retired = True
+        self.prune(0.0)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection: `send` a request, the sink gets the answer."""
+
+    def __init__(self, upstream: Upstream, max_idle: int) -> None:
+        self._upstream = upstream
+        self._max_idle = max_idle
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._sink: Sink | None = None
+        self._state = _IDLE
+        self._buffer = b""
+        self._needed_bytes = 0
+        self._is_reusable = True
+        self._is_head_request = False
+        self._is_body_sent = True
+        self._was_reused = False
+        self._is_lost = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def is_usable(self) -> bool:
+        return not self._is_lost and not self._transport.is_closing()
+
+    def send(self, data: bytes, sink: Sink, *, is_head: bool = False, is_whole: bool = True) -> None:
+        """Writes a request. `is_whole` False: its body follows by `write`, until `body_sent`."""
+        self._sink = sink
+        self._state = _HEAD
+        self._is_head_request = is_head
+        self._is_body_sent = is_whole
+        self._transport.write(data)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def body_sent(self) -> None:
+        """The streamed body is whole."""
+        self._is_body_sent = True
+
+    def pause(self) -> None:
+        if self.is_usable():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_usable():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Drops the connection without a word to its sink: an engine stops generating."""
+        self._sink = None
+        self._is_lost = True
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.upstream_paused(True)
+
+    def resume_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.upstream_paused(False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
+        if self in self._upstream.idle:
+            self._upstream.idle.remove(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self._state == _UNTIL_CLOSE and error is None:
+            sink.answer_end()
+        else:
+            sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and self._state == _HEAD)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state in (_CHUNK_LINE, _CHUNK_DATA):
+            self._read_chunks(data)
+        elif self._state == _LENGTH_BODY:
+            self._read_length_body(data)
+        elif self._state == _HEAD:
+            self._read_head(data)
+        elif self._state == _UNTIL_CLOSE:
+            if self._sink is not None:
+                self._sink.answer_data(data)
+        elif self._state == _IDLE:
+            self._fault("it spoke out of turn")
+        else:
+            self._read_chunks(data)
+
+    def _read_head(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._buffer = data
+            if len(data) > MAX_HEAD_BYTES:
+                self._fault("the head of its answer is too large")
+            return
+        head, rest = data[:end], data[end + 4 :]
+        match = _STATUS.match(head + b"\r")
+        if match is None or end > MAX_HEAD_BYTES:
+            self._fault("its answer is not HTTP/1.1")
+            return
+        status = int(match[2])
+        if status < 200:
+            if status == 101:
+                self._fault("it switched protocols")
+            elif rest:
+                self._read_head(rest)
+            return
+        if not self._set_framing(status, head, is_http_1_0=match[1] == b"0"):
+            self._fault("its answer has two lengths")
+            return
+        sink = self._sink
+        if sink is None:
+            return
+        sink.answer_head(status, head)
+        if self._state == _LENGTH_BODY and self._needed_bytes == 0:
+            self._done()
+        elif rest and self._sink is not None:
+            self.data_received(rest)
+
+    def _set_framing(self, status: int, head: bytes, *, is_http_1_0: bool) -> bool:
+        lengths = set(_LENGTH.findall(head))
+        is_chunked = _CHUNKED.search(head) is not None
+        self._is_reusable = not is_http_1_0 and _CLOSE.search(head) is None
+        if len(lengths) > 1 or (lengths and is_chunked):
+            return False
+        if self._is_head_request or status in (204, 304):
+            self._state, self._needed_bytes = _LENGTH_BODY, 0
+        elif is_chunked:
+            self._state = _CHUNK_LINE
+        elif lengths:
+            self._state, self._needed_bytes = _LENGTH_BODY, int(lengths.pop())
+        else:
+            self._state, self._is_reusable = _UNTIL_CLOSE, False
+        return True
+
+    def _read_length_body(self, data: bytes) -> None:
+        if len(data) > self._needed_bytes:
+            data = data[: self._needed_bytes]
+            self._is_reusable = False
+        self._needed_bytes -= len(data)
+        if self._sink is not None:
+            self._sink.answer_data(data)
+        if self._needed_bytes == 0 and self._sink is not None:
+            self._done()
+
+    def _read_chunks(self, data: bytes) -> None:
+        """Takes the framing off. All payload of one read goes to the sink in one piece."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        payload: list[bytes] = []
+        position, size = 0, len(data)
+        while position < size:
+            if self._state == _CHUNK_DATA:
+                piece = data[position : position + self._needed_bytes]
+                payload.append(piece)
+                position += len(piece)
+                self._needed_bytes -= len(piece)
+                if self._needed_bytes == 0:
+                    self._state = _CHUNK_END
+                continue
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                self._buffer = data[position:]
+                break
+            line = data[position:line_end]
+            position = line_end + 2
+            if not self._read_line(line):
+                break
+            if self._state == _IDLE:
+                break
+        is_done = self._state == _IDLE
+        if payload and self._sink is not None:
+            self._sink.answer_data(payload[0] if len(payload) == 1 else b"".join(payload))
+        if is_done and self._sink is not None:
+            self._is_reusable = self._is_reusable and position == size
+            self._done()
+        elif len(self._buffer) > MAX_CHUNK_LINE_BYTES:
+            self._fault("its chunks are malformed")
+
+    def _read_line(self, line: bytes) -> bool:
+        """Reads a line of chunk framing; `_IDLE` is the state after the last. False: it was malformed."""
+        if self._state == _CHUNK_END:
+            self._state = _CHUNK_LINE
+            if line:
+                self._fault("its chunks are malformed")
+            return not line
+        if self._state == _TRAILER:
+            if not line:
+                self._state = _IDLE
+            return True
+        match = _HEXADECIMAL.fullmatch(line)
+        if match is None:
+            self._fault("its chunks are malformed")
+            return False
+        self._needed_bytes = int(match[1], 16)
+        self._state = _CHUNK_DATA if self._needed_bytes else _TRAILER
+        return True
+
+    def _done(self) -> None:
+        sink, self._sink = self._sink, None
+        self._state = _IDLE
+        self._buffer = b""
+        upstream = self._upstream
+        may_stay = self._is_reusable and self._is_body_sent and not upstream.is_retired
+        if may_stay and len(upstream.idle) < self._max_idle and self.is_usable():
+            self._was_reused = True
+            self._transport.resume_reading()
+            self.idle_since = asyncio.get_running_loop().time()
+            upstream.idle.append(self)
+        else:
+            self._is_lost = True
+            self._transport.close()
+        if sink is not None:
+            sink.answer_end()
+
+    def _fault(self, reason: str) -> None:
+        sink, self._sink = self._sink, None
+        self._state = _IDLE
+        self._is_lost = True
+        self._transport.abort()
+        if self in self._upstream.idle:
+            self._upstream.idle.remove(self)
+        if sink is not None:
+            sink.answer_lost(reason, was_reused=False)

@@ -1,0 +1,256 @@
+"""Counting tokens after the fact: when a client left or an engine died, the engine's own count was never sent.
+
+What was relayed is kept, bounded; its text is counted with the engine's tokenizer, off the hot path. Chunks are not
+tokens, so where no tokenizer can be asked the event says that it is an estimate.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from cloudcrest.gateway.account import Account
+from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.client import fetch
+from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.fields import ChatBody, EmbeddingBody
+from cloudcrest.gateway.snapshot import Route
+from cloudcrest.gateway.sse import event_data
+from cloudcrest.gateway.validate import BYTES_PER_TOKEN, Parsed, build
+from cloudcrest.kernel.errors import EngineFault
+from cloudcrest.kernel.units import MIB
+from cloudcrest.kernel.usage import Outcome, Usage
+
+MAX_TEXT_BYTES = 4 * MIB
+MAX_JOBS = 1_000
+MAX_AT_ONCE = 4
+TIMEOUT_SECONDS = 10.0
+_TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
+_log = structlog.get_logger(__name__)
+
+
+class _FunctionDelta(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolDelta(msgspec.Struct):
+    function: _FunctionDelta | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolDelta] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[msgspec.Raw] = []
+    count: int | None = None
+
+
+_event: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(_Event)
+
+
+class Kept:
+    """The events relayed so far. Above `max_bytes` they are boiled down to their text; chunks are 50 times as large."""
+
+    __slots__ = ("_max_bytes", "_parts", "_size_bytes", "_text", "_text_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        self._text: list[str] = []
+        self._text_bytes = 0
+
+    def add(self, events: bytes) -> None:
+        """Whole events only."""
+        self._parts.append(events)
+        self._size_bytes += len(events)
+        if self._size_bytes > self._max_bytes:
+            self._boil_down()
+
+    def text(self) -> str:
+        """The text generated so far."""
+        self._boil_down()
+        return "".join(self._text)
+
+    def _boil_down(self) -> None:
+        parts, self._parts, self._size_bytes = self._parts, [], 0
+        for event in b"".join(parts).replace(b"\r\n", b"\n").split(b"\n\n"):
+            text = text_of_event(event)
+            if text and self._text_bytes <= MAX_TEXT_BYTES:
+                self._text.append(text)
+                self._text_bytes += len(text)
+
+
+def text_of_event(event: bytes) -> str:
+    """What one streamed chunk adds to the answer, of every choice; empty for anything else."""
+    data = event_data(event)
+    if not data.startswith(b"{"):
+        return ""
+    try:
+        choices = _event.decode(data).choices
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    parts: list[str | None] = []
+    for choice in choices:
+        parts.append(choice.text)
+        if choice.delta is not None:
+            parts += [choice.delta.reasoning_content, choice.delta.content]
+            for call in choice.delta.tool_calls or ():
+                if call.function is not None:
+                    parts += [call.function.name, call.function.arguments]
+    return "".join(part for part in parts if part)
+
+
+def estimated_output_tokens(answer: bytes) -> int:
+    """A guess at a whole answer's tokens, from its size."""
+    return len(answer) // BYTES_PER_TOKEN + 1
+
+
+class CountJob(msgspec.Struct):
+    """What is to be counted. `known`: what finished parts of it reported; `counts_input` False: it is in there."""
+
+    account: Account
+    outcome: Outcome
+    route: Route
+    parsed: Parsed
+    texts: list[Kept]
+    relayed_events: int
+    known: Usage = Usage(0, 0)
+    counts_input: bool = True
+
+    def estimate(self) -> Usage:
+        """Without a tokenizer: about a token for each event."""
+        return Usage(
+            self.known.input_tokens + (self.parsed.estimated_input_tokens() if self.counts_input else 0),
+            self.known.output_tokens + self.relayed_events,
+            self.known.cached_input_tokens,
+            self.known.reasoning_tokens,
+            is_estimate=True,
+        )
+
+
+class Counting:
+    """Counts jobs, a few at a time. What cannot be counted in time is estimated; nothing is ever dropped."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._jobs: dict[int, CountJob] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+
+    def submit(self, job: CountJob) -> None:
+        """Ends the job's account, now or soon."""
+        if len(self._jobs) >= MAX_JOBS or job.route.document.engine not in ("llamacpp", "vllm"):
+            job.account.end(job.outcome, job.estimate())
+            return
+        self._jobs[id(job)] = job
+        task = self._calls.spawn(self._run(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, timeout_seconds: float) -> None:
+        """Waits for what is being counted, then estimates the rest."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+        if self._jobs:
+            _log.warning("counting_cut_short", jobs=len(self._jobs))
+        for job in list(self._jobs.values()):
+            job.account.end(job.outcome, job.estimate())
+
+    async def _run(self, job: CountJob) -> None:
+        try:
+            async with self._turns:
+                usage = await self._count(job)
+        except (OSError, EngineFault, msgspec.DecodeError) as error:
+            _log.warning("tokens_estimated", id=job.account.id, error=str(error))
+            usage = job.estimate()
+        finally:
+            self._jobs.pop(id(job), None)
+        job.account.end(job.outcome, usage)
+
+    async def _count(self, job: CountJob) -> Usage:
+        replica = _best_replica(job.route.replicas, job.account.replica_id)
+        engine = job.route.document.engine
+        input_tokens = await self._count_input(replica, job) if job.counts_input else 0
+        output_tokens = 0
+        for kept in job.texts:
+            text = kept.text()
+            if text:
+                output_tokens += await _tokenize(replica, engine, text, is_prompt=False)
+        return Usage(
+            job.known.input_tokens + input_tokens,
+            job.known.output_tokens + output_tokens,
+            job.known.cached_input_tokens,
+            job.known.reasoning_tokens,
+        )
+
+    async def _count_input(self, replica: Upstream, job: CountJob) -> int:
+        parsed, engine = job.parsed, job.route.document.engine
+        if isinstance(parsed.body, EmbeddingBody):
+            return parsed.estimated_input_tokens()
+        if not isinstance(parsed.body, ChatBody):
+            return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])
+        fields = {name: parsed.fields[name] for name in _TEMPLATE_FIELDS if name in parsed.fields}
+        if engine == "vllm":
+            fields["model"] = msgspec.json.encode(job.route.document.model_name)
+            fields.pop("response_format", None)
+            fields.pop("tool_choice", None)
+            return _count_of(await _post(replica, "/tokenize", build(fields)))
+        answer = msgspec.json.decode(await _post(replica, "/apply-template", build(fields)), type=_Prompt)
+        return await _tokenize(replica, engine, answer.prompt, is_prompt=True)
+
+
+async def _count_prompt(replica: Upstream, engine: str, prompt: bytes) -> int:
+    value = msgspec.json.decode(prompt)
+    return len(value) if isinstance(value, list) else await _tokenize(replica, engine, value, is_prompt=True)
+
+
+async def _tokenize(replica: Upstream, engine: str, text: str, *, is_prompt: bool) -> int:
+    if engine == "vllm":
+        return _count_of(await _post(replica, "/tokenize", _json({"prompt": text, "add_special_tokens": is_prompt})))
+    question = {"content": text, "add_special": is_prompt, "parse_special": is_prompt}
+    return _count_of(await _post(replica, "/tokenize", _json(question)))
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def _count_of(answer: bytes) -> int:
+    tokens = msgspec.json.decode(answer, type=_Tokens)
+    return tokens.count if tokens.count is not None else len(tokens.tokens)
+
+
+async def _post(replica: Upstream, path: str, body: bytes) -> bytes:
+    status, answer = await fetch(replica, path, body, TIMEOUT_SECONDS)
+    if status != 200:
+        raise EngineFault(f"{path} answered {status}")
+    return answer
+
+
+def _best_replica(replicas: Sequence[Upstream], replica_id: str) -> Upstream:
+    """The replica that served it, else any: they have the same tokenizer. Raises `EngineFault` where there is none."""
+    for replica in replicas:
+        if replica.name == replica_id:
+            return replica
+    if not replicas:
+        raise EngineFault("no replica is left to count with")
+    return replicas[0]

@@ -1,0 +1,35 @@
+"""Stand-ins for what the gateway writes to."""
+
+from cloudcrest.kernel.errors import Unavailable
+from cloudcrest.kernel.usage import UsageEvent
+from cloudcrest.metering.api import MarkRecord
+
+
+class MemorySpool:
+    """A spool in memory. `fault` set: it cannot be written, as when the disk is full."""
+
+    def __init__(self) -> None:
+        self.opened: list[UsageEvent] = []
+        self.marks: list[MarkRecord] = []
+        self.ended: list[UsageEvent] = []
+        self.fault: Unavailable | None = None
+        self.is_closed = False
+
+    def open(self, event: UsageEvent) -> None:
+        self._check()
+        self.opened.append(event)
+
+    def mark(self, record: MarkRecord) -> None:
+        self._check()
+        self.marks.append(record)
+
+    def end(self, event: UsageEvent) -> None:
+        self._check()
+        self.ended.append(event)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _check(self) -> None:
+        if self.fault is not None:
+            raise self.fault

@@ -1,0 +1,308 @@
+"""Several choices from an engine that counts only one: a request for each, merged into one answer with the right usage.
+
+llama.cpp reports the usage of one choice whatever `n` is. So n choices become n requests with n = 1 and seeds seed + i.
+The prompt is charged once, as everywhere; a list of prompts is handled in the same way. These streams are read chunk by
+chunk, because index and id change: the price of the translation.
+"""
+
+from typing import Any
+
+import msgspec
+
+from cloudcrest.gateway.call import Call
+from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.errors import engine_error, error_event
+from cloudcrest.gateway.http1 import JSON, LAST_CHUNK, chunk
+from cloudcrest.gateway.relay import MAX_ENGINE_ERROR_BYTES, STREAM_HEAD, Parts
+from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
+from cloudcrest.gateway.validate import Parsed, build
+from cloudcrest.kernel.errors import CloudcrestError, EngineFault
+from cloudcrest.kernel.usage import Outcome, Usage
+
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+_FINISHED = b"data: [DONE]\n\n"
+
+
+def needs_fanout(parsed: Parsed, engine: str) -> bool:
+    """Whether the engine must not be left to make several choices by itself."""
+    return parsed.choices * max(1, len(parsed.prompts)) > 1 and engine in ("llamacpp", "simulated")
+
+
+def split(parsed: Parsed, fields: dict[str, bytes]) -> list[bytes]:
+    """The bodies of the single requests, prompt by prompt, in the order of their index."""
+    seed = parsed.fields.get("seed", b"null")
+    bodies = []
+    for prompt in parsed.prompts or (None,):
+        for index in range(parsed.choices):
+            single = {name: raw for name, raw in fields.items() if name != "n"}
+            if prompt is not None:
+                single["prompt"] = prompt
+            if seed != b"null":
+                single["seed"] = b"%d" % (int(seed) + index)
+            bodies.append(build(single))
+    return bodies
+
+
+def merged_usage(usages: list[Usage], choices: int) -> Usage:
+    """Of requests for one prompt each, `choices` to a prompt: each prompt once, every choice's output."""
+    firsts = usages[::choices]
+    return Usage(
+        sum(usage.input_tokens for usage in firsts),
+        sum(usage.output_tokens for usage in usages),
+        sum(usage.cached_input_tokens for usage in firsts),
+        sum(usage.reasoning_tokens for usage in usages),
+        is_estimate=any(usage.is_estimate for usage in usages),
+    )
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Usage as an answer carries it."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+    }
+
+
+class _Branch:
+    """One of the single requests."""
+
+    def __init__(self, parent: "Fanout", index: int, body: bytes, parts: Parts) -> None:
+        self._parent = parent
+        self.index = index
+        self.status = 0
+        self.body = bytearray()
+        self.usage: Usage | None = None
+        self.is_done = False
+        self.scanner = StreamScanner(passes_usage=False)
+        self.kept = Kept(parts.calls.settings.max_kept_bytes)
+        self.call = Call(
+            parts.calls, parts.route, self, path=parts.parsed.endpoint, body=body, request_id=parts.account.id
+        )
+
+    def call_head(self, status: int, head: bytes) -> None:  # noqa: ARG002  # engines' headers are not passed on
+        self.status = status
+
+    def call_data(self, data: bytes) -> None:
+        if self.status == 200:
+            self._parent.branch_data(self, data)
+        elif len(self.body) < MAX_ENGINE_ERROR_BYTES:
+            self.body += data
+
+    def call_end(self) -> None:
+        self.is_done = True
+        if self.status == 200:
+            self._parent.branch_end(self)
+        else:
+            self._parent.branch_failed(engine_error(self.status, bytes(self.body)))
+
+    def call_failed(self, error: CloudcrestError) -> None:
+        self.is_done = True
+        self._parent.branch_failed(error)
+
+    def call_tick(self) -> None:
+        if self.index == 0:
+            self._parent.mark()
+
+
+class Fanout:
+    """What plain and streamed answers have in common. The first failure ends them all."""
+
+    def __init__(self, parts: Parts, fields: dict[str, bytes]) -> None:
+        self._parts = parts
+        self._branches = [_Branch(self, index, body, parts) for index, body in enumerate(split(parts.parsed, fields))]
+        self._is_done = False
+        self._has_begun = False
+
+    def start(self) -> None:
+        """Opens the account and sends every request. Raises `Unavailable`: no replica, or no spool."""
+        parts = self._parts
+        replicas = [branch.call.pick() for branch in self._branches]
+        parts.account.open(replicas[0].name, Usage(parts.parsed.estimated_input_tokens(), 0, is_estimate=True))
+        for branch in self._branches:
+            branch.call.start()
+
+    def client_gone(self) -> None:
+        self._stop()
+        self._count("cancelled")
+
+    def client_paused(self) -> None:
+        for branch in self._branches:
+            branch.call.pause()
+
+    def client_resumed(self) -> None:
+        for branch in self._branches:
+            branch.call.resume()
+
+    def body_data(self, data: bytes) -> None:
+        """Inference requests are gathered before they get here."""
+
+    def body_end(self) -> None: ...
+
+    def mark(self) -> None:
+        if self._has_begun:
+            self._parts.account.mark(sum(branch.scanner.events for branch in self._branches))
+
+    def branch_data(self, branch: _Branch, data: bytes) -> None:
+        raise NotImplementedError
+
+    def branch_end(self, branch: _Branch) -> None:
+        raise NotImplementedError
+
+    def branch_failed(self, error: CloudcrestError) -> None:
+        """Before the first byte an error of its own; after it an event in the stream."""
+        if self._is_done:
+            return
+        self._stop()
+        if not self._has_begun:
+            self._parts.account.end("engine_error", Usage(0, 0))
+            self._parts.connection.respond_error(error)
+            return
+        self._count("engine_error")
+        self._write(error_event(error))
+        self._finish()
+
+    def _stop(self) -> None:
+        self._is_done = True
+        for branch in self._branches:
+            if not branch.is_done:
+                branch.call.abort()
+
+    def _count(self, outcome: Outcome) -> None:
+        """What finished has the engine's own count; the rest is counted from what was relayed."""
+        parts, branches = self._parts, self._branches
+        known = [branch.usage for branch in branches if branch.usage is not None]
+        has_input = parts.parsed.choices == len(branches) and bool(known)
+        open_branches = [branch for branch in branches if branch.usage is None]
+        events = sum(max(0, branch.scanner.events - 1) for branch in open_branches)
+        output_tokens = sum(usage.output_tokens for usage in known)
+        parts.account.release(parts.parsed.estimated_input_tokens() + output_tokens + events)
+        parts.counting.submit(
+            CountJob(
+                account=parts.account,
+                outcome=outcome,
+                route=parts.route,
+                parsed=parts.parsed,
+                texts=[branch.kept for branch in open_branches],
+                relayed_events=events,
+                known=Usage(known[0].input_tokens if has_input else 0, output_tokens),
+                counts_input=not has_input,
+            )
+        )
+
+    def _write(self, data: bytes) -> None:
+        self._parts.connection.write(data if self._parts.request.is_http_1_0 else chunk(data))
+
+    def _finish(self) -> None:
+        if not self._parts.request.is_http_1_0:
+            self._parts.connection.write(LAST_CHUNK)
+        self._parts.connection.finish(close=self._parts.request.is_http_1_0)
+
+    def _usage(self) -> Usage:
+        none = Usage(0, 0, is_estimate=True)
+        usages = [branch.usage or none for branch in self._branches]
+        return merged_usage(usages, self._parts.parsed.choices)
+
+
+class PlainFanout(Fanout):
+    """The answers gathered and merged into one."""
+
+    def branch_data(self, branch: _Branch, data: bytes) -> None:
+        branch.body += data
+        if len(branch.body) > self._parts.calls.settings.max_answer_bytes // len(self._branches):
+            self.branch_failed(EngineFault("the model's answer is too large"))
+
+    def branch_end(self, branch: _Branch) -> None:
+        body = bytes(branch.body)
+        estimate = Usage(self._parts.parsed.estimated_input_tokens(), estimated_output_tokens(body), is_estimate=True)
+        branch.usage = usage_in_answer(body) or estimate
+        if not all(other.is_done for other in self._branches):
+            return
+        try:
+            answer = self._merge()
+        except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+            self.branch_failed(EngineFault("the model's engine gave an answer that is no completion"))
+            return
+        self._is_done = True
+        parts = self._parts
+        parts.account.first_token()
+        parts.account.end("completed", self._usage())
+        parts.connection.respond(200, JSON, answer)
+
+    def _merge(self) -> bytes:
+        answers = [_decode(bytes(branch.body)) for branch in self._branches]
+        merged = answers[0]
+        merged["choices"] = [{**answer["choices"][0], "index": index} for index, answer in enumerate(answers)]
+        merged["usage"] = usage_object(self._usage())
+        merged.pop("timings", None)
+        return _encode(merged)
+
+
+class StreamFanout(Fanout):
+    """The streams interleaved as they come, under the first one's id."""
+
+    def __init__(self, parts: Parts, fields: dict[str, bytes]) -> None:
+        super().__init__(parts, fields)
+        self._common: dict[str, Any] = {}
+
+    def branch_data(self, branch: _Branch, data: bytes) -> None:
+        events = branch.scanner.feed(data)
+        branch.usage = branch.scanner.usage
+        if branch.scanner.error is not None:
+            self.branch_failed(engine_error(500, branch.scanner.error))
+        elif events:
+            self._relay(branch, events)
+
+    def branch_end(self, branch: _Branch) -> None:
+        if branch.usage is None:
+            if not branch.scanner.is_finished:
+                self.branch_failed(EngineFault("the model's engine ended the stream early"))
+                return
+            tokens = max(0, branch.scanner.events - 1)
+            branch.usage = Usage(self._parts.parsed.estimated_input_tokens(), tokens, is_estimate=True)
+        if not all(other.is_done for other in self._branches):
+            return
+        self._is_done = True
+        usage = self._usage()
+        self._parts.account.end("completed", usage)
+        if not self._has_begun:
+            self._begin()
+        last = b""
+        if self._parts.parsed.wants_usage:
+            last = b"data: " + _encode({**self._common, "choices": [], "usage": usage_object(usage)}) + b"\n\n"
+        self._write(last + _FINISHED)
+        self._finish()
+
+    def _relay(self, branch: _Branch, events: bytes) -> None:
+        rewritten: list[bytes] = []
+        for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
+            data = event_data(event)
+            if not data.startswith(b"{"):
+                continue
+            try:
+                document = _decode(data)
+                for choice in document["choices"]:
+                    choice["index"] = branch.index
+            except (msgspec.DecodeError, KeyError, TypeError):
+                continue
+            if not self._common:
+                self._common = {
+                    name: document[name] for name in ("id", "object", "created", "model") if name in document
+                }
+            document |= self._common
+            document.pop("timings", None)
+            rewritten.append(b"data: " + _encode(document) + b"\n\n")
+        if not rewritten:
+            return
+        if not self._has_begun:
+            self._begin()
+        branch.kept.add(events)
+        self._write(b"".join(rewritten))
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self._parts.account.first_token()
+        framing = b"" if self._parts.request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
+        self._parts.connection.start_answer(200, STREAM_HEAD + framing)

@@ -1,0 +1,170 @@
+"""The fields that each endpoint takes, with their types and bounds. What is not here is refused by name.
+
+Engine-private fields (`n_predict`, `cache_prompt`, `id_slot`, `grammar`, `lora`, …) are left out on purpose: some
+of them get around limits. What the engines do not honour is left out too, so that a caller never believes it was.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+MAX_CHOICES = 8
+MAX_BATCH = 2048
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ShortText = Annotated[str, Meta(max_length=512)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)]
+Schema = dict[str, Any]
+
+
+class _Strict(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class TextPart(_Strict, tag_field="type", tag="text"):
+    text: str
+
+
+class RefusalPart(_Strict, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class FunctionCall(_Strict):
+    name: Name
+    arguments: str
+
+
+class ToolCall(_Strict):
+    id: ShortText
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class Message(_Strict):
+    """One message; which fields go with which role is checked in validate.py."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart | RefusalPart], Meta(max_length=256)] | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=128)] | None = None
+    tool_call_id: ShortText | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+
+
+class StreamOptions(_Strict):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class TextFormat(_Strict, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObjectFormat(_Strict, tag_field="type", tag="json_object"):
+    pass
+
+
+class JsonSchemaBody(_Strict, rename={"json_schema": "schema"}):
+    name: Name
+    json_schema: Schema
+    description: Annotated[str, Meta(max_length=4096)] | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Strict, tag_field="type", tag="json_schema"):
+    json_schema: JsonSchemaBody
+
+
+class ToolFunction(_Strict):
+    name: Name
+    description: Annotated[str, Meta(max_length=16_384)] | None = None
+    parameters: Schema | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    function: ToolFunction
+    type: Literal["function"]
+
+
+class NamedFunction(_Strict):
+    name: Name
+
+
+class NamedTool(_Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class _Sampling(_Strict, kw_only=True):
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=100_000)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stop: Annotated[str, Meta(max_length=256)] | Stop | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Meta(pattern=r"^\d{1,7}$")], Annotated[float, Meta(ge=-100, le=100)]],
+            Meta(max_length=1024),
+        ]
+        | None
+    ) = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    user: ShortText | None = None
+
+
+class ChatBody(_Sampling, kw_only=True):
+    """POST /v1/chat/completions"""
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_BATCH)]
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: (
+        Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
+        | None
+    ) = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+
+class CompletionBody(_Sampling, kw_only=True):
+    """POST /v1/completions. `prompt`: a text or a list of token numbers, or a list of up to 8 of either."""
+
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=1_000_000)]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+
+class EmbeddingBody(_Strict, kw_only=True):
+    """POST /v1/embeddings. `input`: a text or a list of token numbers, or a batch of either."""
+
+    model: ModelName
+    input: (
+        Annotated[str, Meta(min_length=1)]
+        | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=1_000_000)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    user: ShortText | None = None
+
+
+NOT_FORWARDED = frozenset(
+    ("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model")
+)
+"""Checked here and of no use to an engine, or spliced anew. Who a tenant's users are is not the engine's business."""

@@ -1,0 +1,375 @@
+"""The HTTP/1.1 server side: one object per client connection. Everything it keeps is bounded.
+
+The parser (llhttp in strict mode) refuses what smuggling is made of: two lengths, a length beside chunks, bad chunks,
+bare line feeds, folded headers. A request that cannot be trusted ends its connection.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import httptools
+
+from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, error_document
+from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
+from cloudcrest.gateway.request import Request, Responder
+from cloudcrest.gateway.state import ServerState
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge
+from cloudcrest.kernel.units import KIB
+
+MAX_HEADERS = 100
+MAX_PIPELINED = 32
+MAX_UNREAD_BODY_BYTES = 64 * KIB
+SLOWEST_BODY_BYTES_PER_SECOND = 16 * KIB
+LINGER_SECONDS = 2.0
+MAX_LINGER_BYTES = 1024 * KIB
+WRITE_BUFFER_BYTES = 64 * KIB
+
+_HELD_BY_PIPELINE = 1
+_HELD_BY_RESPONDER = 2
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client's connection: parses, keeps order, keeps time; the application answers."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_current",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_incoming",
+        "_is_broken",
+        "_is_in_head",
+        "_lingered_bytes",
+        "_parser",
+        "_paused_since",
+        "_peer",
+        "_queue",
+        "_responder",
+        "_since",
+        "_state",
+        "_target",
+        "_transport",
+        "is_tls",
+    )
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._peer = ""
+        self.is_tls = False
+        self._headers: Headers = []
+        self._target = b""
+        self._head_bytes = 0
+        self._is_in_head = False
+        self._incoming: Request | None = None
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._current: Request | None = None
+        self._responder: Responder | None = None
+        self._queue: deque[Request] = deque()
+        self._held = 0
+        self._is_broken = False
+        self._lingered_bytes = -1
+        self._paused_since: float | None = None
+        self._since = state.now
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else "local"
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        if len(self._state.connections) >= self._state.settings.max_connections or self._state.is_draining:
+            transport.close()
+            return
+        self._state.connections.add(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._state.discard(self)
+        self._queue.clear()
+        self._incoming = None
+        self._current = None
+        self._is_broken = True
+        responder, self._responder = self._responder, None
+        if responder is not None:
+            responder.client_gone()
+
+    def eof_received(self) -> None:
+        # A client that stops sending has gone: whoever is at work for it stops now, not when a write fails.
+        if self._lingered_bytes < 0:
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self._paused_since = self._state.now
+        if self._responder is not None:
+            self._responder.client_paused()
+
+    def resume_writing(self) -> None:
+        self._paused_since = None
+        if self._responder is not None:
+            self._responder.client_resumed()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_broken:
+            self._linger(len(data))
+            return
+        was_in_head = self._is_in_head
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing else is spoken here: the request was answered as what it is, and what follows it is unreadable.
+            self._break(None)
+        except httptools.HttpParserError:
+            self._break(InvalidInput("this is not a well-formed HTTP/1.1 request", code="bad_http"))
+        if self._is_in_head and was_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._state.settings.max_head_bytes:
+                self._break(HeadTooLarge("the request's head is too large"))
+        is_ahead = self._current is not self._incoming and self._body_bytes > MAX_UNREAD_BODY_BYTES
+        if self._current is not None and (self._queue or is_ahead):
+            self._hold(_HELD_BY_PIPELINE)
+
+    # the parser's side
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._target = b""
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._since = self._state.now
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # a trailer
+        self._headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._state.settings.max_head_bytes or len(self._headers) > MAX_HEADERS:
+            self._break(HeadTooLarge("the request's head is too large"))
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        if self._is_broken:
+            return
+        parser = self._parser
+        request = Request(
+            parser.get_method(), self._target, parser.get_http_version(), self._headers, parser.should_keep_alive()
+        )
+        self._headers, self._body, self._body_bytes = [], [], 0
+        self._incoming = request
+        request.peer = self._peer
+        try:
+            request.read_head()
+            if len(self._queue) >= MAX_PIPELINED:
+                raise InvalidInput(f"more than {MAX_PIPELINED} requests were sent without waiting", code="bad_http")
+        except CloudcrestError as error:
+            self._break(error)
+            return
+        self._state.application.check(request)
+        limit = self._state.settings.max_body_bytes
+        if request.refusal is None and (request.content_length or 0) > limit and not request.is_streamed:
+            request.refusal = _too_large(limit)
+        if request.refusal is not None:
+            if request.expects_continue or request.is_chunked or (request.content_length or 0) > MAX_UNREAD_BODY_BYTES:
+                self._break(request.refusal, request)
+            return
+        if self._current is not None:
+            request.is_streamed = False
+            return
+        if request.expects_continue:
+            self._transport.write(CONTINUE)
+        if request.is_streamed:
+            self._start(request)
+
+    def on_body(self, data: bytes) -> None:
+        request = self._incoming
+        if request is None or self._is_broken or request.refusal is not None:
+            return
+        self._body_bytes += len(data)
+        if request.is_streamed:
+            if self._responder is not None and self._current is request:
+                self._responder.body_data(data)
+            return
+        if self._body_bytes > self._state.settings.max_body_bytes:
+            self._break(_too_large(self._state.settings.max_body_bytes), request)
+            return
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        request, self._incoming = self._incoming, None
+        if request is None or self._is_broken:
+            return
+        body, self._body, self._body_bytes = self._body, [], 0
+        if request.is_streamed:
+            if self._responder is not None and self._current is request:
+                self._responder.body_end()
+            return
+        request.body = body[0] if len(body) == 1 else b"".join(body)
+        if self._current is None:
+            self._start(request)
+        else:
+            self._queue.append(request)
+
+    # the application's side
+
+    def respond(self, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> None:
+        """Answers the current request with a whole body and finishes it."""
+        request = self._current
+        if request is None:
+            return
+        lines = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
+        if status == 204:
+            lines = extra
+        self.start_answer(status, lines)
+        if body and not request.is_head:
+            self._transport.write(body)
+        self.finish()
+
+    def respond_error(self, error: CloudcrestError) -> None:
+        """Answers the current request with an error in OpenAI's shape and finishes it."""
+        extra = b""
+        if error.retry_after_seconds is not None:
+            extra = b"retry-after: %d\r\n" % max(1, -(-error.retry_after_seconds // 1))
+        self.respond(error.status, JSON, error_document(error), extra)
+
+    def start_answer(self, status: int, headers: bytes) -> None:
+        """Writes a head: `headers` are lines that include the framing; the common ones are added."""
+        request = self._current
+        if request is None:
+            return
+        close = b"" if self._will_keep_alive(request) else b"connection: close\r\n"
+        self._transport.write(
+            b"".join((status_line(status), headers, request.extra_head, self._state.date_line, close, b"\r\n"))
+        )
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def finish(self, *, close: bool = False) -> None:
+        """The current answer is whole: the next request's turn, or the end of the connection."""
+        request, self._current, self._responder = self._current, None, None
+        if request is None:
+            return
+        if self._incoming is request:  # answered before its body was read
+            self._begin_lingering()
+        elif close or not self._will_keep_alive(request):
+            self._is_broken = True
+            self._transport.close()
+        elif self._queue:
+            self._start(self._queue.popleft())
+        else:
+            self._since = self._state.now
+            self._held = 0
+            self._transport.resume_reading()
+
+    def hold_body(self, is_held: bool) -> None:
+        """Stops or goes on reading the body of a streamed request."""
+        if is_held:
+            self._hold(_HELD_BY_RESPONDER)
+        elif self._held & _HELD_BY_RESPONDER:
+            self._held &= ~_HELD_BY_RESPONDER
+            self._since = self._state.now
+            if not self._held:
+                self._transport.resume_reading()
+
+    # time
+
+    def check_deadline(self, now: float) -> None:
+        """Ends the connection where the client is overdue."""
+        settings = self._state.settings
+        if self._lingered_bytes >= 0:
+            if now - self._since > LINGER_SECONDS:
+                self._transport.abort()
+        elif self._paused_since is not None:
+            if now - self._paused_since > settings.write_timeout_seconds:
+                self._transport.abort()
+        elif self._is_in_head:
+            if now - self._since > settings.head_timeout_seconds and self._current is None:
+                self._break(RequestTimeout("the request's head did not arrive in time"))
+        elif self._incoming is not None and not self._held:
+            allowed = settings.body_timeout_seconds + self._body_bytes / SLOWEST_BODY_BYTES_PER_SECOND
+            if now - self._since > allowed:
+                self._break(RequestTimeout("the request's body did not arrive in time"), self._incoming)
+        elif self._current is None and now - self._since > settings.idle_timeout_seconds:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        if self._current is None and self._incoming is None and not self._is_in_head:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # inside
+
+    def _start(self, request: Request) -> None:
+        self._current = request
+        if request.refusal is not None:
+            self.respond_error(request.refusal)
+            return
+        responder = self._state.application.handle(self, request)
+        if self._current is request:
+            self._responder = responder
+            if responder is not None and self._paused_since is not None:
+                responder.client_paused()
+
+    def _will_keep_alive(self, request: Request) -> bool:
+        return request.keep_alive and not self._is_broken and not self._state.is_draining
+
+    def _hold(self, reason: int) -> None:
+        if not self._held and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._held |= reason
+
+    def _break(self, error: CloudcrestError | None, request: Request | None = None) -> None:
+        """Reads nothing more. `error` is answered unless an earlier request is being answered still."""
+        if self._is_broken:
+            return
+        self._is_broken = True
+        self._is_in_head = False
+        self._queue.clear()
+        if self._current is not None and self._current is not self._incoming:
+            self._incoming = None
+            return  # `finish` closes
+        if self._current is not None:  # a streamed request whose body went wrong
+            self._transport.abort()
+            return
+        if error is None:
+            self._transport.close()
+            return
+        self._current = request or Request(b"GET", b"/", "1.1", [], False)
+        self._incoming = self._current
+        self.respond_error(error)
+
+    def _begin_lingering(self) -> None:
+        """Closes such that the client can read the answer: a close over unread bytes would reset the connection."""
+        self._is_broken = True
+        self._incoming = None
+        self._since = self._state.now
+        self._lingered_bytes = 0
+        if self._held:
+            self._held = 0
+            self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _linger(self, received_bytes: int) -> None:
+        if self._lingered_bytes >= 0:
+            self._lingered_bytes += received_bytes
+            if self._lingered_bytes > MAX_LINGER_BYTES:
+                self._transport.abort()
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"the request's body is over {limit_bytes} bytes")

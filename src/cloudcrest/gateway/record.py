@@ -1,0 +1,73 @@
+"""Usage records: opened at admission, marked while a stream runs, ended before the last bytes go out.
+
+What the spool cannot take at the end is kept (bounded by what was admitted) and tried again; meanwhile nothing new is
+admitted, so nothing is served that could not be charged.
+"""
+
+from collections import deque
+from typing import Protocol
+
+import structlog
+
+from cloudcrest.kernel.errors import Unavailable
+from cloudcrest.kernel.usage import UsageEvent
+from cloudcrest.metering.api import MarkRecord
+
+_log = structlog.get_logger(__name__)
+
+
+class Spool(Protocol):
+    """The writing side of a spool (metering/spool.py). All of them may raise `Unavailable`."""
+
+    def open(self, event: UsageEvent) -> None: ...
+
+    def mark(self, record: MarkRecord) -> None: ...
+
+    def end(self, event: UsageEvent) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Recorder:
+    """The gateway's use of its spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._unwritten: deque[UsageEvent] = deque()
+
+    def open(self, event: UsageEvent) -> None:
+        """Raises `Unavailable`: then the request is not served."""
+        if self._unwritten:
+            raise Unavailable("usage cannot be recorded now", code="spool_unavailable", retry_after_seconds=2)
+        self._spool.open(event)
+
+    def mark(self, record: MarkRecord) -> None:
+        """Progress; one that is lost costs only accuracy after a crash."""
+        try:
+            self._spool.mark(record)
+        except Unavailable as error:
+            _log.warning("mark_not_written", id=record.id, error=str(error))
+
+    def end(self, event: UsageEvent) -> None:
+        """Never raises: what cannot be written now is kept for `retry`."""
+        try:
+            self._spool.end(event)
+        except Unavailable as error:
+            self._unwritten.append(event)
+            _log.error("end_not_written", id=event.id, error=str(error))
+
+    def retry(self) -> None:
+        """Writes what is kept, as far as it goes."""
+        while self._unwritten:
+            try:
+                self._spool.end(self._unwritten[0])
+            except Unavailable:
+                return
+            self._unwritten.popleft()
+
+    def is_writable(self) -> bool:
+        return not self._unwritten
+
+    def close(self) -> None:
+        self.retry()
+        self._spool.close()

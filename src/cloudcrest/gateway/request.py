@@ -1,0 +1,157 @@
+"""A parsed request head, and the faces through which the server side and the application see each other."""
+
+from typing import Protocol
+from urllib.parse import unquote
+
+from cloudcrest.gateway.errors import ExpectationFailed
+from cloudcrest.gateway.http1 import Headers, listed
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
+
+
+class Request:
+    """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
+
+    `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
+    """
+
+    __slots__ = (
+        "authorization",
+        "body",
+        "content_length",
+        "expects_continue",
+        "extra_head",
+        "headers",
+        "host",
+        "id",
+        "is_chunked",
+        "is_head",
+        "is_http_1_0",
+        "is_streamed",
+        "keep_alive",
+        "method",
+        "origin",
+        "path",
+        "peer",
+        "query",
+        "refusal",
+        "target",
+    )
+
+    def __init__(self, method: bytes, target: bytes, version: str, headers: Headers, keep_alive: bool) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.is_http_1_0 = version == "1.0"
+        self.is_head = method == b"HEAD"
+        self.id = ""
+        self.peer = ""
+        self.path = ""
+        self.query = b""
+        self.body = b""
+        self.extra_head = b""
+        self.refusal: CloudcrestError | None = None
+        self.is_streamed = False
+        self.content_length: int | None = None
+        self.is_chunked = False
+        self.expects_continue = False
+        self.authorization: bytes | None = None
+        self.origin: bytes | None = None
+        self.host: bytes | None = None
+
+    def read_head(self) -> None:
+        """Takes out what the server needs. Raises `InvalidInput` for what could be read in two ways."""
+        for name, value in self.headers:
+            match name:
+                case b"content-length":
+                    self.content_length = int(value)
+                case b"authorization":
+                    self.authorization = _once(self.authorization, value, name)
+                case b"host":
+                    self.host = _once(self.host, value, name)
+                case b"origin":
+                    self.origin = value
+                case b"transfer-encoding":
+                    if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
+                        raise InvalidInput(
+                            "only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http"
+                        )
+                    self.is_chunked = True
+                case b"expect":
+                    if value.strip().lower() != b"100-continue":
+                        raise ExpectationFailed("only 'Expect: 100-continue' is understood")
+                    self.expects_continue = not self.is_http_1_0
+                case b"connection":
+                    if b"close" in listed(value):
+                        self.keep_alive = False
+        if self.host is None and not self.is_http_1_0:
+            raise InvalidInput("a Host header is needed", code="bad_http")
+        self._read_target()
+
+    def _read_target(self) -> None:
+        target = self.target
+        if not target.startswith(b"/") and not (target == b"*" and self.method == b"OPTIONS"):
+            raise InvalidInput("the request target is to be a path", code="bad_http")
+        path, _, self.query = target.partition(b"?")
+        if b"#" in path:
+            raise InvalidInput("a request target has no fragment", code="bad_http")
+        text = path.decode("latin-1")
+        self.path = unquote(text, errors="replace") if "%" in text else text
+
+
+def _once(present: bytes | None, value: bytes, name: bytes) -> bytes:
+    if present is not None:
+        raise InvalidInput(f"the header {name.decode()} was sent twice", code="bad_http")
+    return value
+
+
+class Responder(Protocol):
+    """Who answers a request. It writes through the connection and calls its `finish` once."""
+
+    def client_gone(self) -> None:
+        """The client's connection is lost; nothing can be written any more."""
+
+    def client_paused(self) -> None:
+        """The client reads too slowly: stop writing until `client_resumed`."""
+
+    def client_resumed(self) -> None: ...
+
+    def body_data(self, data: bytes) -> None:
+        """A part of the body of a streamed request."""
+
+    def body_end(self) -> None:
+        """The body of a streamed request is whole."""
+
+
+class Connection(Protocol):
+    """A client's connection, as responders see it."""
+
+    is_tls: bool
+
+    def respond(self, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> None:
+        """Answers the current request with a whole body and finishes it. `extra`: more header lines."""
+
+    def respond_error(self, error: CloudcrestError) -> None:
+        """Answers the current request with an error in OpenAI's shape and finishes it."""
+
+    def start_answer(self, status: int, headers: bytes) -> None:
+        """Writes a head: `headers` are lines that include the framing; the common ones are added."""
+
+    def write(self, data: bytes) -> None:
+        """Writes bytes of the body, already framed."""
+
+    def finish(self, *, close: bool = False) -> None:
+        """The answer is whole. `close`: the connection cannot be used again."""
+
+    def hold_body(self, is_held: bool) -> None:
+        """Stops or goes on reading the body of a streamed request."""
+
+
+class Application(Protocol):
+    """What the server side asks of the application."""
+
+    def check(self, request: Request) -> None:
+        """Called when the head is there: may set `is_streamed`, `refusal` and `extra_head`."""
+
+    def handle(self, connection: Connection, request: Request) -> Responder | None:
+        """Called when it is this request's turn. None: it has been answered."""

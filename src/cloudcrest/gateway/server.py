@@ -1,0 +1,185 @@
+"""A gateway worker: puts the parts together, listens, follows the feed, and drains when it is told to stop."""
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+import sys
+from functools import partial
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from cloudcrest.gateway.account import Origin
+from cloudcrest.gateway.app import GatewayApp
+from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.protocol import ServerConnection
+from cloudcrest.gateway.record import Recorder, Spool
+from cloudcrest.gateway.settings import GatewaySettings, read_settings
+from cloudcrest.gateway.snapshot import Snapshot
+from cloudcrest.gateway.state import ServerState
+from cloudcrest.infra.feed import FeedState
+from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.lifeline import exit_with_lifeline
+from cloudcrest.infra.logs import configure_logs
+from cloudcrest.kernel.clock import Clock, SystemClock
+from cloudcrest.kernel.errors import SetupError
+from cloudcrest.kernel.ids import id_maker
+from cloudcrest.metering.spool import SpoolWriter
+
+TICK_SECONDS = 0.5
+COUNT_TIMEOUT_SECONDS = 5.0
+_log = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """One worker. `start`, then `stop`; `port` is where it listens."""
+
+    def __init__(self, settings: GatewaySettings, spool: Spool, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._feed = load_state(settings.feed_state_path)
+        self.snapshot = Snapshot(clock.monotonic)
+        self.snapshot.update(self._feed, set(self._feed.documents))
+        self._recorder = Recorder(spool)
+        self._calls = Calls(settings, clock.monotonic)
+        self._counting = Counting(self._calls)
+        origin = Origin(settings.region, settings.name, self._recorder, Metrics(), clock)
+        self._app = GatewayApp(
+            settings=settings,
+            snapshot=self.snapshot,
+            origin=origin,
+            calls=self._calls,
+            counting=self._counting,
+            new_id=id_maker(clock),
+        )
+        self._state = ServerState(settings, self._app, clock.monotonic())
+        self._app.connections = lambda: len(self._state.connections)
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listens and begins to follow. Raises `SetupError` where it cannot."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        make_connection = partial(ServerConnection, self._state)
+        tls = _tls_context(settings)
+        try:
+            if settings.listen_fd is not None:
+                listener = socket.socket(fileno=settings.listen_fd)
+                listener.setblocking(False)
+                self._server = await loop.create_server(make_connection, sock=listener, ssl=tls)
+            else:
+                self._server = await loop.create_server(
+                    make_connection, settings.host, settings.port, ssl=tls, backlog=1024
+                )
+        except OSError as error:
+            raise SetupError(
+                f"the gateway cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+                hint="is the port in use? choose another one",
+            ) from error
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._tasks.append(loop.create_task(self._tick()))
+        if settings.feed_url is not None:
+            self._tasks.append(loop.create_task(self._follow(settings.feed_url)))
+        _log.info("gateway_listening", port=self.port, documents=sum(map(len, self._feed.documents.values())))
+
+    async def stop(self) -> None:
+        """Accepts nothing more, lets what runs finish for `drain_seconds`, then ends it, counted."""
+        if self._server is not None:
+            self._server.close()
+        self._state.drain()
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await self._state.drained.wait()
+        except TimeoutError:
+            _log.warning("drain_cut_short", connections=len(self._state.connections))
+        for connection in list(self._state.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        await self._counting.finish(COUNT_TIMEOUT_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._recorder.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._clock.monotonic()
+            self._state.tick(now)
+            self._app.tick(now)
+
+    async def _follow(self, url: str) -> None:
+        import httpx2
+
+        async def changed(kinds: set[str]) -> None:
+            self.snapshot.update(self._feed, kinds)
+            await self._save()
+
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            await follow(client, url, self._settings.feed_token, self._feed, changed)
+
+    async def _save(self) -> None:
+        """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this."""
+        path = self._settings.feed_state_path
+        try:
+            await asyncio.to_thread(_save, path, self._feed)
+        except (OSError, SetupError) as error:
+            _log.warning("feed_not_saved", path=str(path), error=str(error))
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Runs a worker until SIGTERM or SIGINT. Raises `SetupError` or `SpoolUnavailable` where it cannot start."""
+    clock = SystemClock()
+    spool = SpoolWriter(settings.spool_folder, settings.name)
+    gateway = Gateway(settings, spool, clock)
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop.set)
+    await gateway.start()
+    # What lives now lives for good: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    await told_to_stop.wait()
+    await gateway.stop()
+
+
+def main(settings_path: Path) -> None:
+    """The process's entry: everything from the settings file."""
+    settings = read_settings(settings_path)
+    configure_logs(settings.name, json=settings.log_json, level=settings.log_level)
+    exit_with_lifeline()
+    uvloop.run(serve(settings))
+
+
+def _save(path: Path, state: FeedState) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    save_state(path, state)
+
+
+def _tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
+    if settings.tls_certificate_path is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_certificate_path, settings.tls_key_path)
+    except OSError as error:
+        raise SetupError(
+            f"the TLS certificate {settings.tls_certificate_path} cannot be used: {error}",
+            hint="give a PEM certificate chain and its unencrypted key",
+        ) from error
+    return context
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

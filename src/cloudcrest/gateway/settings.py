@@ -1,0 +1,63 @@
+"""What a gateway worker is told at its start: one JSON file, written by the supervisor or by hand."""
+
+from pathlib import Path
+
+import msgspec
+
+from cloudcrest.kernel.errors import SetupError
+from cloudcrest.kernel.units import KIB, MIB
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one worker. Either `listen_fd` (an inherited listening socket) or `host` and `port`.
+
+    `name` tells this worker from others of the region and names its spool folder. `feed_url` is the region service's
+    feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API and the
+    console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
+    `metrics_token`: who brings it may read /metrics; without one only this machine may.
+    """
+
+    name: str
+    region: str
+    spool_folder: Path
+    feed_state_path: Path
+    listen_fd: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    feed_url: str | None = None
+    feed_token: str = ""
+    control_url: str | None = None
+    tls_certificate_path: Path | None = None
+    tls_key_path: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    docs_url: str = "/api/v1/docs"
+    metrics_token: str | None = None
+    log_level: str = "INFO"
+    log_json: bool = True
+
+    max_body_bytes: int = 32 * MIB
+    max_head_bytes: int = 32 * KIB
+    max_answer_bytes: int = 64 * MIB
+    max_kept_bytes: int = 256 * KIB
+    max_connections: int = 10_000
+    max_idle_upstream_connections: int = 64
+
+    head_timeout_seconds: float = 10
+    body_timeout_seconds: float = 30
+    idle_timeout_seconds: float = 75
+    write_timeout_seconds: float = 60
+    connect_timeout_seconds: float = 3
+    answer_timeout_seconds: float = 600
+    proxy_timeout_seconds: float = 120
+    replica_pause_seconds: float = 2
+    drain_seconds: float = 20
+
+
+def read_settings(path: Path) -> GatewaySettings:
+    """The settings in a JSON file. Raises `SetupError` naming the file and the field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
+    except OSError as error:
+        raise SetupError(f"the gateway's settings {path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SetupError(f"the gateway's settings {path} are wrong: {error}") from error

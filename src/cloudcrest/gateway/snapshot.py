@@ -1,0 +1,185 @@
+"""What a gateway knows: lookup tables over the documents of its feed. Rebuilt cheaply: only what changed is converted.
+
+A document that cannot be read (a newer control plane's, say) is skipped and logged; it never takes the others with it.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from cloudcrest.gateway.admit import Scope, ScopeKind
+from cloudcrest.gateway.connection import Upstream
+from cloudcrest.identity.api import (
+    KEY_KIND,
+    ORGANIZATION_KIND,
+    PROJECT_KIND,
+    KeyDocument,
+    Limits,
+    OrganizationDocument,
+    ProjectDocument,
+)
+from cloudcrest.infra.feed import FeedState
+from cloudcrest.kernel.errors import NotFound
+from cloudcrest.kernel.registry import close_matches
+from cloudcrest.serving.api import ROUTE_KIND, RouteDocument
+
+_NO_LIMITS = Limits()
+_log = structlog.get_logger(__name__)
+DocumentType = TypeVar("DocumentType", KeyDocument, ProjectDocument, OrganizationDocument, RouteDocument)
+
+
+class Route:
+    """A public model name with its replicas; `turn` rotates ties between them."""
+
+    def __init__(self, document: RouteDocument) -> None:
+        self.document = document
+        self.replicas: list[Upstream] = []
+        self.turn = 0
+        self.scope: Scope | None = None
+
+
+class Snapshot:
+    """The tables. `update` follows the feed; everything else only reads. `monotonic`: seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self.keys: dict[bytes, KeyDocument] = {}
+        self.organizations: dict[str, OrganizationDocument] = {}
+        self.routes: dict[str, Route] = {}
+        self.is_loaded = False
+        self._bodies: dict[str, dict[str, Any]] = {}
+        self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
+        self._key_digests: dict[str, bytes] = {}
+
+    def update(self, state: FeedState, kinds: set[str]) -> None:
+        """Takes over the documents of these kinds."""
+        self.is_loaded = self.is_loaded or bool(state.cursor)
+        if ORGANIZATION_KIND in kinds:
+            self._follow(
+                state, ORGANIZATION_KIND, OrganizationDocument, self._set_organization, self._drop_organization
+            )
+        if PROJECT_KIND in kinds:
+            self._follow(state, PROJECT_KIND, ProjectDocument, self._set_project, self._drop_project)
+        if KEY_KIND in kinds:
+            self._follow(state, KEY_KIND, KeyDocument, self._set_key, self._drop_key)
+        if ROUTE_KIND in kinds:
+            self._follow(state, ROUTE_KIND, RouteDocument, self._set_route, self._drop_route)
+
+    def scopes_of(self, key: KeyDocument, route: Route) -> list[Scope]:
+        """The limits a request of this key for this model is held to, narrowest first."""
+        get = self._scopes.get
+        found = (
+            get(("key", key.id)),
+            get(("project", key.project_id)),
+            get(("organization", key.organization_id)),
+            route.scope,
+        )
+        return [scope for scope in found if scope is not None]
+
+    def route_for(self, key: KeyDocument, model: str) -> Route:
+        """The route of a model this key may see. Raises `NotFound` naming what comes close."""
+        route = self.routes.get(model)
+        if route is not None and route.document.organization_id in (None, key.organization_id):
+            return route
+        known = close_matches(model[:256], self.visible_models(key))
+        hint = f"did you mean {' or '.join(known)}?" if known else "GET /v1/models lists what there is"
+        raise NotFound(f"there is no model '{model[:100]}'", code="model_not_found", param="model", hint=hint)
+
+    def visible_models(self, key: KeyDocument) -> list[str]:
+        """The names a key may use, sorted."""
+        return sorted(
+            name
+            for name, route in self.routes.items()
+            if route.document.organization_id in (None, key.organization_id)
+            and (key.models is None or name in key.models)
+        )
+
+    def _follow(
+        self,
+        state: FeedState,
+        kind: str,
+        document_type: type[DocumentType],
+        put: Callable[[DocumentType], None],
+        drop: Callable[[str], None],
+    ) -> None:
+        """Calls `put` for what is new or changed and `drop` for what is gone."""
+        bodies = state.documents.get(kind, {})
+        before = self._bodies.get(kind, {})
+        for document_id in before.keys() - bodies.keys():
+            drop(document_id)
+        for document_id, body in bodies.items():
+            # A follower replaces a body when it changes, so the same object is the same content.
+            if before.get(document_id) is body:
+                continue
+            try:
+                put(msgspec.convert(body, document_type))
+            except (msgspec.ValidationError, ValueError) as error:
+                drop(document_id)
+                _log.warning("document_skipped", kind=kind, id=document_id, error=str(error))
+        self._bodies[kind] = dict(bodies)
+
+    def _set_organization(self, document: OrganizationDocument) -> None:
+        self.organizations[document.id] = document
+        self._limit("organization", document.id, document.limits)
+
+    def _drop_organization(self, organization_id: str) -> None:
+        self.organizations.pop(organization_id, None)
+        self._scopes.pop(("organization", organization_id), None)
+
+    def _set_project(self, document: ProjectDocument) -> None:
+        self._limit("project", document.id, document.limits)
+
+    def _drop_project(self, project_id: str) -> None:
+        self._scopes.pop(("project", project_id), None)
+
+    def _set_key(self, document: KeyDocument) -> None:
+        digest = bytes.fromhex(document.key_sha256)
+        previous = self._key_digests.get(document.id)
+        if previous is not None and previous != digest:
+            self.keys.pop(previous, None)
+        self._key_digests[document.id] = digest
+        self.keys[digest] = document
+        self._limit("key", document.id, document.limits)
+
+    def _drop_key(self, key_id: str) -> None:
+        digest = self._key_digests.pop(key_id, None)
+        if digest is not None:
+            self.keys.pop(digest, None)
+        self._scopes.pop(("key", key_id), None)
+
+    def _set_route(self, document: RouteDocument) -> None:
+        route = self.routes.get(document.model_name)
+        if route is None:
+            route = self.routes[document.model_name] = Route(document)
+        route.document = document
+        before = {(replica.name, replica.url): replica for replica in route.replicas}
+        replicas: list[Upstream] = []
+        for endpoint in document.replicas:
+            replica = before.pop((endpoint.id, endpoint.url), None)
+            if replica is None:
+                replica = Upstream(endpoint.url, token=endpoint.token, slots=endpoint.slots, name=endpoint.id)
+            replicas.append(replica)
+        for gone in before.values():
+            gone.retire()
+        route.replicas = replicas
+        route.scope = self._limit("model", document.model_name, document.limits)
+
+    def _drop_route(self, model_name: str) -> None:
+        route = self.routes.pop(model_name, None)
+        for replica in route.replicas if route is not None else ():
+            replica.retire()
+        self._scopes.pop(("model", model_name), None)
+
+    def _limit(self, kind: ScopeKind, scope_id: str, limits: Limits) -> Scope | None:
+        """Makes, changes or removes a scope; what is used of it stays counted."""
+        scope = self._scopes.get((kind, scope_id))
+        if limits == _NO_LIMITS:
+            self._scopes.pop((kind, scope_id), None)
+            return None
+        if scope is None:
+            scope = self._scopes[kind, scope_id] = Scope(kind, scope_id, limits, self._monotonic())
+        else:
+            scope.set_limits(limits, self._monotonic())
+        return scope

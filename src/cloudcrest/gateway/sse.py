@@ -1,0 +1,152 @@
+"""Usage in an engine's answer: at the end of a stream, found without reading the chunks before it, or in JSON.
+
+Engines end a stream with a chunk that has `"choices":[]` and `"usage":{…}`. The scanner lets whole events pass
+untouched and looks only at those that hold the word; a quotation mark inside generated text is always escaped, so text
+that talks about usage does not match.
+"""
+
+import re
+
+import msgspec
+
+from cloudcrest.kernel.units import MIB
+from cloudcrest.kernel.usage import Usage
+
+MAX_EVENT_BYTES = 4 * MIB
+_EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
+_USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})')
+_DONE = b"[DONE]"
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _UsageBody(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw] | None = None
+    usage: _UsageBody | None = None
+    error: msgspec.Raw | None = None
+
+
+_chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
+_usage: msgspec.json.Decoder[_UsageBody] = msgspec.json.Decoder(_UsageBody)
+
+
+class StreamScanner:
+    """Fed the payload of a stream in any pieces; gives back whole events to pass on.
+
+    `usage`: the last one seen. `events`: passed on so far. `error`: the engine's own error event, kept back.
+    `is_finished`: `[DONE]` was seen. The usage chunk is kept back unless `passes_usage`.
+    """
+
+    __slots__ = ("_partial", "_passes_usage", "error", "events", "is_finished", "usage")
+
+    def __init__(self, *, passes_usage: bool) -> None:
+        self._passes_usage = passes_usage
+        self._partial = b""
+        self.usage: Usage | None = None
+        self.events = 0
+        self.error: bytes | None = None
+        self.is_finished = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events that `data` completes, less what is kept back."""
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        if not data.endswith(b"\n\n"):
+            end = _last_event_end(data)
+            data, self._partial = data[:end], data[end:]
+            if len(self._partial) > MAX_EVENT_BYTES:
+                self.error, self._partial = b"an event is too large", b""
+            if not data:
+                return b""
+        if b'"usage"' in data or b'"error"' in data or _DONE in data:
+            return self._sift(data)
+        self.events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
+        return data
+
+    def end(self) -> bytes:
+        """What is left when the stream ends inside an event."""
+        rest, self._partial = self._partial, b""
+        return rest
+
+    def _sift(self, data: bytes) -> bytes:
+        kept: list[bytes] = []
+        end = 0
+        for match in _EVENT.finditer(data):
+            end = match.end()
+            event = match[0]
+            if self._passes(event):
+                kept.append(event)
+                self.events += 1
+        kept.append(data[end:])
+        return b"".join(kept)
+
+    def _passes(self, event: bytes) -> bool:
+        text = event_data(event)
+        if text == _DONE:
+            self.is_finished = True
+            return True
+        if b'"usage"' not in text and b'"error"' not in text:
+            return True
+        try:
+            chunk = _chunk.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            return True
+        if chunk.error is not None and not chunk.choices and bytes(chunk.error) != b"null":
+            self.error = bytes(chunk.error)
+            return False
+        if chunk.usage is None:
+            return True
+        self.usage = _to_usage(chunk.usage)
+        return self._passes_usage or chunk.choices is None or len(chunk.choices) > 0
+
+
+def _last_event_end(data: bytes) -> int:
+    """Where the last whole event ends; 0 where there is none."""
+    bare, full = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(bare + 2 if bare >= 0 else 0, full + 4 if full >= 0 else 0)
+
+
+def event_data(event: bytes) -> bytes:
+    """The data of one server-sent event, its lines joined; empty for a comment."""
+    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def usage_in_answer(body: bytes) -> Usage | None:
+    """The usage of a whole JSON answer; None where it has none."""
+    start = body.rfind(b'"usage"')
+    if start < 0:
+        return None
+    match = _USAGE_OBJECT.match(body, start)
+    if match is None:
+        return None
+    try:
+        return _to_usage(_usage.decode(match[1]))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _to_usage(body: _UsageBody) -> Usage:
+    cached = body.prompt_tokens_details.cached_tokens if body.prompt_tokens_details else 0
+    reasoning = body.completion_tokens_details.reasoning_tokens if body.completion_tokens_details else 0
+    input_tokens, output_tokens = max(0, body.prompt_tokens), max(0, body.completion_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_input_tokens=min(max(0, cached or 0), input_tokens),
+        reasoning_tokens=min(max(0, reasoning or 0), output_tokens),
+    )

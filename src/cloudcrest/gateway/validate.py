@@ -1,0 +1,232 @@
+"""A request's body: parsed once against the fields of its endpoint, then rebuilt from its checked slices.
+
+The rebuilt body holds each allowed field once, as the caller wrote it: a key given twice, or an escaped spelling of
+one, cannot get past the check, and the engine never sees a byte that was not checked.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from cloudcrest.gateway.fields import MAX_BATCH, MAX_CHOICES, NOT_FORWARDED, ChatBody, CompletionBody, EmbeddingBody
+from cloudcrest.gateway.fields import Message as ChatMessage
+from cloudcrest.kernel.errors import InvalidInput
+from cloudcrest.serving.api import EngineName, RouteDocument
+
+MAX_NESTING = 64
+MAX_PARALLEL_CHOICES = 16
+BYTES_PER_TOKEN = 4
+"""Rough, for reservations only; what is charged is counted."""
+DEFAULT_OUTPUT_TOKENS = 512
+
+Body = ChatBody | CompletionBody | EmbeddingBody
+
+_chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
+_completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
+_embedding: msgspec.json.Decoder[EmbeddingBody] = msgspec.json.Decoder(EmbeddingBody)
+_slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.encode
+
+DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+    "/v1/embeddings": _embedding,
+}
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"^Object (?P<how>contains unknown|missing required) field `(?P<name>.*)`$", re.DOTALL)
+_MAX_SHOWN = 100
+
+
+class Parsed(msgspec.Struct):
+    """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several."""
+
+    endpoint: str
+    body: Body
+    fields: dict[str, bytes]
+    size_bytes: int
+    is_stream: bool = False
+    wants_usage: bool = False
+    choices: int = 1
+    max_tokens: int | None = None
+    prompts: tuple[bytes, ...] = ()
+
+    def estimated_input_tokens(self) -> int:
+        """From its size, roughly."""
+        return self.size_bytes // BYTES_PER_TOKEN + 1
+
+    def estimated_tokens(self, context_tokens: int) -> int:
+        """What to reserve from token limits until the true count is known."""
+        if isinstance(self.body, EmbeddingBody):
+            return self.estimated_input_tokens()
+        output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
+        return self.estimated_input_tokens() + output * self.choices * max(1, len(self.prompts))
+
+
+def parse(endpoint: str, data: bytes) -> Parsed:
+    """Checks a body. Raises `InvalidInput` whose `param` is the wrong field's path, and nothing else."""
+    try:
+        body: Body = DECODERS[endpoint].decode(data)
+        slices = _slices.decode(data)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
+    parsed = Parsed(endpoint, body, {name: bytes(raw) for name, raw in slices.items()}, len(data))
+    if isinstance(body, EmbeddingBody):
+        _batch(body.input, "input", MAX_BATCH)
+        return parsed
+    parsed.is_stream = body.stream is True
+    parsed.wants_usage = body.stream_options is not None and body.stream_options.include_usage is True
+    parsed.choices = body.n or 1
+    parsed.max_tokens = body.max_tokens
+    if body.stream_options is not None and not parsed.is_stream:
+        raise InvalidInput("stream_options goes with stream: true", param="stream_options")
+    if isinstance(body, ChatBody):
+        _check_chat(body)
+        if body.max_completion_tokens is not None:
+            parsed.max_tokens = body.max_completion_tokens
+    else:
+        parsed.prompts = _batch(body.prompt, "prompt", MAX_CHOICES)
+        if len(parsed.prompts) * parsed.choices > MAX_PARALLEL_CHOICES:
+            raise InvalidInput(f"prompts × n is over {MAX_PARALLEL_CHOICES}", param="n")
+    return parsed
+
+
+def check_engine(parsed: Parsed, route: RouteDocument) -> None:
+    """Refuses what this route's engine would silently ignore, and endpoints of another task. Raises `InvalidInput`."""
+    body = parsed.body
+    wanted = "embedding" if isinstance(body, EmbeddingBody) else "text"
+    task = "embedding" if route.task == "embedding" else "text"
+    if wanted != task or (isinstance(body, ChatBody) and route.task != "chat") or route.task not in _SERVED:
+        raise InvalidInput(
+            f"'{route.model_name}' is a model for {route.task}: {parsed.endpoint} does not serve it",
+            param="model",
+            code="model_not_supported",
+        )
+    is_forced = isinstance(body, ChatBody) and body.tool_choice not in (None, "none", "auto")
+    if is_forced and route.engine == "llamacpp":
+        raise InvalidInput("this model's engine does not honour a forced tool_choice", param="tool_choice")
+    if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and route.engine != "upstream":
+        parsed.max_tokens = route.context_tokens
+
+
+_SERVED = frozenset(("chat", "completion", "embedding"))
+
+
+def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
+    """The fields an engine gets: the checked slices, with the model's alias, limits and usage spliced in."""
+    body = parsed.body
+    fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
+    fields["model"] = _encode(route.model_name)
+    if isinstance(body, EmbeddingBody):
+        return fields
+    if parsed.is_stream:
+        fields["stream_options"] = b'{"include_usage":true}'
+    if parsed.choices > 1:
+        fields["n"] = b"%d" % parsed.choices
+    _limit_output(fields, parsed, route.engine, route.context_tokens)
+    if isinstance(body, ChatBody) and any(message.role == "developer" for message in body.messages):
+        fields["messages"] = _encode(
+            [msgspec.structs.replace(m, role="system") if m.role == "developer" else m for m in body.messages]
+        )
+    return fields
+
+
+def build(fields: dict[str, bytes]) -> bytes:
+    """The JSON object of these slices."""
+    return b"{" + b",".join([b'"%b":%b' % (name.encode(), raw) for name, raw in fields.items()]) + b"}"
+
+
+def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, context_tokens: int) -> None:
+    if engine == "upstream":
+        return  # providers differ in which of the two names they take: the caller's own stays
+    fields.pop("max_completion_tokens", None)
+    if parsed.max_tokens is not None:
+        fields["max_tokens"] = b"%d" % parsed.max_tokens
+    elif engine == "llamacpp":
+        fields["max_tokens"] = b"%d" % context_tokens  # without one it would go on for as long as it likes
+
+
+def _check_chat(body: ChatBody) -> None:
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise InvalidInput("give max_tokens or max_completion_tokens, not both", param="max_tokens")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidInput("top_logprobs goes with logprobs: true", param="top_logprobs")
+    if body.tool_choice not in (None, "none") and not body.tools:
+        raise InvalidInput("tool_choice goes with tools", param="tool_choice")
+    for index, message in enumerate(body.messages):
+        _check_message(message, f"messages[{index}]")
+    for index, tool in enumerate(body.tools or ()):
+        _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
+    if body.response_format is not None and hasattr(body.response_format, "json_schema"):
+        _check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
+
+
+def _check_message(message: ChatMessage, path: str) -> None:
+    is_assistant = message.role == "assistant"
+    if message.content is None and not (is_assistant and (message.tool_calls or message.refusal)):
+        raise InvalidInput(f"a message of role {message.role} needs content", param=f"{path}.content")
+    if not is_assistant:
+        for name in ("tool_calls", "refusal", "reasoning_content"):
+            if getattr(message, name) is not None:
+                raise InvalidInput(f"only assistant messages have {name}", param=f"{path}.{name}")
+    if (message.role == "tool") != (message.tool_call_id is not None):
+        raise InvalidInput("tool messages, and only they, have a tool_call_id", param=f"{path}.tool_call_id")
+
+
+def _check_nesting(value: object, path: str) -> None:
+    """Raises `InvalidInput` where a schema is nested so deeply that an engine could trip over it."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        following: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                following.extend(item.values())
+            elif isinstance(item, list):
+                following.extend(item)
+        if not following:
+            return
+        level = following
+    raise InvalidInput(f"nested deeper than {MAX_NESTING} levels", param=path)
+
+
+def _batch(value: str | list[Any], name: str, most: int) -> tuple[bytes, ...]:
+    """The single inputs of a batch as JSON: a text, token numbers, or a list of either."""
+    if isinstance(value, str):
+        return (_encode(value),)
+    kinds = {type(item) for item in value}
+    if len(kinds) != 1:
+        raise InvalidInput("is either texts or token numbers, not a mixture", param=name)
+    if kinds == {int}:
+        _check_tokens(value, name)
+        return (_encode(value),)
+    if len(value) > most:
+        raise InvalidInput(f"has more than {most} items", param=name)
+    for index, item in enumerate(value):
+        if not item:
+            raise InvalidInput("is empty", param=f"{name}[{index}]")
+        if isinstance(item, list):
+            _check_tokens(item, f"{name}[{index}]")
+    return tuple(_encode(item) for item in value)
+
+
+def _check_tokens(tokens: list[int], path: str) -> None:
+    if not all(0 <= token < 10_000_000 for token in tokens):
+        raise InvalidInput("holds a number that is no token", param=path)
+
+
+def _explain(text: str) -> InvalidInput:
+    """msgspec's message in the caller's words: the path apart, the unknown field named."""
+    match = _PATH.match(text)
+    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    field = _FIELD.match(what)
+    if field is not None:
+        name = field["name"][:_MAX_SHOWN]
+        param = f"{path}.{name}" if path else name
+        if field["how"] == "missing required":
+            return InvalidInput(f"'{param}' is missing", param=param, code="missing_required_parameter")
+        return InvalidInput(f"'{param}' is not a known field", param=param, code="unknown_parameter")
+    return InvalidInput(f"'{path}': {what[:_MAX_SHOWN]}" if path else what[:_MAX_SHOWN], param=path or None)
