@@ -9,6 +9,7 @@ from socket import socket
 
 import msgspec
 
+from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.bootstrap.data_folder import DataFolder, Secrets
 from cloudcrest.bootstrap.ports import port_of
 from cloudcrest.bootstrap.settings import ControlSettings, LogSettings, RegionSettings, UpSettings, write_settings
@@ -101,11 +102,13 @@ def control_service(plan: Plan, database_url: str) -> Service:
         first_api_key=plan.secrets.first_api_key,
         operator_api_key=plan.secrets.operator_api_key,
         probe_api_key=plan.secrets.probe_api_key,
+        operator_email=plan.settings.operator_email,
+        operator_password=plan.settings.operator_password,
         identity=plan.identity(),
-        catalog=plan.catalog(),
+        billing=load_settings(BillingSettings, plan.environment),
         log=plan.log,
+        default_models=plan.settings.default_models,
         cors_origins=plan.settings.cors_origins,
-        allowed_upstreams=plan.settings.allowed_upstreams,
     )
     return _own(plan, CONTROL, settings, plan.sockets.control)
 

@@ -16,6 +16,8 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_LOG_LEVEL         debug, info, warning or error; default info
     CLOUDCREST_LOG_JSON          false: logs for people to read; default true
     CLOUDCREST_ALLOWED_UPSTREAMS internal networks (CIDR) and hosts that upstream deployments may reach, with commas
+    CLOUDCREST_OPERATOR_EMAIL    account of the person who runs this cloud; default operator@cloudcrest.internal
+    CLOUDCREST_OPERATOR_PASSWORD their password, set when the account is made; without one, by a password reset
     CLOUDCREST_STARTING_CREDIT   what a new organization starts with, a decimal amount
     CLOUDCREST_REGISTRATION      open, invitation or closed; with the rest of identity/settings.py (SMTP, lifetimes)
     CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
@@ -26,6 +28,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
@@ -50,6 +53,8 @@ class UpSettings(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_json: bool = True
     allowed_upstreams: tuple[str, ...] = ()
+    operator_email: str = "operator@cloudcrest.internal"
+    operator_password: str | None = None
 
     @property
     def has_tls(self) -> bool:
@@ -73,11 +78,13 @@ class ControlSettings(msgspec.Struct, frozen=True):
     first_api_key: str
     operator_api_key: str
     probe_api_key: str
+    operator_email: str
+    operator_password: str | None
     identity: IdentitySettings
-    catalog: CatalogSettings
+    billing: BillingSettings
     log: LogSettings
+    default_models: bool = True
     cors_origins: tuple[str, ...] = ()
-    allowed_upstreams: tuple[str, ...] = ()
 
 
 class RegionSettings(msgspec.Struct, frozen=True):

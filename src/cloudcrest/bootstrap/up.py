@@ -71,8 +71,8 @@ class Up:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            await self._unless_stopped(self._start())
-            await self._unless_stopped(self._supervisor.broken() if not self._is_ready else self._stop.wait())
+            await self._unless_stopped_or_broken(self._start())
+            await self._stop.wait()
         finally:
             await self._shut_down()
 
@@ -101,22 +101,22 @@ class Up:
         root = str(self._folder.root)
         self._ui.done(welcome(self._plan.base_url, self._plan.secrets.first_api_key, chat_model, root))
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> None:
-        """Does `work` until it ends, a stop is asked for, or (before the cloud is ready) a service cannot run here."""
+    async def _unless_stopped_or_broken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does `work` until it ends, a stop is asked for, or a service says that it cannot run here."""
         working = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stop.wait())
         breaking = asyncio.create_task(self._supervisor.broken())
-        watched = {working, stopping} if self._is_ready else {working, stopping, breaking}
+        tasks = {working, stopping, breaking}
         try:
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
             elif not stopping.done():
                 raise breaking.result()
         finally:
-            for task in (working, stopping, breaking):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(working, stopping, breaking, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -1,0 +1,209 @@
+"""The control plane's slices, put together: who is handed to whom."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import cloudcrest.billing.routes
+import cloudcrest.billing.seed
+import cloudcrest.billing.tasks
+import cloudcrest.catalog.routes
+import cloudcrest.catalog.seed
+import cloudcrest.identity.routes
+import cloudcrest.identity.seed
+import cloudcrest.identity.tasks
+import cloudcrest.regions.routes
+import cloudcrest.regions.seed
+import cloudcrest.serving.routes
+import cloudcrest.serving.seed
+from cloudcrest.billing.service.accounts import Accounts
+from cloudcrest.billing.service.ingest import UsageIngest
+from cloudcrest.billing.service.rate_cards import RateCards
+from cloudcrest.billing.service.usage import UsageReport
+from cloudcrest.billing.service.verification import Verification
+from cloudcrest.bootstrap.settings import ControlSettings
+from cloudcrest.catalog.service import CatalogService
+from cloudcrest.identity.api import OrganizationCreated
+from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
+from cloudcrest.identity.passwords import Passwords
+from cloudcrest.identity.service.accounts import AccountService
+from cloudcrest.identity.service.keys import KeyService
+from cloudcrest.identity.service.members import MemberService
+from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.tokens import new_secret
+from cloudcrest.infra.database import Database
+from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.jobs import Jobs
+from cloudcrest.infra.sealing import Sealer
+from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.ids import NewId
+from cloudcrest.metering.repository import UsageRepository
+from cloudcrest.regions.service import RegionService, token_hash
+from cloudcrest.serving.engines.api import EngineSettings
+from cloudcrest.serving.engines.registry import create_engines
+from cloudcrest.serving.service import DeploymentService
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every slice stands on."""
+
+    settings: ControlSettings
+    database: Database
+    jobs: Jobs
+    sealer: Sealer
+    clock: Clock
+    new_id: NewId
+
+
+class Slices:
+    """Every service of the control plane; `routers` and `seed` bring them to the application and the database."""
+
+    def __init__(self, base: Base, notifier: FeedNotifier) -> None:
+        self._base = base
+        self._notifier = notifier
+        self.regions = RegionService(clock=base.clock)
+        opening = _OpensAccounts()
+        self.identity = _Identity(base, opening)
+        self.catalog = CatalogService(clock=base.clock, new_id=base.new_id, regions=self.regions)
+        self.deployments = DeploymentService(
+            models=self.catalog,
+            pulls=self.catalog,
+            regions=self.regions,
+            engines=create_engines(EngineSettings(base.settings.data_folder / "runtimes")),
+            sealer=base.sealer,
+            clock=base.clock,
+            new_id=base.new_id,
+        )
+        self.billing = _Billing(base, self.identity.organizations)
+        opening.accounts = self.billing.accounts
+
+    def routers(self) -> list[APIRouter]:
+        """All the routes, of people and of regions."""
+        return [
+            self.identity.router(),
+            cloudcrest.regions.routes.router(self.regions, self._base.clock),
+            cloudcrest.catalog.routes.router(self.catalog),
+            cloudcrest.serving.routes.router(self.deployments),
+            self.billing.router(),
+            cloudcrest.regions.routes.internal_router(self._notifier),
+            cloudcrest.serving.routes.internal_router(self.deployments),
+            cloudcrest.billing.routes.internal_router(self.billing.ingest),
+        ]
+
+    async def seed(self) -> None:
+        """Start data, each part in a transaction of its own; run at every start."""
+        base, settings = self._base, self._base.settings
+        async with base.database.transaction() as session:
+            await self.identity.seed(session)
+        async with base.database.transaction() as session:
+            await cloudcrest.regions.seed.seed(
+                session, clock=base.clock, token_sha256=token_hash(settings.region_token)
+            )
+        async with base.database.transaction() as session:
+            await cloudcrest.catalog.seed.seed(session, clock=base.clock)
+        async with base.database.transaction() as session:
+            await cloudcrest.billing.seed.seed(session, base.clock, base.new_id)
+        if settings.default_models:
+            async with base.database.transaction() as session:
+                await cloudcrest.serving.seed.seed(session, self.deployments)
+
+
+class _OpensAccounts(OrganizationCreated):
+    """Identity and billing know each other: identity founds organizations, billing suspends them."""
+
+    accounts: Accounts
+
+    async def organization_created(self, session: AsyncSession, organization_id: str, currency: str) -> None:
+        await self.accounts.organization_created(session, organization_id, currency)
+
+
+class _Identity:
+    def __init__(self, base: Base, opening: OrganizationCreated) -> None:
+        self._base = base
+        settings = base.settings.identity
+        clock, new_id = base.clock, base.new_id
+        self._passwords = Passwords()
+        self.organizations = OrganizationService(
+            clock=clock, new_id=new_id, settings=settings, organization_created=opening
+        )
+        self._keys = KeyService(clock=clock, new_id=new_id, settings=settings, new_secret=new_secret)
+        self._members = MemberService(
+            clock=clock,
+            new_id=new_id,
+            settings=settings,
+            new_secret=new_secret,
+            passwords=self._passwords,
+            jobs=base.jobs,
+            sealer=base.sealer,
+        )
+        self._accounts = AccountService(
+            database=base.database,
+            clock=clock,
+            new_id=new_id,
+            settings=settings,
+            new_secret=new_secret,
+            passwords=self._passwords,
+            organizations=self.organizations,
+            jobs=base.jobs,
+        )
+        tasks = cloudcrest.identity.tasks.blueprint(accounts=self._accounts, mailer=_mailer(base), sealer=base.sealer)
+        base.jobs.register("identity", tasks)
+
+    def router(self) -> APIRouter:
+        return cloudcrest.identity.routes.router(
+            account_service=self._accounts,
+            organization_service=self.organizations,
+            member_service=self._members,
+            key_service=self._keys,
+            secure_cookies=self._base.settings.identity.secure_cookies,
+        )
+
+    async def seed(self, session: AsyncSession) -> None:
+        settings = self._base.settings
+        await cloudcrest.identity.seed.seed(
+            session,
+            first_key=settings.first_api_key,
+            operator_key=settings.operator_api_key,
+            probe_key=settings.probe_api_key,
+            operator_email=settings.operator_email,
+            operator_password=settings.operator_password,
+            organization_service=self.organizations,
+            key_service=self._keys,
+            passwords=self._passwords,
+            clock=self._base.clock,
+            new_id=self._base.new_id,
+        )
+
+
+class _Billing:
+    def __init__(self, base: Base, organizations: OrganizationService) -> None:
+        events = UsageRepository()
+        self.accounts = Accounts(organizations, base.settings.billing, base.clock, base.new_id)
+        self.ingest = UsageIngest(events, self.accounts, base.clock, base.new_id)
+        self._cards = RateCards(base.clock, base.new_id, cloudcrest.billing.tasks.deferrer(base.jobs))
+        self._report = UsageReport(events)
+        self._verification = Verification(events)
+        tasks = cloudcrest.billing.tasks.blueprint(self.ingest, base.database)
+        base.jobs.register(cloudcrest.billing.tasks.NAMESPACE, tasks)
+
+    def router(self) -> APIRouter:
+        return cloudcrest.billing.routes.router(self._report, self._cards, self.accounts, self._verification)
+
+
+def _mailer(base: Base) -> Mailer:
+    """SMTP where it is set up; else mails lie in the data folder, where an operator finds them."""
+    settings = base.settings.identity
+    if settings.smtp_host is None:
+        folder = base.settings.data_folder / "mails"
+        return FolderMailer(folder, sender=settings.mail_from, clock=base.clock, new_id=base.new_id)
+    return SmtpMailer(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        username=settings.smtp_username,
+        password=settings.smtp_password,
+        starttls=settings.smtp_starttls,
+        sender=settings.mail_from,
+        clock=base.clock,
+    )
