@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -22,11 +22,11 @@ app = App(name="deployments", help="Deployments: models that are served.")
 
 _DEPLOYMENT: list[Column] = [
     ("id", "id"),
-    ("model name", "model_name"),
+    ("name", "name"),
     ("model", "model"),
     ("engine", "engine"),
     ("region", "region"),
-    ("replicas", lambda deployment: f"{deployment.get('ready_replicas', 0)}/{deployment.get('replicas_min')}"),
+    ("replicas", lambda deployment: "{ready}/{min}".format(**deployment["replicas"])),
     ("context", "context_tokens"),
     ("slots", "slots"),
     ("state", "state"),
@@ -58,7 +58,7 @@ def list_deployments(
 
 @app.command
 def show(deployment: str, /, *, options: Options = DEFAULTS) -> None:
-    """Shows one deployment and its replicas, by id or model name."""
+    """Shows one deployment and its replicas, by id or name."""
     with Client(management(options)) as cloud:
         show_deployment(cloud.get(at("deployments", _id(cloud, deployment))), options)
 
@@ -68,7 +68,7 @@ def create(
     model: str,
     /,
     *,
-    model_name: Annotated[str | None, Parameter(help="What callers write in `model`; else the model's id.")] = None,
+    name: Annotated[str | None, Parameter(help="What callers write in `model`; else the model's id.")] = None,
     engine: Annotated[Engine | None, Parameter(help="What runs it; else what suits the model.")] = None,
     region: Annotated[str, Parameter(help="Where.")] = "local",
     replicas: Annotated[int, Parameter(help="How many replicas.")] = 1,
@@ -84,8 +84,8 @@ def create(
     options: Options = DEFAULTS,
 ) -> None:
     """Serves a model of the catalog."""
-    body: Json = {"model": model, "region": region, "replicas_min": replicas, "replicas_max": replicas_max or replicas}
-    named = {"model_name": model_name, "engine": engine}
+    body: Json = {"model": model, "region": region, "replicas": _replicas(replicas, replicas_max)}
+    named = {"name": name, "engine": engine}
     body.update({name: value for name, value in named.items() if value is not None})
     body.update(_changes(context_tokens, slots, memory, cpu_threads, engine_options))
     with Client(management(options)) as cloud:
@@ -128,7 +128,7 @@ def scale(
     options: Options = DEFAULTS,
 ) -> None:
     """Sets how many replicas run; 0 stops it and keeps its settings."""
-    body: Json = {"replicas_min": replicas, "replicas_max": replicas_max if replicas_max is not None else replicas}
+    body: Json = {"replicas": _replicas(replicas, replicas_max)}
     with Client(management(options)) as cloud:
         _finish(cloud, cloud.patch(at("deployments", _id(cloud, deployment)), body), wait, wait_seconds, options)
 
@@ -159,18 +159,16 @@ def wait_until_settled(
     said = ""
     while True:
         deployment = cloud.get(at("deployments", deployment_id))
-        state, reason = deployment.get("state"), deployment.get("reason")
+        name, state, reason = deployment["name"], deployment["state"], deployment.get("reason")
         if state in ("ready", "stopped"):
             return deployment
-        line = f"{deployment.get('model_name')}: {state}" + (f", {reason}" if reason else "")
+        line = f"{name}: {state}" + (f", {reason}" if reason else "")
         if line != said:
             note(line)
             said = line
         if state == "failed" or now() > deadline:
             why = "cannot run" if state == "failed" else f"is not ready after {seconds:.0f} s"
-            raise Unavailable(
-                f"{deployment.get('model_name')} {why}: {reason or state}", hint="see `cloudcrest logs`, then update it"
-            )
+            raise Unavailable(f"{name} {why}: {reason or state}", hint="see `cloudcrest logs`, then update it")
         pause(POLL_SECONDS)
 
 
@@ -179,10 +177,16 @@ def show_deployment(deployment: Json, options: Options) -> None:
     if options.format == "json":
         print_json(deployment)
         return
-    more: list[Column] = [("for organization", "organization_id"), ("created", moment("created_at"))]
+    more: list[Column] = [
+        ("resources", "resources"),
+        ("limits", "limits"),
+        ("engine options", "engine_options"),
+        ("for organization", "organization_id"),
+        ("created", moment("created_at")),
+    ]
     show_one(deployment, [*_DEPLOYMENT, *more], options.format)
-    replicas = deployment.get("replicas")
-    if options.format == "table" and isinstance(replicas, list) and replicas:
+    replicas = deployment["replica_states"]
+    if options.format == "table" and replicas:
         print()
         show_rows(replicas, _REPLICA, "table", empty="")
 
@@ -210,7 +214,7 @@ def _wait_until_gone(cloud: Client, deployment_id: str, seconds: float) -> None:
 def _id(cloud: Client, deployment: str) -> str:
     if deployment.startswith("dep_"):
         return deployment
-    named = [item for item in cloud.items(at("deployments")) if item.get("model_name") == deployment]
+    named = [item for item in cloud.items(at("deployments")) if item["name"] == deployment]
     if len(named) == 1:
         return str(named[0]["id"])
     if named:
@@ -227,13 +231,18 @@ def _changes(
     cpu_threads: int | None,
     engine_options: list[str] | None,
 ) -> Json:
-    named: dict[str, Any] = {"context_tokens": context_tokens, "slots": slots, "cpu_threads": cpu_threads}
+    named = {"context_tokens": context_tokens, "slots": slots}
     body: Json = {name: value for name, value in named.items() if value is not None}
-    if memory is not None:
-        body["memory_bytes"] = parse_bytes(memory, field="--memory")
+    if memory is not None or cpu_threads is not None:
+        memory_bytes = None if memory is None else parse_bytes(memory, field="--memory")
+        body["resources"] = {"memory_bytes": memory_bytes, "cpu_threads": cpu_threads}
     if engine_options is not None:
         body["engine_options"] = dict(engine_option(text) for text in engine_options)
     return body
+
+
+def _replicas(least: int, most: int | None) -> Json:
+    return {"min": least, "max": most if most is not None else max(least, 1)}
 
 
 def engine_option(text: str) -> tuple[str, str | int | float | bool]:

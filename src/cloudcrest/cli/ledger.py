@@ -26,7 +26,29 @@ _ENTRY: list[Column] = [
     ("request", "usage_event_id"),
     ("note", "note"),
 ]
-_BALANCE: list[Column] = [("organization", "organization_id"), ("amount", "amount"), ("currency", "currency")]
+_BALANCE: list[Column] = [
+    ("organization", "organization_id"),
+    ("amount", "amount"),
+    ("currency", "currency"),
+    ("suspended", "is_suspended"),
+]
+_REPORT: list[Column] = [
+    ("in order", "ok"),
+    ("events replayed", "events_replayed"),
+    ("entries checked", "entries_checked"),
+    ("events not priced yet", "events_waiting"),
+    ("accounts checked", "accounts_checked"),
+    ("charged", lambda report: [f"{sum_of['amount']} {sum_of['currency']}" for sum_of in report["charged"]]),
+    ("differences", "differences_total"),
+]
+_DIFFERENCE: list[Column] = [
+    ("kind", "kind"),
+    ("subject", "subject"),
+    ("organization", "organization_id"),
+    ("field", "field"),
+    ("expected", "expected"),
+    ("found", "found"),
+]
 _CARD: list[Column] = [
     ("id", "id"),
     ("model", "model"),
@@ -58,7 +80,7 @@ def balance(*, org: OrganizationOption = None, options: Options = DEFAULTS) -> N
     with Client(management(options)) as cloud:
         place = choose.organization_id(cloud, org)
         found = cloud.get(at("ledger", "balance"), organization_id=place)
-        show_rows(found.get("balances", [found]), _BALANCE, options.format, empty="no entries yet")
+        show_one(found, _BALANCE, options.format)
 
 
 @app.command
@@ -68,11 +90,12 @@ def verify(*, org: OrganizationOption = None, options: Options = DEFAULTS) -> No
         place = None if org is None else choose.organization_id(cloud, org)
         body: Json = {} if place is None else {"organization_id": place}
         report = cloud.post(at("ledger", "verify"), body)
-    fields = [name for name in report if not isinstance(report[name], list)]
-    show_one(report, [(name.replace("_", " "), name) for name in fields], options.format)
-    if not report.get("ok", report.get("verified")):
+    show_one(report, _REPORT, options.format)
+    if options.format == "table" and report["differences"]:
+        show_rows(report["differences"], _DIFFERENCE, "table", empty="")
+    if not report["ok"]:
         raise Conflict(
-            "the ledger is not what usage says it should be", hint="the differences are listed with --format json"
+            "the ledger is not what usage says it should be", hint="the rest of the differences: --format json"
         )
 
 
@@ -97,13 +120,14 @@ def credit(
 def list_rate_cards(
     *,
     model: Annotated[str | None, Parameter(help="Only of this model.")] = None,
+    history: Annotated[bool, Parameter(negative=(), help="Also what is past or to come.")] = False,
     limit: Annotated[int, Parameter(help="How many at most.")] = 100,
     options: Options = DEFAULTS,
 ) -> None:
     """Lists prices, per million tokens."""
     with Client(management(options)) as cloud:
-        found = cloud.items(at("rate-cards"), limit=limit, model=model)
-        show_rows(found, _CARD, options.format, empty="no rate cards yet: usage is recorded, and priced by none")
+        found = cloud.items(at("rate-cards"), limit=limit, model=model, history=history or None)
+        show_rows(found, _CARD, options.format, empty="no rate cards yet: usage is recorded and waits")
 
 
 @rate_cards.command(name="create")

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cloudcrest.cli import folders, machine
 from cloudcrest.cli.errors import Unreachable
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import as_text, note, print_json, show_one
+from cloudcrest.cli.output import note, print_json, show_one
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, SetupError
 
 POLL_SECONDS = 0.1
@@ -116,13 +116,8 @@ def status(*, options: Options = DEFAULTS) -> None:
 
 def deployment_line(deployment: dict[str, Any]) -> str:
     """A deployment in one line: what it serves, its state and, where it is not ready, why."""
-    state = deployment.get("state")
-    status_of = deployment.get("status")
-    reason = deployment.get("reason")
-    if isinstance(status_of, dict):
-        state, reason = status_of.get("state", state), status_of.get("reason", reason)
-    line = f"  {as_text(deployment.get('model_name') or deployment.get('name'))}: {as_text(state)}"
-    return f"{line}, {reason}" if reason else line
+    line = f"  {deployment['name']}: {deployment['state']}"
+    return f"{line}, {deployment['reason']}" if deployment.get("reason") else line
 
 
 def logs(

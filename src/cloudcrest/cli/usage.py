@@ -27,7 +27,7 @@ def _line(kind: str, field: str) -> Callable[[Row], Any]:
 
 def _charge(row: Row) -> str:
     amount = value_of(row, "charge.amount")
-    return "not priced" if amount is None else f"{amount} {value_of(row, 'charge.currency')}"
+    return "not priced yet" if amount is None else f"{amount} {value_of(row, 'charge.currency')}"
 
 
 _REQUEST: list[Column] = [
@@ -49,8 +49,8 @@ _SUMMARY: list[Column] = [
     ("input", "input_tokens"),
     ("cached", "cached_input_tokens"),
     ("output", "output_tokens"),
-    ("charge", lambda row: f"{row.get('amount')} {row.get('currency')}"),
-    ("not priced", "unpriced_requests"),
+    ("charge", lambda row: [f"{charge['amount']} {charge['currency']}" for charge in row["charges"]]),
+    ("not priced yet", "unpriced_requests"),
 ]
 
 
@@ -83,7 +83,7 @@ def usage(
         }
         if summary:
             found = cloud.get(at("usage", "summary"), **query)
-            show_rows(found.get("data", []), _SUMMARY, options.format, empty="nothing was used yet")
+            show_rows(found["data"], _SUMMARY, options.format, empty="nothing was used yet")
         else:
             rows = cloud.items(at("usage"), limit=limit, **query)
             show_rows(rows, _REQUEST, options.format, empty="nothing was used yet")

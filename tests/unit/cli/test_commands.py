@@ -183,3 +183,84 @@ def test_down_and_logs_without_a_cloud(cli: Cli, home: Path, capsys: pytest.Capt
     assert cli("down", "--data", str(home / "data"), url=None) == 0
     assert cli("logs", "--data", str(home / "data"), url=None) == 1
     assert "nothing was logged yet" in capsys.readouterr().err
+
+
+DEPLOYMENT = {
+    "id": "dep_1",
+    "name": "small",
+    "model": "small",
+    "engine": "llamacpp",
+    "region": "local",
+    "state": "ready",
+    "reason": None,
+    "replicas": {"min": 1, "max": 1, "ready": 1},
+    "replica_states": [{"id": "rep_1", "state": "ready", "restarts": 0, "reason": None}],
+}
+
+
+def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    starting = {**DEPLOYMENT, "state": "starting", "reason": "its weights are being fetched"}
+    cloud.answer("POST", "/api/v1/deployments", starting, 201)
+    cloud.answer("GET", "/api/v1/deployments/dep_1", DEPLOYMENT)
+    options = [
+        "--memory",
+        "2GiB",
+        "--slots",
+        "2",
+        "--engine-option",
+        "speed=1.5",
+        "--engine-option",
+        "base_url=http://x",
+    ]
+    assert cli("deployments", "create", "small", "--wait", *options) == 0
+    assert cloud.sent("POST", "/api/v1/deployments") == {
+        "model": "small",
+        "region": "local",
+        "replicas": {"min": 1, "max": 1},
+        "slots": 2,
+        "resources": {"memory_bytes": 2 * 1024**3, "cpu_threads": None},
+        "engine_options": {"speed": 1.5, "base_url": "http://x"},
+    }
+    out = capsys.readouterr().out
+    assert "1/1" in out
+    assert "rep_1" in out
+
+
+def test_a_deployment_that_fails_says_why(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/deployments", {"data": [DEPLOYMENT], "next_cursor": None})
+    cloud.answer("PATCH", "/api/v1/deployments/dep_1", DEPLOYMENT)
+    cloud.answer("GET", "/api/v1/deployments/dep_1", {**DEPLOYMENT, "state": "failed", "reason": "no room"})
+    assert cli("deployments", "scale", "small", "3", "--wait") == 1
+    assert cloud.sent("PATCH", "/api/v1/deployments/dep_1") == {"replicas": {"min": 3, "max": 3}}
+    assert "small cannot run: no room" in capsys.readouterr().err
+
+
+def test_usage_shows_prices_and_the_charge_as_they_are(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"tokens": 1, "amount": "0.00000002", "price_per_million_tokens": "0.02"}
+    priced = {
+        "id": "req_2",
+        "started_at": "2026-11-23T19:00:00.123456Z",
+        "model": "small",
+        "outcome": "completed",
+        "usage": {"input_tokens": 37, "cached_input_tokens": 0, "output_tokens": 12},
+        "charge": {"amount": "0.00000244", "currency": "USD", "lines": [{"kind": "input", **line}]},
+    }
+    cloud.answer(
+        "GET", "/api/v1/usage", {"data": [priced, {**priced, "id": "req_1", "charge": None}], "next_cursor": None}
+    )
+    assert cli("usage", "--format", "csv", "--model", "small") == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[1] == "2026-11-23 19:00:00,req_2,small,completed,37,0,12,0.02,,,0.00000244 USD"
+    assert rows[2].endswith("not priced yet")
+    assert cloud.requests[-1].url.params["model"] == "small"
+
+
+def test_a_ledger_that_differs_is_a_failure(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"ok": True, "events_replayed": 2, "differences_total": 0, "differences": [], "charged": []}
+    difference = {"kind": "amount", "subject": "req_1", "field": "amount", "expected": "1", "found": "2"}
+    cloud.answer("POST", "/api/v1/ledger/verify", good)
+    cloud.answer("POST", "/api/v1/ledger/verify", {**good, "ok": False, "differences": [difference]})
+    assert [cli("ledger", "verify"), cli("ledger", "verify")] == [0, 1]
+    assert "req_1" in capsys.readouterr().out

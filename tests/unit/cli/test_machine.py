@@ -87,5 +87,5 @@ def test_a_clock_that_is_off_is_found(cli: Cli, cloud: FakeCloud, capsys: pytest
 
 
 def test_a_deployment_says_why_it_is_not_ready() -> None:
-    assert deployment_line({"model_name": "m", "state": "ready", "reason": None}) == "  m: ready"
-    assert deployment_line({"model_name": "m", "state": "failed", "reason": "no room"}) == "  m: failed, no room"
+    assert deployment_line({"name": "m", "state": "ready", "reason": None}) == "  m: ready"
+    assert deployment_line({"name": "m", "state": "failed", "reason": "no room"}) == "  m: failed, no room"
