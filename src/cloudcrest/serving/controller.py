@@ -148,8 +148,8 @@ class Controller:
 
     async def settle(self) -> None:
         """Waits for all that runs beside the steps; for tests, which step by hand."""
-        while self._work:
-            await asyncio.gather(*self._work.values(), return_exceptions=True)
+        while running := [*self._work.values(), *self._pulls.running()]:
+            await asyncio.gather(*running, return_exceptions=True)
             await asyncio.sleep(0)
 
     async def _observe(self) -> None:

@@ -61,9 +61,13 @@ class Pulls:
             elif self._retry_at.get(pull_id, 0.0) <= self._clock.monotonic():
                 self._tasks[pull_id] = asyncio.create_task(self._pull(pull))
 
+    def running(self) -> list[asyncio.Task[None]]:
+        """The fetches under way."""
+        return [task for task in self._tasks.values() if not task.done()]
+
     async def close(self) -> None:
         """Gives up every fetch under way."""
-        tasks = list(self._tasks.values())
+        tasks = self.running()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
