@@ -86,10 +86,10 @@ class NodeAgent:
         if call.call == "list":
             return AgentAnswer(ok=True, processes=await self._fabric.list())
         if call.call == "start" and call.spec is not None:
-            _log.info("process_start", process=call.spec.id)
+            _log.info("process_start", started=call.spec.id)
             await self._fabric.start(call.spec)
         elif call.call == "stop" and call.process_id is not None:
-            _log.info("process_stop", process=call.process_id)
+            _log.info("process_stop", stopped=call.process_id)
             await self._fabric.stop(call.process_id)
         else:
             raise InvalidInput(f"the call '{call.call}' lacks its argument")
