@@ -90,8 +90,8 @@ class _Download:
                 reason = f"the connection to {_host(self.url)} broke ({_words(error)})"
             failures = 1 if self.part.size_bytes > before else failures + 1
             if failures >= settings.attempts:
-                kept = format_bytes(self.part.size_bytes)
-                raise SourceFailed(f"{reason} after {kept}, which are kept for the next try")
+                kept = f" after {format_bytes(self.part.size_bytes)}, which are kept for the next try"
+                raise SourceFailed(reason + (kept if self.part.size_bytes else ""))
             await self.context.sleep(_BACKOFF_SECONDS[min(failures - 1, len(_BACKOFF_SECONDS) - 1)])
         raise SourceFailed(f"{_host(self.url)} broke off too often; what came is kept for the next try")
 
@@ -123,12 +123,25 @@ class _Download:
         limit_bytes = max_bytes if expected_bytes is None else expected_bytes
         if limit_bytes > max_bytes:
             raise SourceFailed(f"the file is {format_bytes(limit_bytes)}, over the limit of {format_bytes(max_bytes)}")
-        async for chunk in response.aiter_raw(CHUNK_BYTES):
-            if self.part.size_bytes + len(chunk) > limit_bytes:
-                await self.start_over()
-                raise SourceFailed(f"{_host(self.url)} sends more than the {format_bytes(limit_bytes)} of the file")
-            await asyncio.to_thread(self.part.write, chunk)
-            self.meter.add(len(chunk))
+        waiting = bytearray()
+        try:
+            async for chunk in response.aiter_raw():
+                if self.part.size_bytes + len(waiting) + len(chunk) > limit_bytes:
+                    waiting.clear()
+                    await self.start_over()
+                    raise SourceFailed(f"{_host(self.url)} sends more than the {format_bytes(limit_bytes)} of the file")
+                waiting += chunk
+                if len(waiting) >= CHUNK_BYTES:
+                    await self._write(waiting)
+        finally:
+            # Also when the connection broke: what came before the break is where the next attempt begins.
+            await self._write(waiting)
+
+    async def _write(self, waiting: bytearray) -> None:
+        chunk = bytes(waiting)
+        waiting.clear()
+        await asyncio.to_thread(self.part.write, chunk)
+        self.meter.add(len(chunk))
 
 
 def _check_status(url: str, response: httpx2.Response) -> None:
