@@ -12,8 +12,8 @@ from cloudcrest.kernel.money import PRICE_DECIMALS, parse_amount
 from cloudcrest.kernel.usage import Outcome
 from cloudcrest.metering.api import GroupBy
 
-_DECIMAL = r"^-?\d{1,20}(\.\d{1,18})?$"
-_PRICE_PATTERN = r"^\d{1,12}(\.\d{1,12})?$"
+_DECIMAL = r"^-?\d{1,12}(\.\d{1,18})?$"
+_PRICE_PATTERN = r"^\d{1,9}(\.\d{1,12})?$"
 
 
 def _printable(text: str) -> str:

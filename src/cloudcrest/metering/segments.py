@@ -20,6 +20,7 @@ LOCK_NAME = "lock"
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SpoolRecord)
 _RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
+_STRING_OR_BRACE = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 _CRC_CHARACTERS = 8
 
 
@@ -84,12 +85,22 @@ def read_tail(data: bytes) -> tuple[SpoolRecord, ...]:
 
 def _recover(text: bytes) -> Iterator[SpoolRecord]:
     """Whole records inside a damaged line. Strings inside JSON escape their quotes, so none can pose as a record."""
-    starts = [match.start() for match in _RECORD_START.finditer(text)]
-    for start, following in zip(starts, [*starts[1:], len(text) + 1], strict=True):
-        piece = text[start:following]
-        # One byte stands where the newline was; at the end of the line there may be rubbish after the last brace.
-        for candidate in (piece, piece[:-1], piece[: piece.rfind(b"}") + 1]):
-            record = decode_record(candidate)
-            if record is not None:
-                yield record
-                break
+    position = 0
+    while start := _RECORD_START.search(text, position):
+        end = _object_end(text, start.end() - 1)
+        record = None if end is None else decode_record(text[start.start() : end])
+        if record is None or end is None:
+            position = start.start() + 1
+        else:
+            yield record
+            position = end
+
+
+def _object_end(text: bytes, start: int) -> int | None:
+    """Where the JSON object that begins at `start` ends."""
+    depth = 0
+    for token in _STRING_OR_BRACE.finditer(text, start, start + MAX_RECORD_BYTES):
+        depth += {b"{": 1, b"}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return token.end()
+    return None

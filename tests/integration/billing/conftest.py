@@ -1,0 +1,75 @@
+"""Billing over a real database."""
+
+import msgspec
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloudcrest.billing.seed import seed
+from cloudcrest.billing.service.accounts import Accounts
+from cloudcrest.billing.service.ingest import UsageIngest
+from cloudcrest.billing.service.rate_cards import RateCards
+from cloudcrest.billing.service.usage import UsageReport
+from cloudcrest.billing.service.verification import Verification
+from cloudcrest.billing.settings import BillingSettings
+from cloudcrest.infra.database import Database
+from cloudcrest.kernel.clock import ManualClock
+from cloudcrest.kernel.ids import new_id
+from cloudcrest.metering.repository import UsageRepository
+
+
+class RecordedSuspensions:
+    """Identity as billing sees it: remembers who is suspended."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str | None] = {}
+
+    async def suspend(
+        self,
+        session: AsyncSession,  # noqa: ARG002 - the interface
+        organization_id: str,
+        reason: str | None,
+    ) -> None:
+        self.reasons[organization_id] = reason
+
+
+class Billing(msgspec.Struct):
+    """Everything of billing, wired."""
+
+    database: Database
+    clock: ManualClock
+    suspensions: RecordedSuspensions
+    accounts: Accounts
+    ingest: UsageIngest
+    cards: RateCards
+    report: UsageReport
+    verification: Verification
+    deferred: list[str]
+
+    async def open_account(self, organization_id: str, currency: str = "USD") -> None:
+        async with self.database.transaction() as session:
+            await self.accounts.organization_created(session, organization_id, currency)
+
+
+@pytest.fixture
+async def billing(database: Database, clock: ManualClock) -> Billing:
+    """Billing with the seeded prices."""
+    suspensions, events, deferred = RecordedSuspensions(), UsageRepository(), []
+
+    async def defer(session: AsyncSession) -> None:
+        deferred.append("price_waiting")
+
+    accounts = Accounts(suspensions, BillingSettings(), clock, new_id)
+    async with database.transaction() as session:
+        await seed(session, clock, new_id)
+        await seed(session, clock, new_id)
+    return Billing(
+        database,
+        clock,
+        suspensions,
+        accounts,
+        UsageIngest(events, accounts, clock, new_id),
+        RateCards(clock, new_id, defer),
+        UsageReport(events),
+        Verification(events),
+        deferred,
+    )

@@ -1,0 +1,35 @@
+"""Usage events for tests."""
+
+from cloudcrest.kernel.usage import Usage, UsageEvent
+
+
+def usage_event(
+    number: int = 1,
+    *,
+    organization_id: str = "org_a",
+    project_id: str = "proj_a",
+    key_id: str = "key_a",
+    model: str = "smollm2-135m-instruct",
+    region: str = "local",
+    usage: Usage | None = None,
+    started_at_microseconds: int = 1_767_225_600_000_000,
+) -> UsageEvent:
+    """The event of request `number`, which began at the start of 2026."""
+    return UsageEvent(
+        id=f"req_{number:026d}",
+        started_at_microseconds=started_at_microseconds + number,
+        duration_milliseconds=1200,
+        first_token_milliseconds=80,
+        region=region,
+        gateway="gateway-0",
+        organization_id=organization_id,
+        project_id=project_id,
+        key_id=key_id,
+        model=model,
+        deployment_id="dep_a",
+        replica_id="rep_a",
+        endpoint="/v1/chat/completions",
+        outcome="completed",
+        usage=usage or Usage(input_tokens=37, output_tokens=20, cached_input_tokens=7),
+        is_stream=True,
+    )
