@@ -13,10 +13,12 @@ from cloudcrest.identity.api import Role, Scope
 # PostgreSQL keeps no NUL, and control characters have no place in names.
 _PLAIN = r"^[^\x00-\x1f\x7f]+$"
 _ID = r"^[a-z]{2,8}_[0-9a-z]{1,40}$"
-_EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?$"
+EMAIL_PATTERN = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN, examples=["Research"])]
-Email = Annotated[str, Field(max_length=254, pattern=_EMAIL, examples=["ada@example.com"]), AfterValidator(str.lower)]
+Email = Annotated[
+    str, Field(max_length=254, pattern=EMAIL_PATTERN, examples=["ada@example.com"]), AfterValidator(str.lower)
+]
 NewPassword = Annotated[SecretStr, Field(min_length=10, max_length=256, examples=["three unrelated words"])]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=256, examples=["three unrelated words"])]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=200, examples=["gq0X…"])]
@@ -40,6 +42,7 @@ UserId = Annotated[str, Field(pattern=_ID, examples=[id_field("user")])]
 OrganizationPath = Annotated[str, Path(pattern=_ID, examples=[id_field("org")])]
 ProjectPath = Annotated[str, Path(pattern=_ID, examples=[id_field("proj")])]
 KeyPath = Annotated[str, Path(pattern=_ID, examples=[id_field("key")])]
+UserPath = Annotated[str, Path(pattern=_ID, examples=[id_field("user")])]
 MemberPath = Annotated[str, Path(pattern=_ID, examples=[id_field("mem")])]
 InvitationPath = Annotated[str, Path(pattern=_ID, examples=[id_field("inv")])]
 OrganizationFilter = Annotated[str | None, Query(pattern=_ID, description="Only of this organization")]
@@ -104,6 +107,10 @@ class UserOut(Out):
     name: str = Field(examples=["Ada"])
     is_operator: bool
     created_at: datetime
+
+
+class UserChange(In):
+    is_operator: bool
 
 
 class SessionOut(Out):

@@ -46,6 +46,23 @@ async def test_suspension_is_the_operators_and_reaches_gateways(cloud: Cloud, ad
     assert (await ada.client.get(path)).json()["suspended_reason"] == "the balance is used up"
 
 
+async def test_operators_make_operators_and_the_last_one_stays(cloud: Cloud, ada: Tenant) -> None:
+    await cloud.seed()
+    operator = cloud.client(OPERATOR_KEY)
+    assert (await ada.client.get("/users")).status_code == 403
+    found = (await operator.get("/users", params={"email": "operator@example.com"})).json()["data"]
+    assert [item["is_operator"] for item in found] == [True]
+    path = f"/users/{found[0]['id']}"
+    last = await operator.patch(path, json={"is_operator": False})
+    assert last.status_code == 409
+    assert last.json()["code"] == "last_operator"
+    made = await operator.patch(f"/users/{ada.user_id}", json={"is_operator": True})
+    assert made.json()["is_operator"] is True
+    assert len((await ada.client.get("/organizations")).json()["data"]) == 3
+    assert (await ada.client.patch(path, json={"is_operator": False})).status_code == 200
+    assert (await operator.get("/users")).status_code == 403
+
+
 async def test_project_limits_are_published(cloud: Cloud, ada: Tenant) -> None:
     body = {"name": "renamed", "limits": {"tokens_per_minute": 7}}
     assert (await ada.client.patch(f"/projects/{ada.project_id}", json=body)).status_code == 200
@@ -79,6 +96,7 @@ async def test_other_tenants_things_are_not_there(cloud: Cloud, ada: Tenant, bob
             "key_id": "key_missing",
             "member_id": "mem_missing",
             "invitation_id": "inv_missing",
+            "user_id": "user_missing",
         },
     )
     before = await snapshot(cloud, ada)
@@ -92,7 +110,7 @@ async def test_other_tenants_things_are_not_there(cloud: Cloud, ada: Tenant, bob
                 await client.request(method, f"http://cloud.test{fill(path, ids)}", json=body_for(cloud, method, path))
                 for ids in (theirs, missing)
             ]
-            expected = 403 if "suspend" in path else 404
+            expected = 403 if "suspend" in path or "/users/" in path else 404
             assert [answer.status_code for answer in answers] == [expected, expected], (method, path)
             assert told(answers[0], theirs) == told(answers[1], missing), (method, path)
             walked += 1
@@ -141,6 +159,8 @@ def body_for(cloud: Cloud, method: str, path: str) -> dict[str, Any] | None:
         return {"role": "developer"}
     if path.endswith("/members"):
         return {"role": "developer", "user_id": "user_0"}
+    if "/users/" in path:
+        return {"is_operator": True}
     if path.endswith("/suspend"):
         return {"reason": "x"}
     return {"role": "viewer"} if "/members/" in path else {"name": "taken over"}
@@ -164,6 +184,7 @@ async def ids_of(tenant: Tenant) -> dict[str, str]:
         "key_id": (await make_key(tenant))["id"],
         "member_id": await member_id_of(tenant, tenant),
         "invitation_id": invited.json()["id"],
+        "user_id": tenant.user_id,
     }
 
 

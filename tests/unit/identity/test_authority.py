@@ -120,8 +120,8 @@ def test_some_roles_are_for_whole_organizations(role: Role, is_fine: bool) -> No
 def test_the_last_owner_remains() -> None:
     for next_role in (None, "admin"):
         with pytest.raises(Conflict):
-            authority.check_owner_remains("owner", next_role, 1)  # type: ignore[arg-type] # None or a role
-        authority.check_owner_remains("owner", next_role, 2)  # type: ignore[arg-type] # None or a role
+            authority.check_owner_remains("owner", next_role, 1)
+        authority.check_owner_remains("owner", next_role, 2)
     authority.check_owner_remains("owner", "owner", 1)
     authority.check_owner_remains("viewer", None, 1)
 

@@ -13,10 +13,11 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from cloudcrest.identity import tokens
 from cloudcrest.identity.api import Limits
 from cloudcrest.identity.documents import key_document
-from cloudcrest.identity.mail import FolderMailer, Mail, SmtpMailer, invitation_mail, password_reset_mail
+from cloudcrest.identity.mail import FolderMailer, Mail, SmtpMailer, invitation_mail, mailer, password_reset_mail
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.records import ApiKey
 from cloudcrest.identity.service.accounts import check_password
+from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from cloudcrest.kernel.ids import id_maker
@@ -94,10 +95,10 @@ def test_key_document_holds_no_secret_and_none_once_revoked(clock: ManualClock) 
 @pytest.mark.anyio
 async def test_folder_mailer_writes_private_files_and_keeps_the_newest(tmp_path: Path, clock: ManualClock) -> None:
     folder = tmp_path / "mail"
-    mailer = FolderMailer(folder, sender="Cloudcrest <no-reply@localhost>", clock=clock, new_id=id_maker(clock))
+    into_folder = FolderMailer(folder, sender="Cloudcrest <no-reply@localhost>", clock=clock, new_id=id_maker(clock))
     for number in range(502):
         clock.advance(1)
-        await mailer.send(Mail(to="ada@example.com", subject=f"Grüße {number}", body="Wörter\n"))
+        await into_folder.send(Mail(to="ada@example.com", subject=f"Grüße {number}", body="Wörter\n"))
     files = sorted(folder.iterdir())
     assert len(files) == 500
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -115,7 +116,7 @@ async def test_mail_server_that_is_away_is_unavailable(clock: ManualClock, monke
         raise ConnectionRefusedError
 
     monkeypatch.setattr(smtplib, "SMTP", refuse)
-    mailer = SmtpMailer(
+    over_smtp = SmtpMailer(
         host="mail.example.com",
         port=587,
         username=None,
@@ -125,7 +126,14 @@ async def test_mail_server_that_is_away_is_unavailable(clock: ManualClock, monke
         clock=clock,
     )
     with pytest.raises(Unavailable, match=r"mail\.example\.com"):
-        await mailer.send(Mail(to="ada@example.com", subject="s", body="b"))
+        await over_smtp.send(Mail(to="ada@example.com", subject="s", body="b"))
+
+
+def test_a_mail_server_is_used_where_one_is_set(tmp_path: Path, clock: ManualClock) -> None:
+    new_id = id_maker(clock)
+    assert isinstance(mailer(IdentitySettings(), tmp_path, clock=clock, new_id=new_id), FolderMailer)
+    over_smtp = IdentitySettings(smtp_host="mail.example.com")
+    assert isinstance(mailer(over_smtp, tmp_path, clock=clock, new_id=new_id), SmtpMailer)
 
 
 def test_mails_say_what_to_do() -> None:

@@ -2,14 +2,16 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.records import Session, User
 from cloudcrest.identity.tables import PasswordResetRow, SessionRow, UserRow
+from cloudcrest.infra.http.paging import PageRequest
 
 SESSIONS_PER_USER_MAX = 20
+_OPERATORS_LOCK = 0x6F70657261
 
 
 async def add_user(session: AsyncSession, user: User) -> bool:
@@ -39,6 +41,28 @@ async def user_by_id(session: AsyncSession, user_id: str) -> User | None:
 
 async def set_password_hash(session: AsyncSession, user_id: str, password_hash: str) -> None:
     await session.execute(update(UserRow).where(UserRow.id == user_id).values(password_hash=password_hash))
+
+
+async def list_users(session: AsyncSession, page: PageRequest, email: str | None) -> list[User]:
+    """Newest first; `email` in lower case."""
+    statement = page.apply(select(UserRow), UserRow.id)
+    if email is not None:
+        statement = statement.where(UserRow.email == email)
+    return [_user(row) for row in (await session.execute(statement)).scalars()]
+
+
+async def lock_operators(session: AsyncSession) -> None:
+    """Lets one change of operators happen at a time, so that counting them means something."""
+    await session.execute(select(func.pg_advisory_xact_lock(_OPERATORS_LOCK)))
+
+
+async def count_operators(session: AsyncSession) -> int:
+    statement = select(func.count()).select_from(UserRow).where(UserRow.is_operator)
+    return (await session.execute(statement)).scalar_one()
+
+
+async def set_operator(session: AsyncSession, user_id: str, *, is_operator: bool) -> None:
+    await session.execute(update(UserRow).where(UserRow.id == user_id).values(is_operator=is_operator))
 
 
 async def add_session(

@@ -30,7 +30,7 @@ async def add_organization(session: AsyncSession, organization: Organization, *,
 async def organization_by_id(session: AsyncSession, organization_id: str, *, lock: bool = False) -> Organization | None:
     """`lock` holds the row until the transaction ends: changes that count members or projects go one at a time."""
     statement = select(OrganizationRow).where(OrganizationRow.id == organization_id)
-    row = (await session.execute(statement.with_for_update() if lock else statement)).scalar_one_or_none()
+    row = (await session.execute(statement.with_for_update(key_share=True) if lock else statement)).scalar_one_or_none()
     return None if row is None else _organization(row)
 
 
@@ -71,7 +71,7 @@ async def add_project(session: AsyncSession, project: Project) -> None:
 async def project_by_id(session: AsyncSession, project_id: str, *, lock: bool = False) -> Project | None:
     """Archived ones too. `lock`: as for organizations."""
     statement = select(ProjectRow).where(ProjectRow.id == project_id)
-    row = (await session.execute(statement.with_for_update() if lock else statement)).scalar_one_or_none()
+    row = (await session.execute(statement.with_for_update(key_share=True) if lock else statement)).scalar_one_or_none()
     return None if row is None else _project(row)
 
 

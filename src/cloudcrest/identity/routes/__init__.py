@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter
 
-from cloudcrest.identity.routes import accounts, keys, members, organizations
+from cloudcrest.identity.routes import accounts, keys, members, organizations, users
 from cloudcrest.identity.service.accounts import AccountService
 from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
 from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.service.users import UserService
 
 
 def router(
@@ -23,4 +24,5 @@ def router(
     whole.include_router(organizations.router(organization_service))
     whole.include_router(members.router(member_service, account_service))
     whole.include_router(keys.router(key_service))
+    whole.include_router(users.router(UserService()))
     return whole
