@@ -20,12 +20,14 @@ class Meter:
         self._on_progress = on_progress
         self._clock = clock
         self._now = PullProgress(phase="waiting")
+        self._reported: PullProgress | None = None
         self._reported_at = clock.monotonic() - REPORT_EVERY_SECONDS
 
     def phase(self, phase: Phase, *, reason: str | None = None) -> None:
         """A new phase; the counts stay."""
-        if (phase, reason) != (self._now.phase, self._now.reason):
-            self._report(msgspec.structs.replace(self._now, phase=phase, reason=reason))
+        now = msgspec.structs.replace(self._now, phase=phase, reason=reason)
+        if now != self._reported:
+            self._report(now)
 
     def begin(self, source: str, total_bytes: int | None) -> None:
         """Downloading from `source` begins, with nothing done of `total_bytes`."""
@@ -42,6 +44,6 @@ class Meter:
             self._report(self._now)
 
     def _report(self, progress: PullProgress) -> None:
-        self._now = progress
+        self._now = self._reported = progress
         self._reported_at = self._clock.monotonic()
         self._on_progress(progress)

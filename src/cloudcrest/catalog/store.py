@@ -35,7 +35,7 @@ from cloudcrest.catalog.sources.base import DiskFull, FetchContext, FreeBytes, S
 from cloudcrest.catalog.sources.files import disk_errors
 from cloudcrest.infra.files import free_bytes, write_atomic
 from cloudcrest.kernel.clock import Clock, SystemClock
-from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound, SetupError, Unavailable
 from cloudcrest.kernel.registry import Registry
 
 MAX_SOURCES = 16
@@ -149,8 +149,8 @@ class ArtifactStore:
                 await self._bring(uri, missing, sources, work, meter)
             except DiskFull:
                 raise
-            except (SourceFailed, UnsafeFile) as error:
-                failures.append(f"{uri}: {error.message}")
+            except (SourceFailed, InvalidInput, SetupError) as error:
+                failures.append(f"{uri}: {error}")
         if _missing(artifact, work):
             raise _no_source(model_id, failures)
 
@@ -197,8 +197,8 @@ class ArtifactStore:
             try:
                 source, location = sources.open(uri)
                 listing = await source.resolve(location, artifact)
-            except SourceFailed as error:
-                failures.append(f"{uri}: {error.message}")
+            except (SourceFailed, InvalidInput, SetupError) as error:
+                failures.append(f"{uri}: {error}")
                 continue
             fixed = f"{uri.partition(':')[0]}:{listing.location}"
             others = tuple(other for other in artifact.sources if other != uri)
