@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -89,12 +90,6 @@ class RunningGateway:
         self.state.documents[kind] = {name: msgspec.to_builtins(document) for name, document in documents.items()}
         self.gateway.snapshot.update(self.state, {kind})
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
-        """Waits until something is so."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.01)
-
 
 @contextlib.asynccontextmanager
 async def running_gateway(folder: Path, state: FeedState, **settings: Any) -> AsyncIterator[RunningGateway]:
@@ -121,84 +116,86 @@ async def running_gateway(folder: Path, state: FeedState, **settings: Any) -> As
 
 
 class Received:
-    """A request the scripted upstream got."""
+    """A request the scripted upstream got. `is_gone` is set when its connection ends."""
 
-    def __init__(self, head: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, head: str, body: bytes, transport: asyncio.Transport, is_gone: asyncio.Event) -> None:
         self.head = head
         self.body = body
-        self.writer = writer
-        self.is_gone = asyncio.Event()
+        self.transport = transport
+        self.is_gone = is_gone
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
 
 
 Script = Callable[[Received], Any]
 
 
 class ScriptedUpstream:
-    """An HTTP/1.1 server that answers each request with what `script` writes."""
+    """An HTTP/1.1 server that answers each request with what `script` writes; the script may be async."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.received: list[Received] = []
-        self.connections = 0
+        self.connections: list[asyncio.Transport] = []
+        self.tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.url = ""
 
     async def __aenter__(self) -> "ScriptedUpstream":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Upstream(self), "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        self.stop()
 
-    async def stop(self) -> None:
-        """Stops listening and drops every connection."""
+    def stop(self) -> None:
+        """Stops listening and drops every connection, as a killed engine does."""
         if self._server is not None:
             self._server.close()
-            for request in self.received:
-                request.writer.transport.abort()
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        request: Received | None = None
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                length = next(
-                    (
-                        int(line.split(":")[1])
-                        for line in head.split("\r\n")
-                        if line.lower().startswith("content-length")
-                    ),
-                    0,
-                )
-                request = Received(head, await reader.readexactly(length) if length else b"", writer)
-                self.received.append(request)
-                gone = asyncio.create_task(_watch(reader, request))
-                try:
-                    answer = self.script(request)
-                    if asyncio.iscoroutine(answer):
-                        await answer
-                    await writer.drain()
-                finally:
-                    gone.cancel()
-        if request is not None:
-            request.is_gone.set()
-        writer.close()
+        for task in self.tasks:
+            task.cancel()
+        for transport in self.connections:
+            transport.abort()
 
 
-async def _watch(reader: asyncio.StreamReader, request: Received) -> None:
-    """Notices the other side going while an answer is being written."""
-    while not reader.at_eof() and reader.exception() is None:
-        await asyncio.sleep(0.01)
-    request.is_gone.set()
+class _Upstream(asyncio.Protocol):
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self._upstream = upstream
+        self._buffer = b""
+        self._is_gone = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._upstream.connections.append(self._transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._is_gone.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while b"\r\n\r\n" in self._buffer:
+            head, _, rest = self._buffer.partition(b"\r\n\r\n")
+            match = re.search(rb"\r\ncontent-length: (\d+)", head.lower())
+            length = int(match[1]) if match else 0
+            if b"\r\ntransfer-encoding: chunked" in head.lower():
+                if not rest.endswith(b"0\r\n\r\n"):
+                    return
+                length = len(rest)
+            if len(rest) < length:
+                return
+            self._buffer = rest[length:]
+            request = Received(head.decode("latin-1"), rest[:length], self._transport, self._is_gone)
+            self._upstream.received.append(request)
+            answer = self._upstream.script(request)
+            if asyncio.iscoroutine(answer):
+                task = asyncio.get_running_loop().create_task(answer)
+                self._upstream.tasks.add(task)
 
 
 def json_answer(document: object, status: int = 200) -> Script:
@@ -206,7 +203,7 @@ def json_answer(document: object, status: int = 200) -> Script:
     body = json.dumps(document, separators=(",", ":")).encode()
 
     def answer(request: Received) -> None:
-        request.writer.write(
+        request.write(
             b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (status, len(body), body)
         )
@@ -257,16 +254,13 @@ def framed(data: bytes) -> bytes:
 
 def stream_answer(texts: list[str], tail: bytes | None = None) -> Script:
     """Streams these texts, then a usage chunk and [DONE] (or `tail`)."""
+    end = tail if tail is not None else chunk_event(choices=[], usage=usage(5, len(texts))) + b"data: [DONE]\n\n"
 
     async def answer(request: Received) -> None:
-        writer = request.writer
-        writer.write(STREAM_HEAD + framed(chunk_event()))
+        request.write(STREAM_HEAD + framed(chunk_event()))
         for text in texts:
-            writer.write(framed(chunk_event(text)))
-            await writer.drain()
-        end = tail
-        if end is None:
-            end = chunk_event(choices=[], usage=usage(5, len(texts))) + b"data: [DONE]\n\n"
-        writer.write(framed(end) + b"0\r\n\r\n")
+            request.write(framed(chunk_event(text)))
+            await asyncio.sleep(0)
+        request.write(framed(end) + b"0\r\n\r\n")
 
     return answer

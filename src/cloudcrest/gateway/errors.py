@@ -26,6 +26,7 @@ _TYPES: dict[int, str] = {
     429: "rate_limit_error",
 }
 _CONTEXT = re.compile(r"context (size|length|window)|exceed_context_size|maximum context", re.IGNORECASE)
+_BATCH = re.compile(r"too large to process", re.IGNORECASE)  # llama.cpp calls it a fault of its own
 _SCHEMA = re.compile(r"grammar|json.?schema|response_format", re.IGNORECASE)
 _TEMPLATE = re.compile(r"template|roles must alternate|jinja", re.IGNORECASE)
 _MEDIA = re.compile(r"image|audio|multimodal|mmproj", re.IGNORECASE)
@@ -83,7 +84,7 @@ def error_event(error: CloudcrestError) -> bytes:
 def engine_error(status: int, body: bytes) -> CloudcrestError:
     """What an engine's refusal means to the caller. Only the two numbers of a context error are taken from it."""
     text = body[:_MAX_ENGINE_ERROR_BYTES].decode("utf-8", "replace")
-    if status in (400, 413, 422) and _CONTEXT.search(text):
+    if (status in (400, 413, 422) and _CONTEXT.search(text)) or _BATCH.search(text):
         return context_too_long(body)
     if status in (400, 422):
         return _refusal(text)

@@ -36,7 +36,7 @@ class _UsageBody(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
     usage: _UsageBody | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
@@ -105,7 +105,7 @@ class StreamScanner:
             chunk = _chunk.decode(text)
         except (msgspec.DecodeError, RecursionError):
             return True
-        if chunk.error is not None and not chunk.choices and bytes(chunk.error) != b"null":
+        if not chunk.choices and bytes(chunk.error) != b"null":
             self.error = bytes(chunk.error)
             return False
         if chunk.usage is None:

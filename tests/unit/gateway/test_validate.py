@@ -1,0 +1,201 @@
+"""The body's check: what is allowed, what is refused and how it is named, and what an engine gets."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudcrest.gateway.validate import build, check_engine, forwarded_fields, parse
+from cloudcrest.kernel.errors import InvalidInput
+from tests.support.gateway_cloud import route_document
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def chat(**changes: Any) -> bytes:
+    return json.dumps(HELLO | changes).encode()
+
+
+def refusal(endpoint: str, body: bytes) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        parse(endpoint, body)
+    return caught.value
+
+
+def sent(body: bytes, endpoint: str = CHAT, **route: Any) -> Any:
+    """What an engine would get."""
+    return json.loads(build(forwarded_fields(parse(endpoint, body), route_document(**route))))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (chat(messages=[{"role": "wizard", "content": "x"}]), "messages[0].role"),
+        (chat(messages=[HELLO["messages"][0], {"role": "user", "content": 5}]), "messages[1].content"),
+        (chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0].type"),
+        (chat(messages=[{"role": "user"}]), "messages[0].content"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+        (chat(messages=[{"role": "user", "content": "x", "tool_calls": []}]), "messages[0].tool_calls"),
+        (chat(messages=[{"role": "user", "content": "x", "mood": 1}]), "messages[0].mood"),
+        (chat(messages=[]), "messages"),
+        (chat(messages="hello"), "messages"),
+        (chat(temperature=2.1), "temperature"),
+        (chat(temperature="hot"), "temperature"),
+        (chat(max_tokens=0), "max_tokens"),
+        (chat(max_tokens=1.5), "max_tokens"),
+        (chat(max_tokens=True), "max_tokens"),
+        (chat(n=9), "n"),
+        (chat(stop=["a"] * 17), "stop"),
+        (chat(top_logprobs=3), "top_logprobs"),
+        (chat(stream_options={"include_usage": True}), "stream_options"),
+        (chat(stream=True, stream_options={"x": 1}), "stream_options.x"),
+        (chat(max_tokens=3, max_completion_tokens=3), "max_tokens"),
+        (chat(model=""), "model"),
+        (chat(store=True), "store"),
+        (chat(tool_choice="auto"), "tool_choice"),
+        (chat(seed=2**70), "seed"),
+        (chat(response_format={"type": "xml"}), "response_format.type"),
+        (b'{"model":"m"}', "messages"),
+        (b'{"messages":[]}', "messages"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(body: bytes, param: str) -> None:
+    assert refusal(CHAT, body).param == param
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n_predict", "cache_prompt", "id_slot", "grammar", "lora", "n_probs", "samplers", "timings_per_token", "prompt",
+     "return_progress", "slot_id", "json_schema", "max_new_tokens", "n_ctx", "chat_template", "priority", "N", "Model"],
+)  # fmt: skip
+def test_engine_private_and_unknown_fields_are_refused_by_name(name: str) -> None:
+    error = refusal(CHAT, chat(**{name: 1}))
+    assert (error.param, error.code) == (name, "unknown_parameter")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{}x", b'{"a":NaN}', b'{"model":"\\ud800"}', b"[" * 200_000],
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    refusal(CHAT, body)
+
+
+def test_deep_nesting_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(100):
+        schema = {"properties": schema}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert refusal(CHAT, chat(tools=[tool])).param == "tools[0].function.parameters"
+    raw = b'{"type":"function","function":{"name":"f","parameters":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}}"
+    refusal(CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[' + raw + b"]}")
+
+
+def test_a_key_given_twice_reaches_the_engine_once_as_it_was_checked() -> None:
+    body = (
+        b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"x"}],"max_tokens":7,"max_t\\u006fkens":9}'
+    )
+    fields = forwarded_fields(parse(CHAT, body), route_document())
+    data = build(fields)
+    assert data.count(b"tokens") == 1
+    assert json.loads(data)["max_tokens"] == 9
+    wrong_first = b'{"max_tokens":"a lot","model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":7}'
+    assert refusal(CHAT, wrong_first).param == "max_tokens"
+
+
+def test_the_engine_gets_slices_as_written_and_only_what_is_of_use_to_it() -> None:
+    body = (
+        b'{"model": "m", "messages" : [ {"role":"user" ,"content":"a\\u00e9 \\"n_predict\\": 5"} ],'
+        b'"user":"someone","metadata":{"a":"b"},"temperature":null,"n":1,"stream":true}'
+    )
+    parsed = parse(CHAT, body)
+    data = build(forwarded_fields(parsed, route_document()))
+    assert b'[ {"role":"user" ,"content":"a\\u00e9 \\"n_predict\\": 5"} ]' in data
+    assert set(json.loads(data)) == {"model", "messages", "stream", "stream_options"}
+    assert json.loads(data)["stream_options"] == {"include_usage": True}
+
+
+def test_output_limits_are_spliced_for_engines_that_have_none_of_their_own() -> None:
+    assert sent(chat(), engine="llamacpp", context_tokens=512)["max_tokens"] == 512
+    assert "max_tokens" not in sent(chat(), engine="vllm")
+    limited = sent(chat(max_completion_tokens=9), engine="llamacpp")
+    assert limited["max_tokens"] == 9
+    assert "max_completion_tokens" not in limited
+    assert sent(chat(max_completion_tokens=9), engine="upstream")["max_completion_tokens"] == 9
+
+
+def test_developer_messages_become_system_messages() -> None:
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+    ]
+    assert sent(chat(messages=messages))["messages"] == [{"role": "system", "content": "be brief"}, messages[1]]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "task"), [(CHAT, "embedding"), (EMBEDDINGS, "chat"), (CHAT, "completion"), (EMBEDDINGS, "rerank")]
+)
+def test_a_model_for_another_task_is_refused(endpoint: str, task: Any) -> None:
+    body = json.dumps({"model": "m", "input": "x"}).encode() if endpoint == EMBEDDINGS else chat()
+    with pytest.raises(InvalidInput) as caught:
+        check_engine(parse(endpoint, body), route_document(task=task))
+    assert caught.value.param == "model"
+
+
+def test_what_llamacpp_ignores_is_refused() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    parsed = parse(CHAT, chat(tools=tools, tool_choice="required"))
+    with pytest.raises(InvalidInput, match="forced tool_choice"):
+        check_engine(parsed, route_document(engine="llamacpp"))
+    check_engine(parsed, route_document(engine="vllm"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "value", "param"),
+    [
+        (COMPLETIONS, "prompt", [], "prompt"),
+        (COMPLETIONS, "prompt", ["a", 1], "prompt"),
+        (COMPLETIONS, "prompt", ["a"] * 9, "prompt"),
+        (COMPLETIONS, "prompt", [-1], "prompt"),
+        (EMBEDDINGS, "input", "", "input"),
+        (EMBEDDINGS, "input", ["a", ""], "input[1]"),
+        (EMBEDDINGS, "input", [[1], []], "input[1]"),
+        (EMBEDDINGS, "input", ["a"] * 2049, "input"),
+        (EMBEDDINGS, "input", {"a": 1}, "input"),
+        (EMBEDDINGS, "input", [1.5], "input[0]"),
+    ],
+)
+def test_batches_are_checked(endpoint: str, name: str, value: Any, param: str) -> None:
+    assert refusal(endpoint, json.dumps({"model": "m", name: value}).encode()).param == param
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+field_names = st.sampled_from(
+    ["model", "messages", "stream", "stream_options", "n", "tools", "tool_choice", "stop", "logit_bias", "prompt",
+     "input", "response_format", "max_tokens", "seed", "encoding_format", "metadata", "role", "content"]
+)  # fmt: skip
+near_bodies = st.dictionaries(field_names, json_values, max_size=8)
+
+
+@given(
+    endpoint=st.sampled_from([CHAT, COMPLETIONS, EMBEDDINGS]),
+    body=st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode())
+    | near_bodies.map(lambda v: json.dumps(v).encode())
+    | near_bodies.map(lambda v: json.dumps(HELLO | {"prompt": "x", "input": "x"} | v).encode()),
+)  # fmt: skip
+def test_nothing_but_our_own_errors_comes_out(endpoint: str, body: bytes) -> None:
+    try:
+        parsed = parse(endpoint, body)
+    except InvalidInput:
+        return
+    assert json.loads(build(forwarded_fields(parsed, route_document())))["model"] == "m"
+    assert parsed.estimated_tokens(4096) > 0
