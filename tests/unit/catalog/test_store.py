@@ -8,16 +8,21 @@ import os
 import pickle
 import sys
 from asyncio.subprocess import PIPE
+from functools import partial
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, PullProgress
 from cloudcrest.catalog.artifact_key import artifact_key
 from cloudcrest.catalog.safety import UnsafeFile
-from cloudcrest.catalog.sources.base import DiskFull
+from cloudcrest.catalog.sources.base import DiskFull, SourceCreator
 from cloudcrest.catalog.sources.files import disk_errors
+from cloudcrest.catalog.sources.s3 import ObjectStoreFiles
+from cloudcrest.catalog.store import ArtifactStore
 from cloudcrest.kernel.errors import NotFound, Unavailable
+from cloudcrest.kernel.registry import Registry
 from tests.support.waiting import until_async
 from tests.unit.catalog.hub import Hub
 from tests.unit.catalog.samples import GGUF, OFFLINE, listed, model, sha256, store
@@ -213,3 +218,14 @@ async def test_s3_without_its_extra_says_which(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(Unavailable, match=r"s3fs.*cloudcrest\[s3\]"):
         await store(tmp_path).fetch(model("s3://bucket/folder"), "gguf")
+
+
+async def test_an_object_store_is_read_from_where_a_break_left_off(tmp_path: Path) -> None:
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe("/catalog-test/folder/model.gguf", GGUF)
+    sources: Registry[SourceCreator] = Registry("artifact source", {"s3": partial(ObjectStoreFiles, filesystem=bucket)})
+    ours = ArtifactStore(tmp_path, sources=sources, environ={}, free_bytes=lambda _: 10**12)
+    wanted = model("s3://catalog-test/folder")
+    assert (await ours.fetch(wanted, "gguf")).read_bytes() == GGUF
+    with pytest.raises(Unavailable, match="there is no object"):
+        await ours.fetch(model("s3://catalog-test/empty", files=(listed(b"GGUF"),)), "gguf")
