@@ -139,9 +139,8 @@ class LocalFeed:
 
     def page(self, cursor: str) -> FeedPage:
         """What changed after `cursor`."""
-        head, _, tail = cursor.rpartition(".")
-        known = head == self._epoch and tail.isdigit() and self._forgotten_revision <= int(tail) <= self._revision
-        since = int(tail) if known else 0
+        position = self._position(cursor)
+        since, complete_since = position or (0, self._revision)
         newer: list[tuple[int, Document]] = []
         for (kind, document_id), (revision, body) in reversed(self._entries.items()):
             if revision <= since:
@@ -150,13 +149,26 @@ class LocalFeed:
         newer.reverse()
         page = newer[:MAX_PAGE_DOCUMENTS]
         has_more = len(newer) > len(page)
-        revision = page[-1][0] if has_more else self._revision
         return FeedPage(
-            cursor=f"{self._epoch}.{revision}",
+            cursor=f"{self._epoch}.{page[-1][0]}-{complete_since}" if has_more else f"{self._epoch}.{self._revision}",
             documents=[document for _, document in page],
-            reset=not known,
+            reset=position is None,
             has_more=has_more,
         )
+
+    def _position(self, cursor: str) -> tuple[int, int] | None:
+        """(revision read up to, revision since which every deletion is needed) of a cursor, None: start over.
+
+        They differ in the middle of a reset: it brings what exists, so only deletions since it began matter.
+        """
+        epoch, _, position = cursor.rpartition(".")
+        revision, _, complete_since = position.partition("-")
+        complete_since = complete_since or revision
+        if epoch != self._epoch or not revision.isdecimal() or not complete_since.isdecimal():
+            return None
+        if not self._forgotten_revision <= int(complete_since) <= self._revision:
+            return None
+        return int(revision), int(complete_since)
 
     async def wait_for_page(self, cursor: str, wait_seconds: float) -> FeedPage:
         """The page after `cursor`; waits up to `wait_seconds` (at most 30) while there is nothing."""

@@ -27,15 +27,19 @@ def make_jobs(database: Database, ran: list[str]) -> Jobs:
     return jobs
 
 
+async def defer_and_roll_back(database: Database, jobs: Jobs) -> None:
+    async with database.transaction() as session:
+        await jobs.defer(session, "notes:note", text="undone")
+        raise Rollback
+
+
 async def test_a_job_runs_when_its_transaction_committed(database: Database) -> None:
     ran: list[str] = []
     jobs = make_jobs(database, ran)
     async with database.transaction() as session:
         assert await jobs.defer(session, "notes:note", text="kept")
     with pytest.raises(Rollback):
-        async with database.transaction() as session:
-            await jobs.defer(session, "notes:note", text="undone")
-            raise Rollback
+        await defer_and_roll_back(database, jobs)
     await jobs.run_waiting()
     assert ran == ["kept"]
 

@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.http import health, problems
+from cloudcrest.infra.http.body_limit import INTERNAL_BODY_BYTES, MANAGEMENT_BODY_BYTES, BodyLimitMiddleware
 from cloudcrest.infra.http.idempotency import REPLAYED_HEADER, CallerOf, IdempotencyMiddleware
-from cloudcrest.infra.http.limits import INTERNAL_BODY_BYTES, MANAGEMENT_BODY_BYTES, BodyLimitMiddleware
 from cloudcrest.infra.http.observe import REQUEST_ID_HEADER, ObserveMiddleware, RequestMetrics
 from cloudcrest.infra.http.openapi import install_openapi
 from cloudcrest.infra.sealing import Sealer
@@ -49,17 +49,7 @@ def create_app(
     `authentication`: middleware that sets `request.state.caller`; what it raises becomes a problem document.
     `checks`: what `/readyz` asks besides the database. `database` is closed by whoever made it.
     """
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(cors_origins),
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "idempotency-key", REQUEST_ID_HEADER],
-        expose_headers=[REQUEST_ID_HEADER, REPLAYED_HEADER, "retry-after"],
-    )
+    registry = _metrics_registry()
     idempotency = Middleware(
         IdempotencyMiddleware,
         database=database,
@@ -67,11 +57,6 @@ def create_app(
         clock=clock or SystemClock(),
         new_id=make_id,
         caller_of=caller_of or caller_in_state,
-    )
-    limit = Middleware(
-        BodyLimitMiddleware,
-        default_bytes=MANAGEMENT_BODY_BYTES,
-        by_prefix={"/internal/": INTERNAL_BODY_BYTES},
     )
     app = FastAPI(
         title=title,
@@ -84,8 +69,8 @@ def create_app(
         middleware=[
             Middleware(ObserveMiddleware, metrics=RequestMetrics(registry), new_id=make_id),
             Middleware(problems.ProblemsMiddleware),
-            *([cors] if cors_origins else []),
-            limit,
+            *_cors(cors_origins),
+            _body_limit(),
             *authentication,
             idempotency,
         ],
@@ -104,6 +89,35 @@ def caller_in_state(request: Request) -> str | None:
     """The identity of the caller that authentication left in `request.state.caller` (a thing with `kind` and `id`)."""
     caller = getattr(request.state, "caller", None)
     return None if caller is None else f"{caller.kind}:{caller.id}"
+
+
+def _metrics_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["authorization", "content-type", "idempotency-key", REQUEST_ID_HEADER],
+        expose_headers=[REQUEST_ID_HEADER, REPLAYED_HEADER, "retry-after"],
+    )
+    return [cors]
+
+
+def _body_limit() -> Middleware:
+    return Middleware(
+        BodyLimitMiddleware,
+        default_bytes=MANAGEMENT_BODY_BYTES,
+        by_prefix={"/internal/": INTERNAL_BODY_BYTES},
+    )
 
 
 @asynccontextmanager
