@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Date, Text, delete, func, literal_column, select, update
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing.api import (
@@ -74,7 +74,7 @@ async def current_rate_cards(
     session: AsyncSession, at: datetime, *, model: str | None, currency: str | None, before_id: str | None, limit: int
 ) -> list[RateCard]:
     """The card in force at a moment, for each model and currency."""
-    in_force = select(RateCardRow.id).distinct(RateCardRow.model, RateCardRow.currency)
+    in_force = select(RateCardRow.id).ext(distinct_on(RateCardRow.model, RateCardRow.currency))
     in_force = in_force.where(RateCardRow.valid_from <= at)
     in_force = in_force.order_by(RateCardRow.model, RateCardRow.currency, RateCardRow.valid_from.desc())
     statement = select(RateCardRow).where(RateCardRow.id.in_(in_force)).order_by(RateCardRow.id.desc())

@@ -224,7 +224,8 @@ async def test_waits_grow_to_their_limit_while_the_link_is_down(tmp_path: Path) 
     writer = spool_writer(tmp_path)
     writer.open(usage_event(1))
     writer.end(usage_event(1))
-    control, waits = ControlPlane(), []
+    control = ControlPlane()
+    waits: list[float] = []
 
     class Enough(BaseException):
         pass

@@ -25,6 +25,13 @@ OrganizationQuery = Annotated[Identifier | None, Query(description="Of this orga
 def router(accounts: Accounts, verification: Verification) -> APIRouter:
     """The routes of the ledger."""
     routes = APIRouter(prefix="/ledger", tags=["billing"], responses=responses(400, 401, 403, 404))
+    _add_entries(routes, accounts)
+    _add_balance(routes, accounts)
+    _add_verify(routes, verification)
+    return routes
+
+
+def _add_entries(routes: APIRouter, accounts: Accounts) -> None:
 
     @routes.get("/entries", operation_id="list_ledger_entries", summary="List ledger entries")
     async def list_entries(
@@ -50,6 +57,8 @@ def router(accounts: Accounts, verification: Verification) -> APIRouter:
         caller.require("billing:read", entry.organization_id, entry.project_id, missing=missing)
         return view_entry(entry)
 
+
+def _add_balance(routes: APIRouter, accounts: Accounts) -> None:
     @routes.get("/balance", operation_id="get_balance", summary="Show the balance")
     async def get_balance(
         session: SessionDep, caller: CallerDep, organization_id: OrganizationQuery = None
@@ -80,6 +89,8 @@ def router(accounts: Accounts, verification: Verification) -> APIRouter:
         )
         return view_entry(entry)
 
+
+def _add_verify(routes: APIRouter, verification: Verification) -> None:
     @routes.post(
         "/verify",
         operation_id="verify_ledger",
@@ -97,5 +108,3 @@ def router(accounts: Accounts, verification: Verification) -> APIRouter:
         # A transaction of its own: the replay reads one snapshot.
         database: Database = request.app.state.database
         return view_report(await verification.verify(database, organization_id))
-
-    return routes
