@@ -34,9 +34,10 @@ def home(*, accepts_html: bool, base_url: str, docs_url: str) -> tuple[bytes, by
 
 
 def model_object(snapshot: Snapshot, model: str) -> dict[str, str | int]:
-    """One model, in OpenAI's shape."""
-    created = snapshot.routes[model].document.created_at_unix_seconds
-    return {"id": model, "object": "model", "created": created, "owned_by": "cloudcrest"}
+    """One model, in OpenAI's shape, and what it is for: a client that looks for a chat model need not guess."""
+    document = snapshot.routes[model].document
+    created = document.created_at_unix_seconds
+    return {"id": model, "object": "model", "created": created, "owned_by": "cloudcrest", "task": document.task}
 
 
 def model_list(snapshot: Snapshot, key: KeyDocument) -> bytes:
