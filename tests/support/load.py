@@ -71,7 +71,7 @@ class Load:
             new = {event["id"]: event for event in found if event["id"] not in self._before}
             return new if expected.keys() <= new.keys() else None
 
-        events = until(arrived, "the usage of every answer", seconds=60)
+        events = until(arrived, "the usage of every answer", seconds=60) or {}
         for request_id, answer in expected.items():
             counted = events[request_id]["usage"]
             assert (counted["input_tokens"], counted["output_tokens"]) == (answer.input_tokens, answer.output_tokens)
@@ -135,6 +135,7 @@ def verify_ledger(cloud: Cloud) -> None:
 
     with cloud.client(cloud.operator_key) as client:
         report = until(look, "the verification of the ledger")
+    assert report is not None
     assert report["ok"], report
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cloudcrest.bootstrap.settings import UpSettings
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.errors import SetupError
@@ -17,6 +19,8 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     given.setdefault("data", default_data_folder(environment))
     settings = load_settings(UpSettings, environment, overrides=given)
+    if settings.database_url is not None:
+        settings = msgspec.structs.replace(settings, database_url=database_url(settings.database_url))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SetupError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key, or neither")
     for path in (settings.tls_cert, settings.tls_key):
@@ -27,6 +31,17 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
     if settings.log_level.lower() not in _LOG_LEVELS:
         raise SetupError(f"'{settings.log_level}' is no log level", hint=f"choose one of {', '.join(_LOG_LEVELS)}")
     return settings
+
+
+def database_url(given: str) -> str:
+    """A PostgreSQL URL with the driver that is used here. Raises `SetupError` for another database's."""
+    scheme, separator, rest = given.partition("://")
+    if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise SetupError(
+            "CLOUDCREST_DATABASE_URL (--database-url) is no PostgreSQL URL",
+            hint="write postgresql://user:password@host/database",
+        )
+    return f"postgresql+psycopg://{rest}"
 
 
 def default_data_folder(environment: Mapping[str, str]) -> str:

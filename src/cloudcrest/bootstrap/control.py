@@ -23,10 +23,11 @@ from cloudcrest.infra.logs import configure_logs
 from cloudcrest.infra.migrate import migrate
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import SystemClock
+from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.ids import new_id
 
-_DATABASE_PATIENCE_SECONDS = 60.0
-_DATABASE_RETRY_SECONDS = 0.5
+_DATABASE_PATIENCE_SECONDS = 45.0
+_DATABASE_RETRY_SECONDS = 0.1
 _DESCRIPTION = "Accounts, models, deployments, usage and money of this cloud. Inference is at /v1, as OpenAI has it."
 _log = structlog.get_logger(__name__)
 
@@ -90,8 +91,11 @@ async def _prepare(database: Database, slices: Slices) -> None:
             return
         except (OperationalError, InterfaceError) as error:
             if loop.time() > deadline:
-                raise
-            _log.warning("database_not_ready", error=_first_line(error))
+                raise SetupError(
+                    f"the database does not answer: {_first_line(error)}",
+                    hint="check --database-url, or see logs/postgres.log in the data folder",
+                ) from error
+            _log.info("database_not_ready", error=_first_line(error))
         await asyncio.sleep(_DATABASE_RETRY_SECONDS)
 
 

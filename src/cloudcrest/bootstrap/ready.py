@@ -77,9 +77,13 @@ async def become_ready(plan: Plan, ui: Ui) -> str | None:
                     return None
                 ui.step(describe(ours))
                 for chat in chats:
-                    if chat.state == "ready" and await _answers(gateway, chat.name):
+                    if chat.state != "ready":
+                        continue
+                    refusal = await _ask(gateway, chat.name)
+                    if refusal is None:
                         await _wait_for_others(control, ui)
                         return chat.name
+                    ui.step(f"{chat.name} does not answer yet: {refusal}")
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
 
@@ -110,13 +114,16 @@ async def _deployments(control: httpx2.AsyncClient) -> list[Deployment] | None:
         return None
 
 
-async def _answers(gateway: httpx2.AsyncClient, model: str) -> bool:
+async def _ask(gateway: httpx2.AsyncClient, model: str) -> str | None:
+    """Asks for one token: None when it came, else what came instead."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     try:
         answer = await gateway.post("/v1/chat/completions", json=body, timeout=_CALL_SECONDS)
-    except httpx2.HTTPError:
-        return False
-    return answer.status_code == 200 and bool(answer.json().get("choices"))
+    except httpx2.HTTPError as error:
+        return f"the gateway is not reached ({type(error).__name__})"
+    if answer.status_code == 200:
+        return None
+    return answer.text[:300]
 
 
 async def _until_gateway_answers(gateway: httpx2.AsyncClient) -> None:

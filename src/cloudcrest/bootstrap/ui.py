@@ -1,5 +1,6 @@
 """What a person sees of `up`: a live line on a terminal, plain lines elsewhere; `cloudcrest logs` has the details."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Protocol, TextIO
@@ -61,8 +62,9 @@ class PlainUi:
             self.done(text)
 
     def done(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # nobody listens any more, which is no reason to stop
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
         return

@@ -69,7 +69,8 @@ class Up:
         """Runs until it is told to stop. Raises `SetupError` where the cloud cannot run here."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._on_signal)
         try:
             await self._unless_stopped_or_broken(self._start())
             await self._stop.wait()
@@ -87,13 +88,15 @@ class Up:
         # These serve from what they last knew, so they need not wait for anybody.
         self._supervisor.start(services.gateway_service(self._plan))
         self._supervisor.start(services.region_service(self._plan))
+        # It is patient with its database, and loads its code while that starts.
         database_url = self._plan.settings.database_url or ""
+        if embedded is not None:
+            database_url = embedded.url(services.DATABASE)
+        self._supervisor.start(services.control_service(self._plan, database_url))
         if embedded is not None:
             await embedded.wait_ready(_DATABASE_PATIENCE_SECONDS)
             await embedded.ensure_database(services.DATABASE)
-            database_url = embedded.url(services.DATABASE)
         self._ui.step("Starting the control plane")
-        self._supervisor.start(services.control_service(self._plan, database_url))
         chat_model = await become_ready(self._plan, self._ui)
         self._is_ready = True
         self._folder.write_connection(self._plan.base_url, self._plan.secrets)

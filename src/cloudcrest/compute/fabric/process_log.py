@@ -56,7 +56,7 @@ class ProcessLog:
 
 
 def prune_logs(folder: Path, *, keep: int = MAX_FILES) -> None:
-    """Removes the oldest logs so that at most `keep` files stay: each replica has one of its own."""
-    files = sorted(folder.glob("*.log*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    """Removes the oldest logs so that at most `keep` stay of those whose names are ids (`rep_…`): others are reused."""
+    files = sorted(folder.glob("*_*.log*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files[keep:]:
         path.unlink(missing_ok=True)
