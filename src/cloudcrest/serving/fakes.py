@@ -101,5 +101,5 @@ class FakeEngine:
             labels=replica_labels(deployment, launch),
         )
 
-    async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
+    async def probe(self, _: httpx2.AsyncClient, url: str, __: str, /) -> Probe:
         return self.probes.get(url, self.probe_all)

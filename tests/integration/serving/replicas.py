@@ -15,6 +15,7 @@ import msgspec
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import Engine, Launch
+from cloudcrest.serving.records import EngineOptions
 
 START_SECONDS = 60
 
@@ -55,7 +56,7 @@ def deployment(
     slots: int = 3,
     context_tokens: int = 512,
     artifact: Artifact | None = None,
-    **options: str | int | float | bool,
+    options: EngineOptions | None = None,
 ) -> DeploymentDocument:
     model = ModelDocument(
         id="tiny", task=task, context_tokens=8192, artifacts=(artifact,) if artifact else (), dimensions=384
@@ -72,7 +73,7 @@ def deployment(
         context_tokens=context_tokens,
         slots=slots,
         created_at_unix_seconds=0,
-        engine_options=options,
+        engine_options=options or {},
         cpu_threads=1,
     )
 
@@ -83,7 +84,13 @@ def gguf(path: Path) -> Artifact:
 
 
 @asynccontextmanager
-async def running(engine: Engine, document: DeploymentDocument, artifact_path: Path | None = None) -> AsyncIterator[Replica]:
+async def running(
+    engine: Engine,
+    document: DeploymentDocument,
+    artifact_path: Path | None = None,
+    *,
+    start_seconds: float = START_SECONDS,
+) -> AsyncIterator[Replica]:
     """Starts a replica, waits until it is ready, and ends it."""
     engine.validate(document)
     launch = Launch(replica_id="rep_test", port=free_port(), token="replica-token", artifact_path=artifact_path)
@@ -94,7 +101,7 @@ async def running(engine: Engine, document: DeploymentDocument, artifact_path: P
     headers = {"authorization": f"Bearer {launch.token}"}
     try:
         async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
-            await _ready(engine, client, url, launch.token, process)
+            await _ready(engine, client, launch, process, start_seconds)
             yield Replica(client=client, url=url, token=launch.token, engine=engine, process=process)
     finally:
         process.terminate()
@@ -106,12 +113,12 @@ async def running(engine: Engine, document: DeploymentDocument, artifact_path: P
 
 
 async def _ready(
-    engine: Engine, client: httpx2.AsyncClient, url: str, token: str, process: subprocess.Popen[bytes]
+    engine: Engine, client: httpx2.AsyncClient, launch: Launch, process: subprocess.Popen[bytes], seconds: float
 ) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         assert process.poll() is None, f"the replica ended with {process.returncode}"
-        probe = await engine.probe(client, url, token)
+        probe = await engine.probe(client, str(client.base_url).rstrip("/"), launch.token)
         if probe.is_ready:
             return
         assert time.monotonic() < deadline, probe.reason

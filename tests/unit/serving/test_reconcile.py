@@ -2,11 +2,11 @@
 
 import itertools
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-import msgspec
 from cloudcrest.serving.reconcile import (
     Action,
     Drain,
@@ -74,7 +74,9 @@ def test_rolls_over_one_by_one_within_one_more_than_wanted() -> None:
 
 
 def test_old_replicas_that_serve_nobody_go_at_once() -> None:
-    assert actions([wanted(generation=2)], [replica("old", "backoff", retry_at=1e9)]) == [Stop("old"), ]
+    assert actions([wanted(generation=2)], [replica("old", "backoff", retry_at=1e9)]) == [
+        Stop("old"),
+    ]
     assert actions([wanted(generation=2)], []) == [Start("dep_1", 2)]
 
 

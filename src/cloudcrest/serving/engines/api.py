@@ -85,7 +85,7 @@ class Engine(Protocol):
         """The process that serves this deployment. Secrets travel in its environment, never in its arguments."""
         ...
 
-    async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
+    async def probe(self, client: httpx2.AsyncClient, url: str, token: str, /) -> Probe:
         """Asks a replica how it is. Never raises for a replica that does not answer: that is a `Probe` too."""
         ...
 

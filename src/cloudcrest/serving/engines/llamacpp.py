@@ -76,7 +76,8 @@ class LlamaCppEngine:
         return ProcessSpec(
             id=launch.replica_id,
             argv=(sys.executable, "-m", module, msgspec.json.encode(arguments).decode()),
-            environment={TOKEN_VARIABLE: launch.token},
+            # An abort then ends in one line, not in a debugger's pages.
+            environment={TOKEN_VARIABLE: launch.token, "GGML_NO_BACKTRACE": "1"},
             labels=replica_labels(deployment, launch),
             stop_grace_seconds=3.0,
         )

@@ -62,8 +62,10 @@ def server_parameters(arguments: Arguments, token: str) -> Any:  # xllamacpp has
     parameters.verbosity = _WARNINGS
     if arguments.task == "embedding":
         parameters.embedding = True
-        # An input is embedded in one batch, so a batch must hold a whole slot's context.
-        parameters.n_batch = parameters.n_ubatch = max(arguments.context_tokens, 512)
+        # An input is embedded in one batch, so a batch must hold a whole slot's context; and pooling aborts unless the
+        # slots divide it.
+        batch = max(arguments.context_tokens, 512)
+        parameters.n_batch = parameters.n_ubatch = -(-batch // arguments.slots) * arguments.slots
     return parameters
 
 
