@@ -15,7 +15,7 @@ import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -158,10 +158,12 @@ class ArtifactStore:
         source, location = sources.open(uri)
         scratch = work / "from" / _short(uri)
         await asyncio.to_thread(partial(scratch.mkdir, parents=True, exist_ok=True))
-        digests = await source.fetch(location, files, scratch, meter)
+        by_path = {file.path: file for file in files}
+        # Each file is accepted as it comes: what a source gave before it broke off is asked of no other.
+        async with aclosing(source.fetch(location, files, scratch, meter)) as fetched:
+            async for path, digest in fetched:
+                await asyncio.to_thread(_accept, by_path[path], digest, scratch / path, work / "files" / path)
         meter.phase("verifying")
-        for file in files:
-            await asyncio.to_thread(_accept, file, digests[file.path], scratch / file.path, work / "files" / file.path)
         await asyncio.to_thread(partial(shutil.rmtree, scratch, ignore_errors=True))
 
     async def _publish(self, artifact: Artifact, work: Path, meter: Meter) -> Path:

@@ -144,3 +144,15 @@ async def test_files_that_one_source_gave_are_not_asked_of_the_next(hub: Hub, tm
     path = await store(tmp_path, hub_url=hub.url).fetch(model(SOURCE, "hf:good/repo@main", files=files), "gguf")
     assert (path.parent / "extra.json").read_bytes() == b"{}"
     assert [path for path, _ in hub.requests].count("/good/repo/resolve/main/model.gguf") == 0
+
+
+async def test_what_a_source_gave_before_it_failed_is_kept(hub: Hub, tmp_path: Path) -> None:
+    files = (listed(GGUF), listed(b"{}", "extra.json"))
+    hub.files[FILE] = GGUF
+    ours = store(tmp_path, hub_url=hub.url)
+    with pytest.raises(Unavailable, match="answers 404"):
+        await ours.fetch(model(SOURCE, files=files), "gguf")
+    hub.files["/good/repo/resolve/main/extra.json"] = b"{}"
+    hub.requests.clear()
+    await ours.fetch(model("hf:good/repo@main", files=files), "gguf")
+    assert [path for path, _ in hub.requests] == ["/good/repo/resolve/main/extra.json"]

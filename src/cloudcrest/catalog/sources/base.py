@@ -4,7 +4,7 @@ A source only brings bytes and says what their SHA-256 came to; the store alone 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +64,10 @@ class FetchContext:
             )
 
 
+Fetched = AsyncGenerator[tuple[str, str], None]
+"""(path, SHA-256 in hex) of each file as it is whole."""
+
+
 class Source(Protocol):
     """One scheme. `location` is what follows the scheme's colon in an artifact's source."""
 
@@ -71,10 +75,8 @@ class Source(Protocol):
         """Finds the files and hashes of an artifact that lists none. Raises `SourceFailed`."""
         ...
 
-    async def fetch(
-        self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter, /
-    ) -> dict[str, str]:
-        """Brings each file to `folder/<file.path>`; answers path → SHA-256 of what it wrote, unjudged.
+    def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter, /) -> Fetched:
+        """Brings each file to `folder/<file.path>` and says so with the SHA-256 of what it wrote, unjudged.
 
         `folder` belongs to this source and location and survives a broken fetch: the next call goes on from what is
         in it. Raises `SourceFailed`, `DiskFull`, `UnsafeFile`.

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
 from cloudcrest.catalog.safety import UnsafeFile
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed, wanted_names
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed, wanted_names
 from cloudcrest.catalog.sources.files import PartFile, copy_stream, sha256_of
 from cloudcrest.kernel.errors import InvalidInput
 
@@ -26,16 +26,14 @@ class LocalFiles:
             raise SourceFailed(f"{root} holds no {artifact.format} files such as '{artifact.entry}'")
         return Listing(location=location, files=files)
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         root = _root(location)
         limit_bytes = self._context.settings.max_file_bytes
-        digests = {}
         for file in files:
             path = await asyncio.to_thread(_inside, root, file.path)
             self._context.require_space(folder, (await asyncio.to_thread(path.stat)).st_size)
             part = PartFile(folder / file.path)
-            digests[file.path] = await _copy(path, part, meter, limit_bytes)
-        return digests
+            yield file.path, await _copy(path, part, meter, limit_bytes)
 
 
 def _root(location: str) -> Path:

@@ -13,7 +13,7 @@ import msgspec
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed, wanted_names
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed, wanted_names
 from cloudcrest.catalog.sources.download import download, get_json
 from cloudcrest.catalog.sources.hubs import HubLocation, parse_hub_location
 
@@ -69,10 +69,10 @@ class HuggingFace:
             files=tuple([await self._pin(pinned, name, siblings[name]) for name in names]),
         )
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         place = parse_hub_location("hf", location)
-        return {
-            file.path: await download(
+        for file in files:
+            digest = await download(
                 self._context,
                 self._url(place, file.path),
                 folder / file.path,
@@ -81,8 +81,7 @@ class HuggingFace:
                 sha256=file.sha256,
                 headers=self._headers,
             )
-            for file in files
-        }
+            yield file.path, digest
 
     def _url(self, place: HubLocation, path: str) -> str:
         return f"{self._endpoint}/{place.repository}/resolve/{place.revision or 'main'}/{place.path_of(path)}"

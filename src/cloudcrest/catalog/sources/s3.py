@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed
 from cloudcrest.catalog.sources.files import PartFile, copy_stream
 from cloudcrest.kernel.errors import SetupError
 
@@ -25,19 +25,18 @@ class ObjectStoreFiles:
     async def resolve(self, _location: str, artifact: Artifact) -> Listing:
         raise SourceFailed(f"an object store lists no SHA-256 of '{artifact.entry}'; the artifact must name it")
 
-    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> dict[str, str]:
+    async def fetch(self, location: str, files: Sequence[ArtifactFile], folder: Path, meter: Meter) -> Fetched:
         root = location.lstrip("/").rstrip("/")
-        digests = {}
         for file in files:
             self._context.require_space(folder, file.size_bytes or 0)
             part = PartFile(folder / file.path)
             try:
-                digests[file.path] = await self._copy(f"{root}/{file.path}", part, meter)
+                digest = await self._copy(f"{root}/{file.path}", part, meter)
             except FileNotFoundError:
                 raise SourceFailed(f"there is no object {root}/{file.path}") from None
             except (OSError, ValueError) as error:
                 raise SourceFailed(f"reading {root}/{file.path} failed ({error})") from error
-        return digests
+            yield file.path, digest
 
     async def _copy(self, key: str, part: PartFile, meter: Meter) -> str:
         stream = await asyncio.to_thread(self._filesystem.open, key, "rb")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.catalog.progress import Meter
-from cloudcrest.catalog.sources.base import FetchContext, Listing, Source, SourceFailed
+from cloudcrest.catalog.sources.base import FetchContext, Fetched, Listing, Source, SourceFailed
 
 _REASON = "the model lives at a provider and has no weights to fetch; deploy it with the engine 'upstream'"
 
@@ -16,9 +16,7 @@ class Upstream:
     async def resolve(self, _location: str, _artifact: Artifact) -> Listing:
         raise SourceFailed(_REASON)
 
-    async def fetch(
-        self, _location: str, _files: Sequence[ArtifactFile], _folder: Path, _meter: Meter
-    ) -> dict[str, str]:
+    def fetch(self, _location: str, _files: Sequence[ArtifactFile], _folder: Path, _meter: Meter) -> Fetched:
         raise SourceFailed(_REASON)
 
 
