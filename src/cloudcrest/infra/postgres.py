@@ -26,6 +26,7 @@ _MAJOR_VERSION = "18"
 _MAX_SOCKET_PATH_BYTES = 103  # macOS allows 103, Linux 107
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.05
+_MAX_POLL_SECONDS = 0.5
 _UNPRIVILEGED_ID = 65534
 
 _SETTINGS = {
@@ -95,6 +96,7 @@ class EmbeddedPostgres:
         """Returns when a query was answered. Raises `SetupError` when none was in time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
+        pause_seconds = _POLL_SECONDS
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(self.conninfo("postgres"), connect_timeout=5) as link:
@@ -106,7 +108,8 @@ class EmbeddedPostgres:
                         f"PostgreSQL did not answer within {timeout_seconds:.0f} s: {error}",
                         hint="see logs/postgres.log in the data folder",
                     ) from error
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 1.5, _MAX_POLL_SECONDS)
 
     async def ensure_database(self, name: str) -> None:
         """Creates the database unless it exists."""
@@ -124,9 +127,11 @@ class EmbeddedPostgres:
         return psycopg.conninfo.make_conninfo(host=str(self._socket_folder), port=_PORT, user=USER, dbname=name)
 
     def _initialise(self) -> None:
-        # Into a folder beside it, then renamed: a kill half-way leaves nothing that looks like a data folder.
-        fresh = self._folder.with_name(f"{self._folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
+        # Into a folder beside it, then renamed: a kill half-way leaves nothing that looks like a data folder. An initdb
+        # that outlived its parent may still write into its own, so each has another name.
+        for leftover in self._folder.parent.glob(f"{self._folder.name}.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh = self._folder.with_name(f"{self._folder.name}.new-{os.getpid()}")
         if self._folder.exists():
             self._folder.rmdir()  # an empty folder made by someone is fine; one with files raises
         fresh.mkdir(mode=0o700)
