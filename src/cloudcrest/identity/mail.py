@@ -12,7 +12,6 @@ from typing import Protocol
 import msgspec
 from anyio import to_thread
 
-from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import NewId
@@ -99,21 +98,6 @@ class FolderMailer:
         path.write_bytes(message.as_bytes())
         for old in sorted(self._folder.glob("mail_*.eml"))[:-FOLDER_MAILS_MAX]:
             old.unlink(missing_ok=True)
-
-
-def mailer(settings: IdentitySettings, folder: Path, *, clock: Clock, new_id: NewId) -> Mailer:
-    """Over SMTP where a server is set, else into `folder`."""
-    if settings.smtp_host is None:
-        return FolderMailer(folder, sender=settings.mail_from, clock=clock, new_id=new_id)
-    return SmtpMailer(
-        host=settings.smtp_host,
-        port=settings.smtp_port,
-        username=settings.smtp_username,
-        password=settings.smtp_password,
-        starttls=settings.smtp_starttls,
-        sender=settings.mail_from,
-        clock=clock,
-    )
 
 
 def password_reset_mail(to: str, link: str, lifetime_seconds: int) -> Mail:

@@ -26,15 +26,10 @@ class Passwords:
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether it is the password. An unknown account (None) takes as long as a wrong password."""
-        if password_hash is None:
-            nobody = await self._nobody()
-            await self._in_thread(lambda: self._hasher.verify(password, nobody))
-            return False
-        return await self._in_thread(lambda: self._hasher.verify(password, password_hash))
-
-    async def prepare(self) -> None:
-        """Makes the hash that unknown accounts are compared with, so that the first one takes no longer."""
-        await self._nobody()
+        # Made on the first call, whoever it is for, so that the first unknown account takes no longer than a known one.
+        nobody = await self._nobody()
+        is_right = await self._in_thread(lambda: self._hasher.verify(password, password_hash or nobody))
+        return is_right and password_hash is not None
 
     async def _nobody(self) -> str:
         async with self._nobody_lock:

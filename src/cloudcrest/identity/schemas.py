@@ -221,7 +221,7 @@ class InvitationOut(Out):
 
 
 class NewInvitationOut(InvitationOut):
-    """`link` is shown this once; `token` is what its last part holds."""
+    """`link` is shown this once; what stands after `#token=` is what POST /invitations/accept takes."""
 
     link: str = Field(examples=["https://cloud.example.com/invitations#token=gq0X…"])
 

@@ -1,11 +1,16 @@
 """API keys: made, shown once, published, changed, revoked; what a management key may do."""
 
 import hashlib
+import time
 from datetime import timedelta
 
+import anyio
 import pytest
 from sqlalchemy import text
 
+from cloudcrest.infra.feed import FeedPage
+from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.publication import read_page
 from cloudcrest.kernel.clock import ManualClock
 from tests.integration.identity.cloud import (
     FIRST_KEY,
@@ -78,6 +83,31 @@ async def test_revocation_withdraws_the_document_and_shuts_the_door(cloud: Cloud
     assert answer.status_code == 401
     assert (await ada.client.patch(f"/keys/{made['id']}", json={"name": "x"})).status_code == 409
     assert (await ada.client.get(f"/keys/{made['id']}")).json()["revoked_at"] is not None
+
+
+async def test_a_waiting_follower_hears_of_a_revocation_within_a_second(cloud: Cloud, ada: Tenant) -> None:
+    made = await make_key(ada)
+    notifier = FeedNotifier(cloud.database.conninfo)
+
+    async def read(cursor: str) -> FeedPage:
+        async with cloud.database.transaction() as session:
+            return await read_page(session, cursor, region="local")
+
+    heard: list[FeedPage] = []
+
+    async def follow(cursor: str) -> None:
+        heard.append(await notifier.wait_for_page(read, cursor, 20))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(notifier.run)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(follow, (await read("")).cursor)
+                assert (await ada.client.delete(f"/keys/{made['id']}")).status_code == 204
+                began = time.monotonic()
+        assert time.monotonic() - began < 1
+        group.cancel_scope.cancel()
+    assert [(item.id, item.body) for item in heard[0].documents] == [(made["id"], None)]
 
 
 async def test_expired_key_is_refused(cloud: Cloud, ada: Tenant, clock: ManualClock) -> None:

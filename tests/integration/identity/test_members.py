@@ -42,6 +42,20 @@ async def test_invitation_makes_an_account_once(cloud: Cloud, ada: Tenant) -> No
     assert [item["id"] for item in found] == [ada.organization_id]
 
 
+async def test_one_invitation_taken_by_two_at_once_lets_one_in(cloud: Cloud, ada: Tenant, bob: Tenant) -> None:
+    _, token = await invite(ada)
+    carol = await register(cloud, "carol")
+    answers: list[int] = []
+
+    async def accept(guest: Tenant) -> None:
+        answers.append((await guest.client.post("/invitations/accept", json={"token": token})).status_code)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(accept, bob)
+        group.start_soon(accept, carol)
+    assert sorted(answers) == [201, 404]
+
+
 async def test_invitation_is_mailed_and_its_token_is_nowhere_in_the_database(cloud: Cloud, ada: Tenant) -> None:
     _, token = await invite(ada, email="new@example.com")
     async with cloud.database.transaction() as session:
@@ -196,6 +210,21 @@ async def test_lesser_roles_make_no_keys(cloud: Cloud, ada: Tenant, role: str) -
     assert (await invite(Tenant(guest.client, "", "", ada.organization_id, "")))[0].status_code == 403
     keys = await guest.client.get("/keys", params={"organization_id": ada.organization_id})
     assert keys.json()["data"] == []
+
+
+async def test_project_admin_rules_that_project_alone(cloud: Cloud, ada: Tenant) -> None:
+    admin = await join(cloud, ada, "carol", "admin", ada.project_id)
+    host = Tenant(admin.client, admin.email, admin.user_id, ada.organization_id, ada.project_id)
+    assert (await invite(host))[0].status_code == 403
+    assert (await invite(host, role="admin", project_id=ada.project_id))[0].status_code == 201
+    assert (await invite(host, role="owner", project_id=ada.project_id))[0].status_code == 400
+    assert (await admin.client.patch(f"/projects/{ada.project_id}", json={"name": "x"})).status_code == 200
+    body = {"organization_id": ada.organization_id, "name": "p"}
+    assert (await admin.client.post("/projects", json=body)).status_code == 403
+    owner = f"/organizations/{ada.organization_id}/members/{await member_id_of(ada, ada)}"
+    assert (await admin.client.patch(owner, json={"role": "viewer"})).status_code == 403
+    wide = {"project_id": ada.project_id, "name": "k", "scopes": ["management"], "organization_wide": True}
+    assert (await admin.client.post("/keys", json=wide)).status_code == 403
 
 
 async def test_member_may_leave(cloud: Cloud, ada: Tenant) -> None:

@@ -13,11 +13,10 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from cloudcrest.identity import tokens
 from cloudcrest.identity.api import Limits
 from cloudcrest.identity.documents import key_document
-from cloudcrest.identity.mail import FolderMailer, Mail, SmtpMailer, invitation_mail, mailer, password_reset_mail
+from cloudcrest.identity.mail import FolderMailer, Mail, SmtpMailer, invitation_mail, password_reset_mail
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.records import ApiKey
 from cloudcrest.identity.service.accounts import check_password
-from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from cloudcrest.kernel.ids import id_maker
@@ -39,7 +38,6 @@ class CountingHasher(Argon2Hasher):
 async def test_an_unknown_account_costs_what_a_wrong_password_costs() -> None:
     hasher = CountingHasher()
     passwords = Passwords(PasswordHash((hasher,)))
-    await passwords.prepare()
     kept = await passwords.hash("three unrelated words")
     assert kept.startswith("$argon2id$")
     assert await passwords.verify("three unrelated words", kept)
@@ -127,13 +125,6 @@ async def test_mail_server_that_is_away_is_unavailable(clock: ManualClock, monke
     )
     with pytest.raises(Unavailable, match=r"mail\.example\.com"):
         await over_smtp.send(Mail(to="ada@example.com", subject="s", body="b"))
-
-
-def test_a_mail_server_is_used_where_one_is_set(tmp_path: Path, clock: ManualClock) -> None:
-    new_id = id_maker(clock)
-    assert isinstance(mailer(IdentitySettings(), tmp_path, clock=clock, new_id=new_id), FolderMailer)
-    over_smtp = IdentitySettings(smtp_host="mail.example.com")
-    assert isinstance(mailer(over_smtp, tmp_path, clock=clock, new_id=new_id), SmtpMailer)
 
 
 def test_mails_say_what_to_do() -> None:

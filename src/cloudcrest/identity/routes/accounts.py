@@ -34,6 +34,7 @@ def router(service: AccountService, *, secure_cookies: bool) -> APIRouter:
     """/auth and /me."""
     routes = APIRouter()
     _add_sign_in(routes, service, secure_cookies=secure_cookies)
+    _add_sessions(routes, service)
     _add_passwords(routes, service, secure_cookies=secure_cookies)
     return routes
 
@@ -78,6 +79,8 @@ def _add_sign_in(routes: APIRouter, service: AccountService, *, secure_cookies: 
         _set_cookies(response, signed_in, secure=secure_cookies)
         return NewSessionOut.model_validate(signed_in)
 
+
+def _add_sessions(routes: APIRouter, service: AccountService) -> None:
     @routes.post(
         "/auth/logout",
         operation_id="logout",
