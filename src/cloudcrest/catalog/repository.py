@@ -72,19 +72,37 @@ async def seed_states(session: AsyncSession) -> dict[str, tuple[str, str | None]
     return {model_id: (origin, seed_sha256) for model_id, origin, seed_sha256 in rows}
 
 
-async def save(
-    session: AsyncSession, model: Model, *, origin: Origin, now: datetime, seed_sha256: str | None = None
-) -> None:
+async def save(session: AsyncSession, model: Model, *, origin: Origin, now: datetime) -> None:
     """Writes a model whole: new, over the one of its id, or in the place of a deleted one."""
-    values: dict[str, Any] = {name: _plain(getattr(model, name)) for name in _COLUMNS}
-    values |= {"origin": origin, "seed_sha256": seed_sha256, "updated_at": now, "deleted_at": None}
-    statement = insert(ModelRow).values({**values, "revision": 1, "created_at": now})
-    changed = {**values, "revision": ModelRow.revision + 1}
+    await save_all(session, [(model, None)], origin=origin, now=now)
+
+
+async def save_all(
+    session: AsyncSession, models: Sequence[tuple[Model, str | None]], *, origin: Origin, now: datetime
+) -> None:
+    """Writes many at once, each with the hash of its seed entry where it comes from one."""
+    if not models:
+        return
+    written = {"origin": origin, "created_at": now, "updated_at": now, "deleted_at": None, "revision": 1}
+    rows = [
+        {**{name: _plain(getattr(model, name)) for name in _COLUMNS}, **written, "seed_sha256": seed_sha256}
+        for model, seed_sha256 in models
+    ]
+    statement = insert(ModelRow).values(rows)
+    changed: dict[str, Any] = {
+        name: statement.excluded[name] for name in rows[0] if name not in ("id", "created_at", "revision")
+    }
+    changed["revision"] = ModelRow.revision + 1
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
-    await session.execute(delete(ModelArtifactRow).where(ModelArtifactRow.model_id == model.id))
-    if model.artifacts:
-        rows = [_artifact_values(model.id, number, artifact) for number, artifact in enumerate(model.artifacts)]
-        await session.execute(insert(ModelArtifactRow), rows)
+    ids_written = [model.id for model, _ in models]
+    await session.execute(delete(ModelArtifactRow).where(ModelArtifactRow.model_id.in_(ids_written)))
+    artifacts = [
+        _artifact_values(model.id, position, artifact)
+        for model, _ in models
+        for position, artifact in enumerate(model.artifacts)
+    ]
+    if artifacts:
+        await session.execute(insert(ModelArtifactRow).values(artifacts))
 
 
 async def mark_deleted(session: AsyncSession, model_id: str, now: datetime) -> None:

@@ -28,8 +28,10 @@ def read_seeds() -> list[Model]:
 async def seed(session: AsyncSession, *, clock: Clock) -> None:
     """Adds what is new and follows what changed; what operators changed or deleted is left as they made it."""
     states = await repository.seed_states(session)
+    stale = []
     for model in read_seeds():
         digest = hashlib.sha256(msgspec.json.encode(model)).hexdigest()
         origin, applied = states.get(model.id, ("seed", None))
         if origin == "seed" and applied != digest:
-            await repository.save(session, model, origin="seed", now=clock.now(), seed_sha256=digest)
+            stale.append((model, digest))
+    await repository.save_all(session, stale, origin="seed", now=clock.now())

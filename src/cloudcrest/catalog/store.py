@@ -79,10 +79,11 @@ class ArtifactStore:
         wanted = choose_artifact(model, artifact_format)
         meter = Meter(on_progress, self._clock)
         try:
-            path = await asyncio.to_thread(self._unchanged_path, self._pinned(wanted))
-            if path is None:
-                async with file_lock(self._lock_path(wanted), partial(meter.phase, "waiting")):
-                    path = await self._fetch(model.id, wanted, meter)
+            with disk_errors(self._folder):
+                path = await asyncio.to_thread(self._unchanged_path, self._pinned(wanted))
+                if path is None:
+                    async with file_lock(self._lock_path(wanted), partial(meter.phase, "waiting")):
+                        path = await self._fetch(model.id, wanted, meter)
         except CloudcrestError as error:
             meter.phase("failed", reason=str(error))
             raise
@@ -127,10 +128,9 @@ class ArtifactStore:
             for file in artifact.files:
                 check_name(file.path)
             work = self._folder / ".work" / artifact_key(artifact)
-            with disk_errors(self._folder):
-                await asyncio.to_thread(partial((work / "files").mkdir, parents=True, exist_ok=True))
-                await self._bring_all(model_id, artifact, sources, work, meter)
-                return await self._publish(artifact, work, meter)
+            await asyncio.to_thread(partial((work / "files").mkdir, parents=True, exist_ok=True))
+            await self._bring_all(model_id, artifact, sources, work, meter)
+            return await self._publish(artifact, work, meter)
 
     async def _bring_all(
         self, model_id: str, artifact: Artifact, sources: "_Sources", work: Path, meter: Meter

@@ -128,26 +128,24 @@ async def test_an_operators_own_model_lives_and_dies(client: httpx2.AsyncClient)
     await ok(await client.post("/api/v1/models", json=OWN), 201)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "where"),
-    [
-        ({"artifacts": [{**GGUF, "entry": "other.gguf"}]}, "artifacts.0.entry"),
-        (
-            {"artifacts": [{**GGUF, "entry": "m.bin", "files": [{"path": "m.bin", "sha256": "ab" * 32}]}]},
-            "artifacts.0.files",
-        ),
-        ({"artifacts": [{**GGUF, "files": [{"path": "../own.gguf", "sha256": "ab" * 32}]}]}, "artifacts.0.files"),
-        ({"artifacts": [{**GGUF, "sources": ["ftp://somewhere"]}]}, "artifacts.0.sources.0"),
-        ({"artifacts": [{**GGUF, "convert": "magic"}]}, "artifacts.0.convert"),
-        ({"base_model": "no-such-model"}, "base_model"),
-        ({"adapter_of": "own-model"}, "adapter_of"),
-    ],
-)
-async def test_a_wrong_model_is_refused_with_the_path(
-    client: httpx2.AsyncClient, wrong: dict[str, Any], where: str
-) -> None:
-    problem = await ok(await client.post("/api/v1/models", json={**OWN, **wrong}), 400)
-    assert problem["errors"][0]["field"] == where
+WRONG_MODELS: list[tuple[dict[str, Any], str]] = [
+    ({"artifacts": [{**GGUF, "entry": "other.gguf"}]}, "artifacts.0.entry"),
+    (
+        {"artifacts": [{**GGUF, "entry": "m.bin", "files": [{"path": "m.bin", "sha256": "ab" * 32}]}]},
+        "artifacts.0.files",
+    ),
+    ({"artifacts": [{**GGUF, "files": [{"path": "../own.gguf", "sha256": "ab" * 32}]}]}, "artifacts.0.files"),
+    ({"artifacts": [{**GGUF, "sources": ["ftp://somewhere"]}]}, "artifacts.0.sources.0"),
+    ({"artifacts": [{**GGUF, "convert": "magic"}]}, "artifacts.0.convert"),
+    ({"base_model": "no-such-model"}, "base_model"),
+    ({"adapter_of": "own-model"}, "adapter_of"),
+]
+
+
+async def test_a_wrong_model_is_refused_with_the_path(client: httpx2.AsyncClient) -> None:
+    for wrong, where in WRONG_MODELS:
+        problem = await ok(await client.post("/api/v1/models", json={**OWN, **wrong}), 400)
+        assert problem["errors"][0]["field"] == where
 
 
 async def test_bounds_are_kept(client: httpx2.AsyncClient) -> None:

@@ -110,6 +110,15 @@ async def test_redirects_are_followed_and_the_token_stays_with_its_hub(hub: Hub,
     assert [b"hf_secret" in head for head in hub.headers] == [True, False]
 
 
+async def test_a_redirect_that_leads_nowhere_is_a_reason(hub: Hub, tmp_path: Path) -> None:
+    hub.redirects[FILE] = FILE
+    with pytest.raises(Unavailable, match="does not lead to the file"):
+        await store(tmp_path, hub_url=hub.url).fetch(model(SOURCE), "gguf")
+    hub.redirects[FILE] = "gopher://hub/model.gguf"
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
+        await store(tmp_path, hub_url=hub.url).fetch(model(SOURCE), "gguf")
+
+
 async def test_a_busy_hub_is_asked_again_and_a_refusing_one_is_not(hub: Hub, tmp_path: Path) -> None:
     hub.files[FILE] = GGUF
     hub.statuses[FILE] = [503]

@@ -21,7 +21,7 @@ from cloudcrest.catalog.sources.base import DiskFull, SourceCreator
 from cloudcrest.catalog.sources.files import disk_errors
 from cloudcrest.catalog.sources.s3 import ObjectStoreFiles
 from cloudcrest.catalog.store import ArtifactStore
-from cloudcrest.kernel.errors import NotFound, Unavailable
+from cloudcrest.kernel.errors import NotFound, SetupError, Unavailable
 from cloudcrest.kernel.registry import Registry
 from tests.support.waiting import until_async
 from tests.unit.catalog.hub import Hub
@@ -70,8 +70,18 @@ async def test_a_disk_without_room_is_said_before_anything_is_asked(hub: Hub, tm
 def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="is full"), disk_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), disk_errors(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(SetupError, match="may not be read or written"), disk_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", "/srv/models")
+    with pytest.raises(IsADirectoryError), disk_errors(tmp_path):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+
+
+async def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    seen: list[PullProgress] = []
+    with pytest.raises(SetupError, match="is no folder"):
+        await store(tmp_path / "store").fetch(model(SOURCE), "gguf", seen.append)
+    assert seen[-1].phase == "failed"
 
 
 async def test_a_file_that_rots_is_found_removed_and_fetched_again(hub: Hub, tmp_path: Path) -> None:

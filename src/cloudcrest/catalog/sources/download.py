@@ -88,6 +88,8 @@ class _Download:
                     raise SourceFailed(reason) from error
             except (httpx2.TransportError, _Broken) as error:
                 reason = f"the connection to {_host(self.url)} broke ({_words(error)})"
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                raise SourceFailed(f"{_host(self.url)} does not lead to the file ({_words(error)})") from error
             failures = 1 if self.part.size_bytes > before else failures + 1
             if failures >= settings.attempts:
                 kept = f" after {format_bytes(self.part.size_bytes)}, which are kept for the next try"
@@ -189,7 +191,7 @@ async def get_json(context: FetchContext, url: str, headers: dict[str, str] | No
             return httpx2.Response(200, headers=_plain(response), content=bytes(body), request=response.request)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         raise SourceFailed(f"{_host(url)} cannot be reached ({_words(error)})") from error
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise SourceFailed(f"asking {_host(url)} failed ({_words(error)})") from error
 
 

@@ -72,7 +72,10 @@ def _describe(root: Path, artifact: Artifact) -> tuple[ArtifactFile, ...]:
 
 
 async def _copy(path: Path, part: PartFile, meter: Meter, limit_bytes: int) -> str:
-    stream = await asyncio.to_thread(path.open, "rb")
+    try:
+        stream = await asyncio.to_thread(path.open, "rb")
+    except PermissionError:
+        raise SourceFailed(f"{path} may not be read by this user") from None
     try:
         await asyncio.to_thread(part.open)
         await asyncio.to_thread(part.restart)

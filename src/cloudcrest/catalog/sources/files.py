@@ -12,6 +12,7 @@ from typing import BinaryIO
 from cloudcrest.catalog.progress import Meter
 from cloudcrest.catalog.safety import UnsafeFile
 from cloudcrest.catalog.sources.base import DiskFull
+from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.units import format_bytes
 
 CHUNK_BYTES = 1 << 20
@@ -19,13 +20,22 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk, wherever it is noticed, into one sentence."""
+    """Turns a full disk or a folder that may not be written, wherever it is noticed, into one sentence."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"the disk of {folder} is full", hint="free some space, or move the data folder with --data"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise SetupError(
+                f"{error.filename or folder} is no folder", hint="move what is there out of the way"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SetupError(
+                f"{error.filename or folder} may not be read or written by this user",
+                hint="give this user the folder, or move the data folder with --data",
             ) from error
         raise
 
