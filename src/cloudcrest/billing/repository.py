@@ -167,7 +167,7 @@ async def save_account(session: AsyncSession, changed: Account) -> None:
 async def add_entries(session: AsyncSession, entries: Sequence[LedgerEntry]) -> None:
     """Appends to the ledger."""
     if entries:
-        await session.execute(insert(LedgerEntryRow).values([_entry_values(entry) for entry in entries]))
+        await session.execute(insert(LedgerEntryRow), [_entry_values(entry) for entry in entries])
 
 
 async def entry(session: AsyncSession, entry_id: str) -> LedgerEntry | None:

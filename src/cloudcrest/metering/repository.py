@@ -51,8 +51,8 @@ class UsageRepository:
             return []
         # In the order of their ids: batches that overlap then wait for each other and never in a circle.
         rows = [_to_row(by_id[event_id], received_at) for event_id in sorted(by_id)]
-        statement = insert(UsageEventRow).values(rows).on_conflict_do_nothing(index_elements=["id"])
-        stored = (await session.execute(statement.returning(UsageEventRow.id))).scalars().all()
+        statement = insert(UsageEventRow).on_conflict_do_nothing(index_elements=["id"]).returning(UsageEventRow.id)
+        stored = (await session.execute(statement, rows)).scalars().all()
         return [by_id[event_id] for event_id in sorted(stored)]
 
     async def read(

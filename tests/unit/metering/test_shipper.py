@@ -3,7 +3,9 @@
 import contextlib
 import os
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -107,15 +109,58 @@ async def test_a_dead_workers_open_requests_settle_at_their_last_mark(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+class Killed(BaseException):
+    """The process ends here, by kill -9: nothing below may run on, and all it knew is gone."""
+
+
+@contextlib.contextmanager
+def killed_at_random(rng: random.Random) -> Iterator[None]:
+    """Ends the process now and then between any two changes that the shipper makes to files."""
+
+    def perhaps(change: Callable[..., object]) -> Callable[..., None]:
+        def changed(*arguments: Any, **options: Any) -> None:
+            if rng.random() < 0.1:
+                raise Killed
+            change(*arguments, **options)
+            if rng.random() < 0.1:
+                raise Killed
+
+        return changed
+
+    def remove_in_pieces(folder: Path, **_: object) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", perhaps(Path.unlink))
+        patch.setattr("pathlib.Path.replace", perhaps(Path.replace))
+        patch.setattr("pathlib.Path.rmdir", perhaps(Path.rmdir))
+        patch.setattr("shutil.rmtree", remove_in_pieces)
+        yield
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-async def test_restarts_and_failures_lose_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+async def test_kills_and_failures_lose_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng, folder = random.Random(seed), tmp_path_factory.mktemp("spool")
     control = ControlPlane(rng)
     writers = [spool_writer(folder, f"gateway-{index}") for index in range(2)]
     shipper = Shipper(folder, control.send, max_batch_events=7)
-    ended: set[str] = set()
     opened: set[str] = set()
+    ended: set[str] = set()
+
+    async def ship() -> bool:
+        nonlocal shipper
+        try:
+            with killed_at_random(rng):
+                return await shipper.ship_once()
+        except Unavailable:
+            return True
+        except Killed:
+            shipper = Shipper(folder, control.send, max_batch_events=7)
+            return True
+
     for number in range(60):
         writer, event = rng.choice(writers), usage_event(number)
         writer.open(event)
@@ -123,22 +168,16 @@ async def test_restarts_and_failures_lose_nothing(tmp_path_factory: pytest.TempP
         if rng.random() < 0.8:
             writer.end(event)
             ended.add(event.id)
-        if rng.random() < 0.1:  # the process is killed: all it knew is gone
-            shipper = Shipper(folder, control.send, max_batch_events=7)
         if rng.random() < 0.1:
             writers.remove(writer)
             writer.close()
             writers.append(spool_writer(folder, "gateway-9"))
-        with contextlib.suppress(Unavailable):
-            await shipper.ship_once()
+        await ship()
     for writer in writers:
         writer.close()
     for _ in range(1000):
-        try:
-            await ship_all(shipper)
+        if not await ship():
             break
-        except Unavailable:
-            pass
     assert set(control.events) == opened
     assert {event_id for event_id, event in control.events.items() if event.outcome == "completed"} == ended
     assert os.listdir(folder) == []

@@ -18,7 +18,7 @@ from cloudcrest.infra.http.problems import responses
 from cloudcrest.infra.http.session import SessionDep
 from cloudcrest.kernel.money import Money, parse_amount
 
-EntryPath = Annotated[str, Path(max_length=64, examples=["led_01k9zq3v5e8m2n4p6r8t0w2y4z"])]
+EntryPath = Annotated[Identifier, Path(examples=["led_01k9zq3v5e8m2n4p6r8t0w2y4z"])]
 OrganizationQuery = Annotated[Identifier | None, Query(description="Of this organization")]
 
 

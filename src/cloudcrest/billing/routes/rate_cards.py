@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from cloudcrest.billing.schemas import CreateRateCard, Currency, ModelName, RateCardView, moment, price
+from cloudcrest.billing.schemas import CreateRateCard, Currency, Identifier, ModelName, RateCardView, moment, price
 from cloudcrest.billing.service.rate_cards import Prices, RateCards
 from cloudcrest.billing.views import view_card
 from cloudcrest.identity.http import CallerDep
@@ -12,7 +12,7 @@ from cloudcrest.infra.http.paging import Page, PageDep
 from cloudcrest.infra.http.problems import responses
 from cloudcrest.infra.http.session import SessionDep
 
-CardPath = Annotated[str, Path(max_length=64, examples=["rate_01k9zq3v5e8m2n4p6r8t0w2y4z"])]
+CardPath = Annotated[Identifier, Path(examples=["rate_01k9zq3v5e8m2n4p6r8t0w2y4z"])]
 
 
 def router(service: RateCards) -> APIRouter:
