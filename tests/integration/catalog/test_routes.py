@@ -151,6 +151,16 @@ async def test_a_wrong_model_is_refused_with_the_path(client: httpx2.AsyncClient
 async def test_bounds_are_kept(client: httpx2.AsyncClient) -> None:
     for wrong in ({"id": "Has Capitals"}, {"name": ""}, {"parameters": 2**63}, {"surprise": 1}, {"name": "x" * 101}):
         await ok(await client.post("/api/v1/models", json={**OWN, **wrong}), 422)
+    for path in (
+        "/api/v1/models/a%00b",
+        "/api/v1/models?q=%00",
+        "/api/v1/models?cursor=%00",
+        "/api/v1/model-pulls/%00",
+    ):
+        assert 400 <= (await client.get(path)).status_code < 500
+    for text in ("\0", "a\0b"):
+        answer = await client.post("/api/v1/models", json={**OWN, "name": text, "artifacts": [{**GGUF, "entry": text}]})
+        assert 400 <= answer.status_code < 500
 
 
 async def test_tenants_may_look_but_not_touch(client: httpx2.AsyncClient) -> None:

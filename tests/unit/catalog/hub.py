@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 _RANGE = re.compile(rb"range: bytes=(\d+)-", re.IGNORECASE)
 
@@ -79,7 +78,3 @@ async def running_hub() -> AsyncIterator[Hub]:
     hub.url = f"http://127.0.0.1:{port}"
     async with server:
         yield hub
-
-
-def path_of(url: str) -> str:
-    return urlsplit(url).path
