@@ -13,7 +13,8 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
 
     `public_url` is where people reach this cloud: links in mails begin with it. `secure_cookies`: cookies only travel
     over TLS; set it wherever TLS is on. Without `smtp_host`, mails are written as .eml files into the data folder.
-    Lifetimes are in seconds. The `…_max` settings bound what one tenant can make.
+    Lifetimes are in seconds. The `…_max` settings bound what one tenant can make;
+    attempts and mailed invitations are per `attempt_window_seconds`.
     """
 
     registration: Registration = "open"
@@ -26,6 +27,7 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
     attempt_window_seconds: Count = 900
     attempts_per_account: Count = 10
     attempts_per_address: Count = 60
+    mailed_invitations_per_organization: Count = 50
     organizations_per_user_max: Count = 5
     projects_per_organization_max: Count = 200
     members_per_organization_max: Count = 2_000

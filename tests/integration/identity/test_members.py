@@ -68,6 +68,16 @@ async def test_invitation_is_mailed_and_its_token_is_nowhere_in_the_database(clo
     assert token in cloud.mailer.sent[-1].body
 
 
+async def test_mailed_invitations_are_limited(database: Database, clock: ManualClock) -> None:
+    cloud = build(database, clock, mailed_invitations_per_organization=2)
+    ada, bob = await register(cloud, "ada"), await register(cloud, "bob")
+    statuses = [(await invite(ada, email=f"new{number}@example.com"))[0].status_code for number in range(3)]
+    assert statuses == [201, 201, 429]
+    assert (await invite(ada))[0].status_code == 201
+    assert (await invite(bob, email="new@example.com"))[0].status_code == 201
+    await cloud.close()
+
+
 async def test_existing_account_joins_and_cannot_join_twice(cloud: Cloud, ada: Tenant, bob: Tenant) -> None:
     _, token = await invite(ada, role="viewer")
     assert (await bob.client.post("/invitations/accept", json={"token": token})).status_code == 201

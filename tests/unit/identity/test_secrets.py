@@ -1,5 +1,6 @@
 """Passwords, tokens, documents and mails."""
 
+import asyncio
 import smtplib
 from datetime import timedelta
 from email import message_from_bytes
@@ -106,6 +107,46 @@ async def test_folder_mailer_writes_private_files_and_keeps_the_newest(tmp_path:
     payload = newest.get_payload(decode=True)
     assert isinstance(payload, bytes)
     assert payload.decode() == "Wörter\n"
+
+
+@pytest.mark.anyio
+async def test_smtp_mailer_speaks_to_a_server(clock: ManualClock) -> None:
+    heard: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers = {"EHLO": "250 hello", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go on", "QUIT": "221 bye"}
+        writer.write(b"220 test\r\n")
+        in_data = False
+        async for raw in reader:
+            line = raw.decode().rstrip("\r\n")
+            heard.append(line)
+            if in_data and line == ".":
+                in_data = False
+                writer.write(b"250 taken\r\n")
+            elif not in_data:
+                verb = line[:4].upper()
+                in_data = verb == "DATA"
+                writer.write(answers[verb].encode() + b"\r\n")
+                if verb == "QUIT":
+                    break
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    over_smtp = SmtpMailer(
+        host="127.0.0.1",
+        port=server.sockets[0].getsockname()[1],
+        username=None,
+        password=None,
+        starttls=False,
+        sender="Cloudcrest <no-reply@cloud.example>",
+        clock=clock,
+    )
+    async with server:
+        await over_smtp.send(Mail(to="ada@example.com", subject="s", body="choose a password\n"))
+    assert "mail FROM:<no-reply@cloud.example>" in " ".join(heard)
+    assert "rcpt TO:<ada@example.com>" in heard
+    assert "choose a password" in heard
 
 
 @pytest.mark.anyio

@@ -117,7 +117,7 @@ def _add_invitations(routes: APIRouter, service: MemberService) -> None:
         tags=["members"],
         summary="Invite someone; the link works once",
         status_code=status.HTTP_201_CREATED,
-        responses=responses(400, 401, 403, 404, 409, 422),
+        responses=responses(400, 401, 403, 404, 409, 422, 429),
     )
     async def create_invitation(
         organization_id: OrganizationPath, body: InvitationIn, caller: CallerDep, session: SessionDep

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity import authority
 from cloudcrest.identity.api import Caller, Membership, Role
+from cloudcrest.identity.attempts import AttemptLimiter
 from cloudcrest.identity.mail import invitation_mail
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.records import Invitation, Member, Organization, User
@@ -54,6 +55,11 @@ class MemberService:
         self._passwords = passwords
         self._jobs = jobs
         self._sealer = sealer
+        self._mailed = AttemptLimiter(
+            clock,
+            attempts=settings.mailed_invitations_per_organization,
+            window_seconds=settings.attempt_window_seconds,
+        )
 
     async def list_members(
         self, session: AsyncSession, caller: Caller, page: PageRequest, organization_id: str, project_id: str | None
@@ -124,6 +130,8 @@ class MemberService:
     ) -> tuple[Invitation, str]:
         """The invitation and its link, which is also mailed where there is an address."""
         organization = await self._may_grant(session, caller, organization_id, role, project_id)
+        if email is not None:
+            self._mailed.attempt(organization_id)
         now = self._clock.now()
         most = self._settings.invitations_per_organization_max
         await repository.make_room_for_invitation(session, organization_id, most, now)
