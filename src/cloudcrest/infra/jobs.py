@@ -93,7 +93,11 @@ class Jobs:
                         stalled_worker_timeout=_STALLED_AFTER_SECONDS,
                     )
             except (ConnectorException, psycopg.Error, OSError) as error:
-                _log.warning("job_worker_lost_database", error=repr(error))
+                _log.warning("job_worker_lost_database", error=repr(error.__cause__ or error))
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # A worker that loses its database while it is cancelled raises that instead of the cancellation.
+                    raise asyncio.CancelledError from error
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def run_waiting(self) -> None:

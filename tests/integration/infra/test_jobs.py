@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from procrastinate.exceptions import TaskNotFound
+from sqlalchemy import text
 
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.jobs import Blueprint, Jobs
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +80,29 @@ async def test_a_worker_picks_up_what_comes_and_stops_when_cancelled(database: D
     worker.cancel()
     with pytest.raises(asyncio.CancelledError):
         await worker
+
+
+async def end_other_connections(database: Database) -> None:
+    async with database.transaction() as session:
+        others = "pid <> pg_backend_pid() and datname = current_database()"
+        await session.execute(text(f"select pg_terminate_backend(pid) from pg_stat_activity where {others}"))
+
+
+async def test_a_worker_survives_losing_its_connections(database: Database) -> None:
+    tasks = Blueprint()
+    ran: set[int] = set()
+
+    @tasks.task(name="note")
+    async def note(number: int) -> None:
+        ran.add(number)
+
+    jobs = Jobs(database)
+    jobs.register("notes", tasks)
+    worker = asyncio.create_task(jobs.run_worker())
+    for number in range(3):
+        async with database.transaction() as session:
+            await jobs.defer(session, "notes:note", number=number)
+        await until_async(lambda number=number: number in ran, f"job {number}")
+        await end_other_connections(database)
+    worker.cancel()
+    assert await asyncio.wait_for(asyncio.gather(worker, return_exceptions=True), 20)
