@@ -31,6 +31,7 @@ from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.units import KIB
 
 CHECKED_EARLY_BYTES = 16 * KIB
+CONTROL_CONNECTIONS = 32
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_LIFETIME_SECONDS = 600
 _READ = (b"GET", b"HEAD")
@@ -57,7 +58,9 @@ class GatewayApp:
         self._calls = calls
         self._counting = counting
         self._new_id = new_id
-        self._control = Upstream(settings.control_url, name="control") if settings.control_url else None
+        self._control = (
+            Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
+        )
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self.connections: Callable[[], int] = lambda: 0
         self._pages: dict[str, Page] = {

@@ -82,6 +82,14 @@ class Upstream:
             )
         return connection
 
+    def has_room(self, max_idle: int) -> bool:
+        """Whether one more idle connection is welcome: never more than the replica has slots.
+
+        llama.cpp's server holds a thread for each connection, idle ones too, so idle ones would starve waiting ones.
+        """
+        held = len(self.idle) + self.in_flight
+        return not self.is_retired and len(self.idle) < max_idle and held <= self.slots
+
     def prune(self, now: float) -> None:
         """Closes what has been idle for too long."""
         while self.idle and (now - self.idle[0].idle_since > IDLE_SECONDS or self.is_retired):
@@ -300,8 +308,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
-        may_stay = self._is_reusable and self._is_body_sent and not upstream.is_retired
-        if may_stay and len(upstream.idle) < self._max_idle and self.is_usable():
+        may_stay = self._is_reusable and self._is_body_sent and self.is_usable()
+        if may_stay and upstream.has_room(self._max_idle):
             self._was_reused = True
             self._transport.resume_reading()
             self.idle_since = asyncio.get_running_loop().time()

@@ -5,12 +5,10 @@ import gc
 import signal
 import socket
 import ssl
-import sys
 from functools import partial
 from pathlib import Path
 
 import structlog
-import uvloop
 
 from cloudcrest.gateway.account import Origin
 from cloudcrest.gateway.app import GatewayApp
@@ -19,13 +17,11 @@ from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
-from cloudcrest.gateway.settings import GatewaySettings, read_settings
+from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
-from cloudcrest.infra.lifeline import exit_with_lifeline
-from cloudcrest.infra.logs import configure_logs
 from cloudcrest.kernel.clock import Clock, SystemClock
 from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.ids import id_maker
@@ -61,6 +57,7 @@ class Gateway:
         self._app.connections = lambda: len(self._state.connections)
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_feed_saved = True
         self.port = 0
 
     async def start(self) -> None:
@@ -106,6 +103,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._is_feed_saved:
+            await self._save()
         self._recorder.close()
 
     async def _tick(self) -> None:
@@ -120,6 +119,7 @@ class Gateway:
 
         async def changed(kinds: set[str]) -> None:
             self.snapshot.update(self._feed, kinds)
+            self._is_feed_saved = False
             await self._save()
 
         async with httpx2.AsyncClient(trust_env=False) as client:
@@ -130,6 +130,7 @@ class Gateway:
         path = self._settings.feed_state_path
         try:
             await asyncio.to_thread(_save, path, self._feed)
+            self._is_feed_saved = True
         except (OSError, SetupError) as error:
             _log.warning("feed_not_saved", path=str(path), error=str(error))
 
@@ -152,14 +153,6 @@ async def serve(settings: GatewaySettings) -> None:
     await gateway.stop()
 
 
-def main(settings_path: Path) -> None:
-    """The process's entry: everything from the settings file."""
-    settings = read_settings(settings_path)
-    configure_logs(settings.name, json=settings.log_json, level=settings.log_level)
-    exit_with_lifeline()
-    uvloop.run(serve(settings))
-
-
 def _save(path: Path, state: FeedState) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_state(path, state)
@@ -179,7 +172,3 @@ def _tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
             hint="give a PEM certificate chain and its unencrypted key",
         ) from error
     return context
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import msgspec
 
-from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.units import KIB, MIB
 
 
@@ -51,13 +50,3 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_timeout_seconds: float = 120
     replica_pause_seconds: float = 2
     drain_seconds: float = 20
-
-
-def read_settings(path: Path) -> GatewaySettings:
-    """The settings in a JSON file. Raises `SetupError` naming the file and the field."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
-    except OSError as error:
-        raise SetupError(f"the gateway's settings {path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise SetupError(f"the gateway's settings {path} are wrong: {error}") from error

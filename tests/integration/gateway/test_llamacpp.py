@@ -1,0 +1,175 @@
+"""The openai client through the gateway to real llama.cpp: what is answered, charged, and stopped."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from cloudcrest.catalog.api import Task
+from cloudcrest.gateway.fakes import MemorySpool
+from cloudcrest.kernel.usage import Usage
+from cloudcrest.serving.engines.llamacpp import LlamaCppEngine
+from tests.integration.serving.conftest import chat_weights, embedding_weights  # noqa: F401 - fixtures
+from tests.integration.serving.replicas import Replica, deployment, gguf, running
+from tests.support.gateway_cloud import KEY, feed_state, route_document, running_gateway
+from tests.support.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+NAME = "public-name"
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from one to fifty, in words."}]
+
+
+class Cloud:
+    def __init__(self, client: openai.AsyncOpenAI, spool: MemorySpool, replica: Replica) -> None:
+        self.client = client
+        self.spool = spool
+        self.replica = replica
+
+    async def settled(self) -> None:
+        await until_async(lambda: len(self.spool.opened) == len(self.spool.ended), "every record has its end")
+
+
+@asynccontextmanager
+async def cloud(folder: Path, weights: Path, task: Task = "chat") -> AsyncIterator[Cloud]:
+    document = deployment("llamacpp", task=task, artifact=gguf(weights))
+    async with running(LlamaCppEngine(), document, weights) as replica:
+        route = route_document(
+            NAME, (replica.url,), engine="llamacpp", task=task, context_tokens=document.context_tokens
+        )
+        state = feed_state([route])
+        state.documents["route"][NAME]["replicas"][0]["token"] = replica.token
+        async with (
+            running_gateway(folder, state) as gateway,
+            openai.AsyncOpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0) as client,
+        ):
+            yield Cloud(client, gateway.spool, replica)
+
+
+def charged(usage: Any) -> Usage:
+    """The usage of an answer, as an event would have it."""
+    details = usage.prompt_tokens_details
+    return Usage(usage.prompt_tokens, usage.completion_tokens, (details.cached_tokens or 0) if details else 0)
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+async def test_the_charge_equals_the_usage_and_the_engines_own_counters(
+    tmp_path: Path,
+    chat_weights: Path,  # noqa: F811
+    choices: int,
+) -> None:
+    async with cloud(tmp_path, chat_weights) as c:
+        assert [model.id async for model in c.client.models.list()] == [NAME]
+        before = await c.replica.tokens()
+        answer = await c.client.chat.completions.create(
+            model=NAME, messages=HELLO, max_tokens=12, n=choices, seed=1, temperature=1
+        )
+        assert len(answer.choices) == choices
+        assert len({choice.message.content for choice in answer.choices}) == choices
+        text = await c.client.completions.create(model=NAME, prompt="Once upon a time", max_tokens=9, n=choices)
+        stream = await c.client.chat.completions.create(
+            model=NAME, messages=HELLO, max_tokens=12, n=choices, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        assert {chunk.model for chunk in chunks} == {NAME}
+        assert len({chunk.id for chunk in chunks}) == 1
+        events = [event.usage for event in c.spool.ended]
+        assert events == [charged(answer.usage), charged(text.usage), charged(chunks[-1].usage)]
+        assert [event.outcome for event in c.spool.ended] == ["completed"] * 3
+        after = await c.replica.tokens()
+        assert sum(event.output_tokens for event in events) == after[1] - before[1]
+        assert sum(event.input_tokens for event in events) * choices == after[0] - before[0]
+
+
+async def test_a_client_that_leaves_stops_the_engine_and_pays_for_exactly_what_it_got(
+    tmp_path: Path,
+    chat_weights: Path,  # noqa: F811
+) -> None:
+    async with cloud(tmp_path, chat_weights) as c:
+        whole = await c.client.chat.completions.create(model=NAME, messages=HELLO, max_tokens=1)
+        stream = await c.client.chat.completions.create(
+            model=NAME, messages=HELLO, max_tokens=450, stream=True, temperature=0
+        )
+        got = 0
+        async for chunk in stream:
+            got += bool(chunk.choices[0].delta.content)
+            if got == 10:
+                break
+        await stream.close()
+
+        async with asyncio.timeout(5):
+            while await c.replica.in_flight() != 0:
+                pass
+        stopped_at = (await c.replica.tokens())[1]
+        await c.settled()
+        event = c.spool.ended[-1]
+        assert whole.usage is not None
+        assert (event.outcome, event.usage.is_estimate) == ("cancelled", False)
+        assert event.usage.input_tokens == whole.usage.prompt_tokens
+        assert 10 <= event.usage.output_tokens <= stopped_at < 450
+
+
+async def test_what_the_engine_refuses_is_said_in_our_words(
+    tmp_path: Path,
+    chat_weights: Path,  # noqa: F811
+) -> None:
+    async with cloud(tmp_path, chat_weights) as c:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await c.client.chat.completions.create(
+                    model=NAME, messages=[{"role": "user", "content": "word " * 2_000}], stream=stream
+                )
+            assert caught.value.code == "context_length_exceeded"
+            assert "512 tokens" in caught.value.message
+        with pytest.raises(openai.BadRequestError) as caught:
+            await c.client.embeddings.create(model=NAME, input="x")
+        assert caught.value.param == "model"
+        assert {event.usage for event in c.spool.ended} == {Usage(0, 0)}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+        {"logit_bias": {"5": -100}, "stop": ["x", "y"], "user": "someone", "metadata": {"a": "b"}},
+        {"logprobs": True, "top_logprobs": 2},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]},
+        {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        {"max_completion_tokens": 4, "store": False, "service_tier": "auto", "parallel_tool_calls": False},
+    ],
+)
+async def test_every_field_we_take_is_taken_by_the_engine(
+    tmp_path: Path,
+    chat_weights: Path,  # noqa: F811
+    extra: dict[str, Any],
+) -> None:
+    async with cloud(tmp_path, chat_weights) as c:
+        body: Any = {"messages": HELLO, "max_completion_tokens": 6} | extra
+        answer = await c.client.chat.completions.create(model=NAME, messages=[], extra_body=body)
+        assert c.spool.ended[-1].usage == charged(answer.usage)
+        assert c.spool.ended[-1].usage.output_tokens <= 6
+
+
+async def test_embeddings_in_both_encodings_cost_what_they_say(
+    tmp_path: Path,
+    embedding_weights: Path,  # noqa: F811
+) -> None:
+    async with cloud(tmp_path, embedding_weights, "embedding") as c:
+        texts = ["a cat", "a dog", "the stock market"]
+        as_base64 = await c.client.embeddings.create(model=NAME, input=texts)
+        as_floats = await c.client.embeddings.create(model=NAME, input=texts, encoding_format="float")
+        assert len(as_base64.data) == 3
+        for left, right in zip(as_base64.data, as_floats.data, strict=True):
+            assert left.embedding == pytest.approx(right.embedding, abs=1e-4)
+        assert c.spool.ended[0].usage == Usage(as_base64.usage.prompt_tokens, 0)
+        assert as_base64.usage.prompt_tokens > 0
+        with pytest.raises(openai.BadRequestError) as caught:
+            await c.client.embeddings.create(model=NAME, input="word " * 3_000)
+        assert caught.value.code == "context_length_exceeded"
