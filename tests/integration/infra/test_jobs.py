@@ -1,6 +1,7 @@
 """Background jobs on a real PostgreSQL."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from procrastinate.exceptions import TaskNotFound
@@ -84,8 +85,12 @@ async def test_a_worker_picks_up_what_comes_and_stops_when_cancelled(database: D
 
 async def end_other_connections(database: Database) -> None:
     async with database.transaction() as session:
-        others = "pid <> pg_backend_pid() and datname = current_database()"
-        await session.execute(text(f"select pg_terminate_backend(pid) from pg_stat_activity where {others}"))
+        await session.execute(
+            text(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where pid <> pg_backend_pid() and datname = current_database()"
+            )
+        )
 
 
 async def test_a_worker_survives_losing_its_connections(database: Database) -> None:
@@ -102,7 +107,7 @@ async def test_a_worker_survives_losing_its_connections(database: Database) -> N
     for number in range(3):
         async with database.transaction() as session:
             await jobs.defer(session, "notes:note", number=number)
-        await until_async(lambda number=number: number in ran, f"job {number}")
+        await until_async(partial(ran.__contains__, number), f"job {number}")
         await end_other_connections(database)
     worker.cancel()
     assert await asyncio.wait_for(asyncio.gather(worker, return_exceptions=True), 20)
