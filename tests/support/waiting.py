@@ -2,8 +2,8 @@
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 import anyio
 
@@ -25,18 +25,26 @@ def until(
         time.sleep(pause_seconds)
 
 
+@overload
 async def until_async(
-    look: Callable[[], Value | Awaitable[Value]],
+    look: Callable[[], Coroutine[Any, Any, Value]], what: str, *, seconds: float = ..., pause_seconds: float = ...
+) -> Value: ...
+@overload
+async def until_async(
+    look: Callable[[], Value], what: str, *, seconds: float = ..., pause_seconds: float = ...
+) -> Value: ...
+async def until_async(
+    look: Callable[[], Any],
     what: str,
     *,
     seconds: float = PATIENCE_SECONDS,
     pause_seconds: float = 0.02,
-) -> Value:
+) -> Any:
     """`until` for a running event loop; `look` may be a coroutine function."""
     deadline = time.monotonic() + seconds
     while True:
         looked = look()
-        value: Value = await looked if inspect.isawaitable(looked) else looked
+        value = await looked if inspect.isawaitable(looked) else looked
         if value:
             return value
         if time.monotonic() > deadline:

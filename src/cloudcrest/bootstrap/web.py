@@ -6,11 +6,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 _KEEP_ALIVE_SECONDS = 75
-_GRACE_SECONDS = 2
+_GRACE_SECONDS = 1
 
 
 async def serve_on(app: ASGIApp, listen_fd: int) -> None:
-    """Serves until SIGTERM or SIGINT. Requests still running then (long polls) get two seconds.
+    """Serves until SIGTERM or SIGINT. Requests still running then (long polls) get a second.
 
     Forwarded addresses are believed: only our gateway and this machine reach the socket.
     """

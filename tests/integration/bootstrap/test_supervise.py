@@ -15,7 +15,8 @@ from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.errors import SetupError
-from tests.integration.compute.processes import SLEEPER, is_alive, python, until
+from tests.integration.compute.processes import SLEEPER, is_alive, python
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -38,15 +39,15 @@ def service(argv: tuple[str, ...]) -> Service:
 async def test_what_is_killed_is_started_again(supervisor: Supervisor) -> None:
     supervisor.start(service(SLEEPER))
     for _ in range(3):
-        await until(lambda: "service" in supervisor.pids(), "the service's start")
+        await until_async(lambda: "service" in supervisor.pids(), "the service's start")
         pid = supervisor.pids()["service"]
         os.kill(pid, signal.SIGKILL)
-        await until(lambda pid=pid: supervisor.pids().get("service", pid) != pid, "its restart")  # type: ignore[misc]
+        await until_async(lambda pid=pid: supervisor.pids().get("service", pid) != pid, "its restart")  # type: ignore[misc]
 
 
 async def test_what_is_stopped_stays_so(supervisor: Supervisor) -> None:
     supervisor.start(service(SLEEPER))
-    await until(lambda: "service" in supervisor.pids(), "the service's start")
+    await until_async(lambda: "service" in supervisor.pids(), "the service's start")
     pid = supervisor.pids()["service"]
     await supervisor.stop("service")
     assert not is_alive(pid)

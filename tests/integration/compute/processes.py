@@ -2,12 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
 
-import anyio
 import psutil
-
-PATIENCE_SECONDS = 20.0
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -19,15 +15,6 @@ SLEEPER = python("import time; print('up', flush=True); time.sleep(600)")
 STUBBORN = python(
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Waits until `condition` holds; fails saying `what` did not happen."""
-    with anyio.move_on_after(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - other processes set no event
-            await anyio.sleep(0.02)
-        return
-    raise AssertionError(f"did not happen in {PATIENCE_SECONDS:.0f} s: {what}")
 
 
 def is_alive(pid: int) -> bool:

@@ -13,6 +13,7 @@ from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.guard import guarded
 from cloudcrest.infra.lifeline import Lifeline
+from tests.support.waiting import until_async
 
 OURS = (
     "import os, time; from cloudcrest.infra.lifeline import exit_with_lifeline;"
@@ -25,12 +26,15 @@ async def main(folder: Path) -> None:
     host = ProcessHost(log_folder=folder, working_folder=folder, lifeline=Lifeline(), environment=os.environ)
     await host.start(ProcessSpec(id="ours", argv=(sys.executable, "-c", OURS)))
     await host.start(ProcessSpec(id="foreign", argv=guarded((sys.executable, "-c", FOREIGN))))
-    while not all(status.log_tail for status in await host.list()):  # noqa: ASYNC110 - set by other processes
-        await asyncio.sleep(0.02)
+
+    async def have_spoken() -> bool:
+        return all(status.log_tail for status in await host.list())
+
+    await until_async(have_spoken, "the processes' first words")
     pids = {status.id: [status.pid, int(status.log_tail)] for status in await host.list()}
     sys.stdout.write(json.dumps(pids) + "\n")
     sys.stdout.flush()
-    await asyncio.sleep(600)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

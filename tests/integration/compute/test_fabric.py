@@ -15,7 +15,8 @@ from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
-from tests.integration.compute.processes import SLEEPER, STUBBORN, is_alive, python, until
+from tests.integration.compute.processes import SLEEPER, STUBBORN, is_alive, python
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -46,12 +47,13 @@ async def status(fabric: Fabric, process_id: str) -> ProcessStatus:
 
 
 async def settled(fabric: Fabric, process_id: str, state: str, tail: str = "") -> ProcessStatus:
-    with anyio.fail_after(20):
-        while True:
-            found = await status(fabric, process_id)
-            if found.state == state and tail in found.log_tail:
-                return found
-            await anyio.sleep(0.02)
+    async def look() -> ProcessStatus | None:
+        found = await status(fabric, process_id)
+        return found if found.state == state and tail in found.log_tail else None
+
+    found = await until_async(look, f"{process_id} being {state}")
+    assert found is not None
+    return found
 
 
 async def test_a_process_runs_until_it_is_stopped(fabric: Fabric) -> None:
@@ -108,7 +110,7 @@ async def test_what_a_process_started_ends_with_it(fabric: Fabric) -> None:
     await fabric.start(ProcessSpec(id="rep_1", argv=python(code)))
     exited = await settled(fabric, "rep_1", "exited", "child")
     child = int(exited.log_tail.split()[-1])
-    await until(lambda: not is_alive(child), "the end of the grandchild")
+    await until_async(lambda: not is_alive(child), "the end of the grandchild")
 
 
 @pytest.mark.parametrize("process_id", ["", "../escape", "a/b", "x" * 101, ".hidden"])

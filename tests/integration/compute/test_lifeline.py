@@ -12,7 +12,8 @@ import anyio
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from tests.integration.compute.processes import is_alive, kill_quietly, until
+from tests.integration.compute.processes import is_alive, kill_quietly
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ async def test_the_death_of_the_supervisor_ends_its_children_and_foreign_program
         os.kill(up, signal.SIGKILL)
         for name, group in pids.items():
             for pid in group:
-                await until(lambda pid=pid: not is_alive(pid), f"the end of {name} ({pid})")  # type: ignore[misc]
+                await until_async(lambda pid=pid: not is_alive(pid), f"the end of {name} ({pid})")  # type: ignore[misc]
 
 
 async def test_the_death_of_a_guard_ends_what_it_guards(tmp_path: Path) -> None:
@@ -47,6 +48,6 @@ async def test_the_death_of_a_guard_ends_what_it_guards(tmp_path: Path) -> None:
         guard, guarded = pids["foreign"]
         assert guard != guarded
         os.kill(guard, signal.SIGKILL)
-        await until(lambda: not is_alive(guarded), "the end of the guarded program")
+        await until_async(lambda: not is_alive(guarded), "the end of the guarded program")
         assert is_alive(up)
         assert is_alive(pids["ours"][0])
