@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,6 +17,10 @@ from tests.integration.compute.processes import is_alive, kill_quietly
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
+
+
+def is_gone(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 @asynccontextmanager
@@ -40,7 +45,7 @@ async def test_the_death_of_the_supervisor_ends_its_children_and_foreign_program
         os.kill(up, signal.SIGKILL)
         for name, group in pids.items():
             for pid in group:
-                await until_async(lambda pid=pid: not is_alive(pid), f"the end of {name} ({pid})")  # type: ignore[misc]
+                await until_async(partial(is_gone, pid), f"the end of {name} ({pid})")
 
 
 async def test_the_death_of_a_guard_ends_what_it_guards(tmp_path: Path) -> None:
