@@ -128,7 +128,7 @@ class Controller:
             return self._settings.poll_seconds
         try:
             await self._observe()
-        except Unavailable as error:
+        except CloudcrestError as error:
             _log.warning("fabric_unavailable", error=error.message)
             self._publish()
             return 1.0

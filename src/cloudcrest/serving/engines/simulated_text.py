@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 USER, ASSISTANT, SYSTEM, END = 1, 2, 3, 4
 _SPECIAL_TEXTS = {USER: b"<|user|>", ASSISTANT: b"<|assistant|>", SYSTEM: b"<|system|>", END: b"<|end|>"}
 _SPECIAL_IDS = {text: token for token, text in _SPECIAL_TEXTS.items()}
-_PIECES = re.compile(rb"<\|(?:user|assistant|system|end)\|>| ?[^ \n]{1,5}|[ \n]")
+_SPECIAL = rb"<\|(?:user|assistant|system|end)\|>"
+_PIECES = re.compile(_SPECIAL + rb"| ?(?:(?!" + _SPECIAL + rb")[^ \n]){1,5}|[ \n]")
 _LETTERS = b"aeioubcdfghlmnprstvw"
 _LENGTH_SHIFT = 48
 """A piece is at most 6 bytes: its id is its length above its bytes, which stays within the integers of JSON (2**53)."""
