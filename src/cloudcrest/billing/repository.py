@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Date, Text, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Date, Text, delete, exists, func, literal_column, select, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -263,15 +263,25 @@ async def set_unpriced_reason(session: AsyncSession, event_ids: Sequence[str], r
 
 
 async def lock_unpriced(session: AsyncSession, after_id: str, limit: int) -> list[UnpricedUsage]:
-    """Waiting events in order, for this transaction alone: what another one has in hand is passed over."""
-    statement = (
-        select(UnpricedUsageRow)
-        .where(UnpricedUsageRow.event_id > after_id)
-        .order_by(UnpricedUsageRow.event_id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+    """Waiting events that something changed for since, in order; those that another transaction has in hand are passed
+    over, so that whatever waits for good costs nothing.
+    """
+    row = UnpricedUsageRow
+    has_account = exists().where(AccountRow.organization_id == row.organization_id)
+    has_card = exists().where(
+        AccountRow.organization_id == row.organization_id,
+        RateCardRow.currency == AccountRow.currency,
+        RateCardRow.model == row.model,
     )
-    return [_to_unpriced(row) for row in await session.scalars(statement)]
+    statement = (
+        select(row)
+        .where(row.event_id > after_id)
+        .where(has_card | ((row.reason == "unknown_organization") & has_account))
+        .order_by(row.event_id)
+        .limit(limit)
+        .with_for_update(of=row, skip_locked=True)
+    )
+    return [_to_unpriced(found) for found in await session.scalars(statement)]
 
 
 async def unpriced(

@@ -127,6 +127,16 @@ async def test_unknown_organizations_and_models_wait_and_hold_nothing_up(billing
     assert (report.is_consistent, report.events_waiting) == (True, 0)
 
 
+async def test_what_waits_says_what_it_waits_for_now(billing: Billing) -> None:
+    await ingest(billing, usage_event(1, organization_id="org_new", model="new-model"))
+    await billing.open_account("org_new")
+    assert await billing.ingest.price_waiting(billing.database) == 0
+    async with billing.database.transaction() as session:
+        (waiting,) = await billing.report.unpriced(session, UsageFilter(), before_id=None, limit=10)
+        assert waiting.reason == "no_rate_card"
+        assert await repository.lock_unpriced(session, "", 10) == []
+
+
 async def test_an_account_is_charged_by_the_cards_of_its_own_currency(billing: Billing) -> None:
     await billing.open_account("org_a", "CNY")
     await ingest(billing, usage_event(1))
