@@ -93,7 +93,7 @@ class Jobs:
                         stalled_worker_timeout=_STALLED_AFTER_SECONDS,
                     )
             except (ConnectorException, psycopg.Error, OSError) as error:
-                _log.warning("job_worker_lost_database", error=repr(error.__cause__ or error))
+                _log.warning("job_worker_lost_database", error=str(error.__cause__ or error).strip().partition("\n")[0])
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # A worker that loses its database while it is cancelled raises that instead of the cancellation.
