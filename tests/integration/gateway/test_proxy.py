@@ -19,6 +19,7 @@ from tests.support.gateway_cloud import (
     json_answer,
     running_gateway,
 )
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -151,7 +152,6 @@ async def test_a_client_that_leaves_leaves_nothing_running(tmp_path: Path) -> No
         _, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
         writer.write(b"GET /api/v1/slow HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(5):
-            while not control.received:  # noqa: ASYNC110 - nothing to wait on
-                await asyncio.sleep(0.01)
+            await until_async(lambda: control.received, "it is passed on")
             writer.close()
             await control.received[0].is_gone.wait()
