@@ -6,6 +6,7 @@ adopts what it finds in the fabric, by its labels.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -106,15 +107,15 @@ class Controller:
 
     async def run(self) -> None:
         """Steps until cancelled. Replicas are left running, for the next controller to adopt."""
+        task = asyncio.current_task()
         try:
-            while True:
+            # Asked each time: before Python 3.12, `asyncio.wait_for` below us can swallow a cancellation.
+            while task is None or not task.cancelling():
                 self._wake.clear()
                 due_in_seconds = await self.step()
-                timeout_seconds = min(self._settings.poll_seconds, due_in_seconds)
-                try:
-                    await asyncio.wait_for(self._wake.wait(), max(0.0, timeout_seconds))
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, min(self._settings.poll_seconds, due_in_seconds))):
+                        await self._wake.wait()
         finally:
             await self._pulls.close()
             for task in self._work.values():
@@ -241,7 +242,8 @@ class Controller:
         await self._fabric.start(engine.process_spec(document, launch))
         replica.visible_from = self._listing + 1
         replica.probed_at = float("-inf")
-        replica.enter("starting", self._clock.monotonic(), "is loading its weights")
+        again = f" again, after this: {replica.last_failure}" if replica.last_failure else ""
+        replica.enter("starting", self._clock.monotonic(), f"is loading its weights{again}")
 
     def _require_memory(self, document: DeploymentDocument, engine: Engine, path: Path | None) -> None:
         needed_bytes = document.memory_bytes or engine.memory_bytes(document, path)
@@ -277,6 +279,7 @@ class Controller:
             replica.pull = None
             if phase == "starting":
                 _log.info("replica_ready", replica=replica.id, deployment=replica.document.id)
+                replica.last_failure = None
                 replica.enter("ready", now)
         elif phase == "ready" and probe.is_alive:
             # It answers that it cannot serve (an upstream that refuses us): out of the route, but no reason to restart.
@@ -286,9 +289,10 @@ class Controller:
             if replica.unanswered >= self._settings.unanswered_probes:
                 self._failed(replica, f"stopped answering: it {probe.reason}")
         else:
-            replica.reason = probe.reason if probe.is_alive else replica.reason
+            if probe.is_alive and not replica.last_failure:
+                replica.reason = probe.reason
             if now - replica.since >= engine.start_timeout_seconds:
-                self._failed(replica, f"was not ready after {engine.start_timeout_seconds:.0f} s: {replica.reason}")
+                self._failed(replica, f"was not ready after {engine.start_timeout_seconds:.0f} s: it {probe.reason}")
 
     def _failed(self, replica: Replica, reason: str) -> None:
         """Puts a replica into backoff. A draining one is stopped for good."""
@@ -302,6 +306,7 @@ class Controller:
         replica.retry_at = now + wait_seconds
         _log.warning("replica_failed", replica=replica.id, deployment=replica.document.id, reason=reason)
         had_process = replica.has_process
+        replica.last_failure = reason
         replica.enter("backoff", now, reason)
         if had_process:
             self._beside(replica.id, partial(self._fabric.stop, replica.id))

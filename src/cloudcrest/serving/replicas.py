@@ -32,6 +32,7 @@ class Replica:
         self.visible_from = 0
         self.restarts = 0
         self.failures = 0
+        self.last_failure: str | None = None
         self.retry_at = 0.0
         self.in_flight: int | None = None
         self.probed_at = float("-inf")

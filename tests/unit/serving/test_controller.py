@@ -190,7 +190,7 @@ async def test_gives_up_on_a_replica_that_never_gets_ready(region: Region) -> No
     await region.steps(2)
     region.clock.advance(region.engine.start_timeout_seconds)
     await region.steps(1, seconds=0.1)
-    assert region.replica().reason == "was not ready after 30 s: is loading its weights"
+    assert region.replica().reason == "was not ready after 30 s: it is loading its weights"
 
 
 async def test_replaces_without_a_gap(region: Region) -> None:
