@@ -86,7 +86,8 @@ async def test_a_worker_picks_up_what_comes_and_stops_when_cancelled(database: D
 async def is_idle(database: Database) -> bool:
     """Whether every job is done: those that succeed are deleted."""
     async with database.transaction() as session:
-        return (await session.execute(text("select count(*) from procrastinate_jobs"))).scalar_one() == 0
+        waiting: int = (await session.execute(text("select count(*) from procrastinate_jobs"))).scalar_one()
+    return waiting == 0
 
 
 async def end_other_connections(database: Database) -> None:
