@@ -123,9 +123,17 @@ class Cloud:
 
         return until(look, f"the start of {process}") or 0
 
-    def replica_pids(self) -> list[int]:
-        """The pids of the replicas' processes."""
-        return [process.pid for process in self.tree() if "cloudcrest.serving.engines" in " ".join(_argv(process))]
+    def children_of(self, process: str) -> list[int]:
+        """The pids of what one of those started: the postmaster, for postgres."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(self.pid_of(process)).children()]
+        return []
+
+    def replica_pids(self, task: str = "") -> list[int]:
+        """The pids of the replicas' processes: all of them, or those for "chat" or "embedding"."""
+        found = {process.pid: " ".join(_argv(process)) for process in self.tree()}
+        wanted = f'"task":"{task}"' if task else ""
+        return [pid for pid, argv in found.items() if "cloudcrest.serving.engines" in argv and wanted in argv]
 
     def tree(self) -> list[psutil.Process]:
         """Every process below `up`."""

@@ -1,6 +1,7 @@
 """A few clients that chat without pause, and the check that what they were told equals what was charged."""
 
 import threading
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ class Load:
         self._lock = threading.Lock()
         self.answered: list[Answered] = []
         self.attempts = 0
-        self._before = {event["id"] for event in usage(cloud)}
+        self._began_at = datetime.now(UTC)  # usage of what was asked before may still be on its way
         self._threads = [threading.Thread(target=self._run, args=(number % 2 == 1,)) for number in range(_CLIENTS)]
 
     def __enter__(self) -> Self:
@@ -68,7 +69,7 @@ class Load:
                 found = usage(self._cloud)
             except httpx2.HTTPError:  # the database is just coming back
                 return None
-            new = {event["id"]: event for event in found if event["id"] not in self._before}
+            new = {event["id"]: event for event in found if _started_at(event) >= self._began_at}
             return new if expected.keys() <= new.keys() else None
 
         events = until(arrived, "the usage of every answer", seconds=60) or {}
@@ -108,6 +109,10 @@ class Load:
         if counted is None:
             return None
         return Answered(response.headers["x-request-id"], counted["prompt_tokens"], counted["completion_tokens"])
+
+
+def _started_at(event: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(event["started_at"])
 
 
 def usage(cloud: Cloud) -> list[dict[str, Any]]:

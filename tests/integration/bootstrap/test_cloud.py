@@ -24,13 +24,19 @@ def running() -> Iterator[Cloud]:
         yield cloud
 
 
-def victim(cloud: Cloud, name: str) -> int:
-    """The pid to kill for a process's name."""
-    if name == "replica":
-        return until(cloud.replica_pids, "a replica")[0]
-    if name == "postmaster":
-        return psutil.Process(cloud.pid_of("postgres")).children()[0].pid
-    return cloud.pid_of(name)
+def victim(cloud: Cloud, name: str, *, other_than: int = 0) -> int:
+    """The pid to kill for a process's name, once there is one (`other_than` the one that was killed)."""
+
+    def look() -> int:
+        if name == "replica":
+            found = cloud.replica_pids("chat")
+        elif name == "postmaster":
+            found = cloud.children_of("postgres")
+        else:
+            found = [cloud.pid_of(name)]
+        return next((pid for pid in found if pid != other_than), 0)
+
+    return until(look, f"the start of {name}")
 
 
 def test_it_says_where_it_is_and_what_to_try(running: Cloud) -> None:
@@ -91,7 +97,7 @@ def test_a_killed_process_comes_back_and_nothing_is_lost_or_doubled(running: Clo
         load.wait_for_answers(3)
         os.kill(before, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(before), f"the end of {name}")
-        until(lambda: victim(running, name) != before, f"the restart of {name}")
+        victim(running, name, other_than=before)
         load.wait_for_answers(3)
     load.check_usage()
     verify_ledger(running)
