@@ -29,3 +29,12 @@ def chat_weights() -> Path:
 def embedding_weights() -> Path:
     """all-MiniLM-L6-v2, converted to GGUF."""
     return _fetch("all-minilm-l6-v2")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes runs only when it is asked for (`-m vllm`)."""
+    if "vllm" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with -m vllm"))

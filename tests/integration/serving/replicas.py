@@ -1,11 +1,9 @@
 """Real replicas for tests: an engine's own process, started as the fabric would start it."""
 
-import asyncio
 import os
 import socket
 import subprocess
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,8 +12,9 @@ import msgspec
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
 from cloudcrest.serving.api import DeploymentDocument, EngineName
-from cloudcrest.serving.engines.api import Engine, Launch
+from cloudcrest.serving.engines.api import Engine, Launch, Probe
 from cloudcrest.serving.records import EngineOptions
+from tests.support.waiting import until_async
 
 START_SECONDS = 60
 
@@ -32,12 +31,14 @@ class Replica(msgspec.Struct):
     async def tokens(self) -> tuple[int, int]:
         """(input, output) tokens that the engine itself says it worked on, cached input included."""
         text = (await self.client.get("/metrics")).text
-        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        values = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
 
-        def total(name: str) -> int:
-            return sum(int(value) for key, value in values.items() if key.split(":")[-1] == name)
+        def total(*names: str) -> int:
+            """The sum of these counters, whatever their prefix and labels."""
+            return sum(int(float(value)) for key, value in values if key.partition("{")[0].split(":")[-1] in names)
 
-        return total("prompt_tokens_total") + total("prompt_tokens_cached_total"), total("tokens_predicted_total")
+        input_tokens = total("prompt_tokens_total", "prompt_tokens_cached_total")
+        return input_tokens, total("tokens_predicted_total", "generation_tokens_total")
 
     async def in_flight(self) -> int | None:
         return (await self.engine.probe(self.client, self.url, self.token)).in_flight
@@ -115,11 +116,16 @@ async def running(
 async def _ready(
     engine: Engine, client: httpx2.AsyncClient, launch: Launch, process: subprocess.Popen[bytes], seconds: float
 ) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
+    last = Probe(is_ready=False)
+
+    async def is_ready() -> bool:
+        nonlocal last
         assert process.poll() is None, f"the replica ended with {process.returncode}"
-        probe = await engine.probe(client, str(client.base_url).rstrip("/"), launch.token)
-        if probe.is_ready:
-            return
-        assert time.monotonic() < deadline, probe.reason
-        await asyncio.sleep(0.05)
+        last = await engine.probe(client, str(client.base_url).rstrip("/"), launch.token)
+        return last.is_ready
+
+    look: Callable[[], bool | Awaitable[bool]] = is_ready
+    try:
+        await until_async(look, "the replica is ready", seconds=seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: it {last.reason}") from None

