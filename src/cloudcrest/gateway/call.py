@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+import structlog
+
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.route import choose
 from cloudcrest.gateway.settings import GatewaySettings
@@ -11,6 +13,7 @@ from cloudcrest.gateway.snapshot import Route
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
 MAX_ATTEMPTS = 2
+_log = structlog.get_logger(__name__)
 
 
 class CallSink(Protocol):
@@ -109,6 +112,11 @@ class Call:
         else:
             self._dialing = self._calls.spawn(self._dial(replica))
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether an engine has the request and has not finished it."""
+        return self._connection is not None
+
     def abort(self) -> None:
         """Gives up: the connection is dropped, at which the engine stops."""
         self._sink = None
@@ -169,6 +177,8 @@ class Call:
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         self._connection = None
         replica = self.replica
+        if replica is not None and not was_reused:
+            _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id.decode())
         if replica is not None and not self._has_head:
             if was_reused:
                 # Not the replica's failing: it closed an idle connection just as we wrote to it.
@@ -206,7 +216,8 @@ class Call:
         settings = self._calls.settings
         try:
             connection = await replica.dial(settings.connect_timeout_seconds, settings.max_idle_upstream_connections)
-        except OSError:  # TimeoutError is one
+        except OSError as error:  # TimeoutError is one
+            _log.warning("replica_unreachable", replica=replica.name, error=str(error))
             self._dialing = None
             replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
             if not self._try_elsewhere():

@@ -27,6 +27,7 @@ MAX_JOBS = 1_000
 MAX_AT_ONCE = 4
 TIMEOUT_SECONDS = 10.0
 _TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
+_TOKENIZERS = ("llamacpp", "vllm")
 _log = structlog.get_logger(__name__)
 
 
@@ -158,7 +159,8 @@ class Counting:
 
     def submit(self, job: CountJob) -> None:
         """Ends the job's account, now or soon."""
-        if len(self._jobs) >= MAX_JOBS or job.route.document.engine not in ("llamacpp", "vllm"):
+        can_count = job.route.document.engine in _TOKENIZERS and not isinstance(job.parsed.body, EmbeddingBody)
+        if not can_count or len(self._jobs) >= MAX_JOBS:
             job.account.end(job.outcome, job.estimate())
             return
         self._jobs[id(job)] = job
@@ -204,8 +206,6 @@ class Counting:
 
     async def _count_input(self, replica: Upstream, job: CountJob) -> int:
         parsed, engine = job.parsed, job.route.document.engine
-        if isinstance(parsed.body, EmbeddingBody):
-            return parsed.estimated_input_tokens()
         if not isinstance(parsed.body, ChatBody):
             return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])
         fields = {name: parsed.fields[name] for name in _TEMPLATE_FIELDS if name in parsed.fields}

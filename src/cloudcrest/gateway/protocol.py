@@ -227,11 +227,8 @@ class ServerConnection(asyncio.Protocol):
         if request is None:
             return
         lines = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
-        if status == 204:
-            lines = extra
-        self.start_answer(status, lines)
-        if body and not request.is_head:
-            self._transport.write(body)
+        head = self._head(request, status, extra if status == 204 else lines)
+        self._transport.write(head if request.is_head else head + body)
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:
@@ -246,10 +243,7 @@ class ServerConnection(asyncio.Protocol):
         request = self._current
         if request is None:
             return
-        close = b"" if self._will_keep_alive(request) else b"connection: close\r\n"
-        self._transport.write(
-            b"".join((status_line(status), headers, request.extra_head, self._state.date_line, close, b"\r\n"))
-        )
+        self._transport.write(self._head(request, status, headers))
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -321,6 +315,10 @@ class ServerConnection(asyncio.Protocol):
             self._responder = responder
             if responder is not None and self._paused_since is not None:
                 responder.client_paused()
+
+    def _head(self, request: Request, status: int, headers: bytes) -> bytes:
+        close = b"" if self._will_keep_alive(request) else b"connection: close\r\n"
+        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, close, b"\r\n"))
 
     def _will_keep_alive(self, request: Request) -> bool:
         return request.keep_alive and not self._is_broken and not self._state.is_draining

@@ -38,8 +38,13 @@ class Recorder:
     def open(self, event: UsageEvent) -> None:
         """Raises `Unavailable`: then the request is not served."""
         if self._unwritten:
-            raise Unavailable("usage cannot be recorded now", code="spool_unavailable", retry_after_seconds=2)
-        self._spool.open(event)
+            raise _unavailable()
+        try:
+            self._spool.open(event)
+        except Unavailable as error:
+            # Its own words name folders of this machine; they are for the log.
+            _log.error("open_not_written", id=event.id, error=str(error))
+            raise _unavailable() from error
 
     def mark(self, record: MarkRecord) -> None:
         """Progress; one that is lost costs only accuracy after a crash."""
@@ -71,3 +76,12 @@ class Recorder:
     def close(self) -> None:
         self.retry()
         self._spool.close()
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "usage cannot be recorded now, so nothing new is served",
+        code="spool_unavailable",
+        hint="try again shortly; the operator finds the cause in the logs",
+        retry_after_seconds=2,
+    )

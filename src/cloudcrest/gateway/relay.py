@@ -6,6 +6,8 @@ middle, leaves bytes that were relayed: they are kept, bounded, and counted off 
 
 from typing import NamedTuple
 
+import structlog
+
 from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.call import Call, Calls
 from cloudcrest.gateway.counting import Counting, CountJob, Kept, estimated_output_tokens
@@ -22,6 +24,8 @@ from cloudcrest.kernel.usage import Outcome, Usage
 MAX_ENGINE_ERROR_BYTES = 64 * KIB
 STREAM_HEAD = b"content-type: " + EVENT_STREAM + b"\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 _NOTHING = Usage(0, 0)
+_MAX_LOGGED_BYTES = 300
+_log = structlog.get_logger(__name__)
 
 
 class Parts(NamedTuple):
@@ -50,7 +54,6 @@ class Relay:
         self._account = parts.account
         self._status = 0
         self._error_body = b""
-        self._is_client_gone = False
         self._call = Call(
             parts.calls,
             parts.route,
@@ -67,9 +70,11 @@ class Relay:
         self._call.start()
 
     def client_gone(self) -> None:
-        self._is_client_gone = True
+        is_sent = self._call.is_sent
         self._call.abort()
         self._note_replica()
+        if not is_sent:
+            self._account.end("cancelled", _NOTHING)
         self._settle_uncounted("cancelled")
 
     def client_paused(self) -> None:
@@ -105,6 +110,9 @@ class Relay:
     def _refused(self) -> None:
         """The engine answered with an error: its meaning is passed on, not its words."""
         self._account.end("engine_error", _NOTHING)
+        if self._status >= 500:
+            said = self._error_body[:_MAX_LOGGED_BYTES].decode("utf-8", "replace")
+            _log.warning("engine_fault", id=self._account.id, status=self._status, said=said)
         self._connection.respond_error(engine_error(self._status, self._error_body))
 
     def _note_replica(self) -> None:
