@@ -78,7 +78,8 @@ class Supervisor:
             began = self._clock.monotonic()
             try:
                 status = await self._run_once(service)
-            except CloudcrestError as error:
+            except (CloudcrestError, OSError) as error:
+                # OSError: no room for its log, no file descriptors, no memory for a process. That may pass.
                 status = None
                 if isinstance(error, SetupError):
                     self._break(error)

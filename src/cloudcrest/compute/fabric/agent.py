@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
-from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, Unavailable
 
 MAX_LINE_BYTES = 1024 * 1024
 _READ_TIMEOUT_SECONDS = 10.0
@@ -81,6 +81,8 @@ class NodeAgent:
             return AgentAnswer(ok=False, code=InvalidInput.default_code, message=str(error))
         except CloudcrestError as error:
             return AgentAnswer(ok=False, code=error.code, message=str(error))
+        except OSError as error:
+            return AgentAnswer(ok=False, code=Unavailable.default_code, message=f"this node cannot now: {error}")
 
     async def _call(self, call: AgentCall) -> AgentAnswer:
         if call.call == "list":

@@ -44,8 +44,8 @@ class LocalFabric:
             ) from error
         if answer.ok:
             return answer
-        kind = LimitExceeded if answer.code == LimitExceeded.default_code else InvalidInput
-        raise kind(answer.message, code=answer.code)
+        kinds = {kind.default_code: kind for kind in (LimitExceeded, Unavailable)}
+        raise kinds.get(answer.code, InvalidInput)(answer.message, code=answer.code)
 
     async def _exchange(self, line: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._socket_path, limit=_MAX_ANSWER_BYTES)
