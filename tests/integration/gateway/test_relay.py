@@ -92,6 +92,19 @@ async def test_a_client_that_leaves_ends_the_generation_and_pays_for_what_it_got
         assert event.usage.output_tokens >= c.spool.marks[-1].output_tokens > c.spool.marks[0].output_tokens > 0
 
 
+async def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it_too(tmp_path: Path) -> None:
+    async with cloud(tmp_path, lambda _: None, route={"engine": "simulated"}) as c:
+        asking = asyncio.create_task(c.chat())
+        await until_async(lambda: c.upstreams[0].received, "the engine is at work")
+        asking.cancel()
+        async with asyncio.timeout(5):
+            await c.upstreams[0].received[0].is_gone.wait()
+        await c.settled()
+        (event,) = c.spool.ended
+        assert (event.outcome, event.usage.output_tokens, event.usage.is_estimate) == ("cancelled", 0, True)
+        assert event.usage.input_tokens > 0
+
+
 async def test_an_engine_that_dies_in_the_middle_leaves_an_error_event_and_a_charge(tmp_path: Path) -> None:
     def die(request: Received) -> None:
         request.write(STREAM_HEAD + framed(chunk_event()) + framed(chunk_event("a")) + framed(chunk_event("b")))
