@@ -21,13 +21,18 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 def management(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
-    """For the management API: on this machine, the operator's key."""
-    return _find(options, environment, local_key="operator_key")
+    """For the management API: on this machine, the operator's key; a person's session before a key kept beside it."""
+    found = _find(options, environment, local_key="operator_key")
+    return found if not found.cookies else msgspec.structs.replace(found, key=None)
 
 
 def inference(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
-    """For the inference API: on this machine, the first key."""
-    return _find(options, environment, local_key="api_key")
+    """For the inference API: on this machine, the first key. Raises `WrongUsage` where no key is known."""
+    found = _find(options, environment, local_key="api_key")
+    if found.key is None:
+        hint = "make one with `cloudcrest keys create NAME --keep`, or give one with --key"
+        raise WrongUsage(f"no API key for {found.base_url} is known", hint=hint)
+    return msgspec.structs.replace(found, cookies={}, csrf=None)
 
 
 def _find(options: Options, environment: Mapping[str, str], *, local_key: str) -> Connection:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.folders import config_folder, read_json
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.errors import SetupError
@@ -14,7 +15,10 @@ DEFAULT_PROFILE = "default"
 
 
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One login: an API key, or the session of a person (`session`: the cookie, `csrf`: what goes with it)."""
+    """One login: an API key, or the session of a person (`cookies`, and the `csrf` token that writes must show).
+
+    Beside a session, `key` is the one that `cloudcrest chat` calls with.
+    """
 
     url: str
     key: str | None = None
@@ -46,6 +50,19 @@ def save(name: str, profile: Profile) -> Path:
     profiles = {**load().profiles, name: profile}
     _write(Credentials(profiles))
     return path()
+
+
+def require(name: str | None) -> Profile:
+    """The login of a profile (None: the default one). Raises `WrongUsage` where there is none."""
+    profile = load().profiles.get(name or DEFAULT_PROFILE)
+    if profile is None:
+        raise WrongUsage(f"there is no profile '{name or DEFAULT_PROFILE}'", hint="make one with `cloudcrest login`")
+    return profile
+
+
+def keep_key(name: str | None, key: str) -> None:
+    """Puts a key for inference beside a login."""
+    save(name or DEFAULT_PROFILE, msgspec.structs.replace(require(name), key=key))
 
 
 def forget(name: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cloudcrest.cli import choose
+from cloudcrest.cli import choose, credentials
 from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import WrongUsage
@@ -69,6 +69,9 @@ def create(
     requests_per_minute: Requests = None,
     tokens_per_minute: Tokens = None,
     concurrent_requests: Concurrent = None,
+    keep: Annotated[
+        bool, Parameter(negative=(), help="Keep it in the login's profile, for `cloudcrest chat`.")
+    ] = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Makes a key and prints it, this once.
@@ -81,7 +84,11 @@ def create(
         if organization_wide:
             body["organization_wide"] = True
         body.update(_changes(models, expires_at, labels, limits))
+        if keep:
+            credentials.require(options.profile)
         answer = cloud.post(at("keys"), body)
+    if keep:
+        credentials.keep_key(options.profile, answer["key"])
     if options.format != "table":
         print_json(answer)
         return

@@ -106,7 +106,7 @@ def test_chat_prints_the_answer_and_nothing_else(
     listed = [{"id": "embedder", "task": "embedding"}, {"id": "small", "task": "chat"}]
     cloud.answer("GET", "/v1/models", {"data": listed})
     cloud.answer("POST", "/v1/chat/completions", events("Hel", "lo", None))
-    assert cli("chat", "Hi", "--system", "Be kind", "--max-tokens", "5") == 0
+    assert cli("chat", "Hi", "--system", "Be kind", "--max-tokens", "5", "--key", "sk-cc-x") == 0
     captured = capsys.readouterr()
     assert captured.out == "Hello\n"
     assert captured.err == ""
@@ -119,7 +119,7 @@ def test_chat_prints_the_answer_and_nothing_else(
 @pytest.mark.parametrize("body", [events("Hel", done=False), b'data: {"error": {"message": "engine died"}}\n\n'])
 def test_a_broken_answer_is_a_failure(cli: Cli, cloud: FakeCloud, body: bytes) -> None:
     cloud.answer("POST", "/v1/chat/completions", body)
-    assert cli("chat", "Hi", "--model", "m") == 1
+    assert cli("chat", "Hi", "--model", "m", "--key", "sk-cc-x") == 1
 
 
 def test_a_conversation_remembers_and_survives_an_error(
@@ -138,7 +138,7 @@ def test_a_conversation_remembers_and_survives_an_error(
     cloud.answer("POST", "/v1/chat/completions", events("first"))
     cloud.answer("POST", "/v1/chat/completions", {"error": {"message": "too many", "code": "rate"}}, 429)
     cloud.answer("POST", "/v1/chat/completions", events("third"))
-    assert cli("chat", "--model", "m") == 0
+    assert cli("chat", "--model", "m", "--key", "sk-cc-x") == 0
     assert "too many" in capsys.readouterr().err
     said = [message["content"] for message in cloud.sent("POST", "/v1/chat/completions")["messages"]]
     assert said == ["one", "first", "three"]
@@ -165,6 +165,21 @@ def test_a_session_is_kept_with_its_csrf_token(cli: Cli, cloud: FakeCloud, monke
     assert cli("orgs", "create", "x", url=None) == 0
     assert cloud.requests[-1].headers["x-csrf-token"] == "csrf"
     assert "cloudcrest_session=abc" in cloud.requests[-1].headers["cookie"]
+
+
+def test_a_kept_key_is_for_chat_and_the_session_for_the_rest(cli: Cli, cloud: FakeCloud) -> None:
+    cookies = {"cloudcrest_session": "abc"}
+    credentials.save("default", credentials.Profile(url="http://cloud.test", cookies=cookies, csrf="csrf"))
+    assert cli("chat", "Hi", "--model", "m", url=None) == 2
+    cloud.answer("GET", "/api/v1/projects", PROJECTS)
+    cloud.answer("POST", "/api/v1/keys", {**KEY, "key": "sk-cc-secret"}, 201)
+    assert cli("keys", "create", "mine", "--keep", url=None) == 0
+    assert "authorization" not in cloud.requests[-1].headers
+    cloud.answer("POST", "/v1/chat/completions", events("Hello"))
+    assert cli("chat", "Hi", "--model", "m", url=None) == 0
+    assert cloud.requests[-1].headers["authorization"] == "Bearer sk-cc-secret"
+    assert "cookie" not in cloud.requests[-1].headers
+    assert cli("keys", "create", "mine", "--keep", "--profile", "none") == 2
 
 
 def test_a_key_is_checked_before_it_is_kept(cli: Cli, cloud: FakeCloud) -> None:
