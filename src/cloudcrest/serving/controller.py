@@ -7,6 +7,7 @@ adopts what it finds in the fabric, by its labels.
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -40,6 +41,8 @@ from cloudcrest.serving.replicas import Replica, replica_token, routes_of
 from cloudcrest.serving.settings import ServingSettings
 
 _log = structlog.get_logger(__name__)
+_PORTS = (20_000, 32_000)
+_PORT_TRIES = 100
 
 
 def available_memory_bytes() -> int:
@@ -48,10 +51,16 @@ def available_memory_bytes() -> int:
 
 
 def free_port() -> int:
-    """A loopback port that is free now; a replica that finds it taken is tried again with another."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free now, below those that outgoing connections take.
+
+    A replica that finds it taken nevertheless ends, and is tried again with another.
+    """
+    for _ in range(_PORT_TRIES):
+        port = random.randrange(*_PORTS)  # noqa: S311 - any will do
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable("no loopback port is free for a replica")
 
 
 class Controller:

@@ -1,7 +1,6 @@
 """Real replicas for tests: an engine's own process, started as the fabric would start it."""
 
 import os
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import msgspec
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
 from cloudcrest.serving.api import DeploymentDocument, EngineName
+from cloudcrest.serving.controller import free_port
 from cloudcrest.serving.engines.api import Engine, Launch, Probe
 from cloudcrest.serving.records import EngineOptions
 from tests.support.waiting import until_async
@@ -42,12 +42,6 @@ class Replica(msgspec.Struct):
 
     async def in_flight(self) -> int | None:
         return (await self.engine.probe(self.client, self.url, self.token)).in_flight
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def deployment(
@@ -101,7 +95,11 @@ async def running(
     url = f"http://127.0.0.1:{launch.port}"
     headers = {"authorization": f"Bearer {launch.token}"}
     try:
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+        # No connection is used twice: llama.cpp closes one after a stream, although it says it keeps it.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        async with httpx2.AsyncClient(
+            base_url=url, headers=headers, timeout=60, trust_env=False, limits=limits
+        ) as client:
             await _ready(engine, client, launch, process, start_seconds)
             yield Replica(client=client, url=url, token=launch.token, engine=engine, process=process)
     finally:

