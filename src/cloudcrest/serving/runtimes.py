@@ -53,7 +53,8 @@ class Runtimes:
         if partial.exists():
             await asyncio.to_thread(shutil.rmtree, partial)
         requirements = str(files("cloudcrest.serving") / "runtime_sets" / RUNTIME_SETS[name])
-        for argv in make_commands(find_uv(), partial, requirements, os.environ.get("PIP_FIND_LINKS")):
+        unwanted = _unwanted(Path(requirements).read_text())
+        for argv in make_commands(find_uv(), partial, requirements, os.environ.get("PIP_FIND_LINKS"), unwanted):
             await _run(argv, name, on_progress)
         partial.rename(path)
         on_progress(f"the runtime {name} is ready")
@@ -72,19 +73,34 @@ def find_uv() -> str | None:
     return shutil.which("uv")
 
 
-def make_commands(uv: str | None, folder: Path, requirements: str, find_links: str | None) -> list[tuple[str, ...]]:
-    """The commands that make a runtime in `folder`: with uv where there is one, else with venv and pip."""
+def make_commands(
+    uv: str | None, folder: Path, requirements: str, find_links: str | None, unwanted: tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
+    """The commands that make a runtime in `folder`: with uv where there is one, else with venv and pip.
+
+    `unwanted`: packages that come as dependencies and are taken out again.
+    """
     python = str(folder / "bin" / "python")
     links = ("--find-links", find_links) if find_links else ()
     if uv is None:
+        removal = [(python, "-m", "pip", "uninstall", "--yes", *unwanted)] if unwanted else []
         return [
             (sys.executable, "-m", "venv", str(folder)),
             (python, "-m", "pip", "install", "--no-input", *links, "-r", requirements),
+            *removal,
         ]
+    removal = [(uv, "pip", "uninstall", "--no-config", "--python", python, *unwanted)] if unwanted else []
     return [
         (uv, "venv", "--no-config", "--python", sys.executable, "--relocatable", str(folder)),
         (uv, "pip", "install", "--no-config", "--python", python, *links, "-r", requirements),
+        *removal,
     ]
+
+
+def _unwanted(requirements: str) -> tuple[str, ...]:
+    """The packages of a `# without: …` line."""
+    lines = [line.removeprefix("# without:") for line in requirements.splitlines() if line.startswith("# without:")]
+    return tuple(name for line in lines for name in line.split())
 
 
 def _digest(name: str) -> str:

@@ -102,13 +102,14 @@ def test_runtimes_are_made_with_uv_or_with_pip_and_local_wheels() -> None:
     with_pip = make_commands(None, Path("/r"), "/req.txt", None)
     assert with_pip[1][:4] == ("/r/bin/python", "-m", "pip", "install")
     assert "--find-links" not in with_pip[1]
+    assert make_commands("/bin/uv", Path("/r"), "/req.txt", None, ("torchvision",))[2][-1] == "torchvision"
 
 
 @pytest.mark.anyio
 async def test_a_runtime_is_made_once_and_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
 
-    def commands(_: str | None, folder: Path, __: str, ___: str | None) -> list[tuple[str, ...]]:
+    def commands(_: str | None, folder: Path, *__: object) -> list[tuple[str, ...]]:
         made.append(folder)
         return [("mkdir", str(folder)), ("sh", "-c", "echo installing")]
 
