@@ -31,6 +31,7 @@ from cloudcrest.identity.service.accounts import AccountService
 from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
 from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.tokens import new_secret
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed_server import FeedNotifier
@@ -148,12 +149,18 @@ class _Identity:
             organizations=self.organizations,
             jobs=base.jobs,
         )
-        tasks = cloudcrest.identity.tasks.blueprint(accounts=self._accounts, mailer=_mailer(base), sealer=base.sealer)
+        self._verification = VerificationService(
+            database=base.database, clock=clock, settings=settings, new_secret=new_secret, jobs=base.jobs
+        )
+        tasks = cloudcrest.identity.tasks.blueprint(
+            accounts=self._accounts, verification=self._verification, mailer=_mailer(base), sealer=base.sealer
+        )
         base.jobs.register("identity", tasks)
 
     def router(self) -> APIRouter:
         return cloudcrest.identity.routes.router(
             account_service=self._accounts,
+            verification_service=self._verification,
             organization_service=self.organizations,
             member_service=self._members,
             key_service=self._keys,

@@ -113,6 +113,19 @@ def password_reset_mail(to: str, link: str, lifetime_seconds: int) -> Mail:
     )
 
 
+def verification_mail(to: str, link: str, lifetime_seconds: int) -> Mail:
+    """Says how to confirm an address."""
+    return Mail(
+        to=to,
+        subject="Confirm your e-mail address for Cloudcrest",
+        body=(
+            "Someone, hopefully you, made a Cloudcrest account with this address.\n\n"
+            f"Confirm here within {_duration(lifetime_seconds)}, signed in to that account:\n\n{link}\n\n"
+            "If it was not you, do not confirm it. You can make the account yours by asking for a new password.\n"
+        ),
+    )
+
+
 def invitation_mail(to: str, organization_name: str, role: str, link: str, lifetime_seconds: int) -> Mail:
     """Says who invites to what."""
     name = re.sub(r"\s+", " ", organization_name).strip()

@@ -14,6 +14,7 @@ class User(msgspec.Struct, frozen=True):
     password_hash: str | None
     is_operator: bool
     created_at: datetime
+    email_verified_at: datetime | None = None
 
 
 class Session(msgspec.Struct, frozen=True):

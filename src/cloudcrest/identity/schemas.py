@@ -101,12 +101,26 @@ class PasswordResetConfirmIn(In):
     new_password: NewPassword
 
 
+class EmailVerificationIn(In):
+    """`token`: what stands after `#token=` in the mailed link."""
+
+    token: Token
+
+
+class ProviderOut(Out):
+    """The identity provider: open `login_url` in the browser, with `?return_to=` a path of this cloud."""
+
+    name: str = Field(examples=["Example Inc."])
+    login_url: str = Field(examples=["/api/v1/auth/oidc/login"])
+
+
 class UserOut(Out):
     id: str = Field(examples=[id_field("user")])
     email: str = Field(examples=["ada@example.com"])
     name: str = Field(examples=["Ada"])
     is_operator: bool
     created_at: datetime
+    email_verified_at: datetime | None
 
 
 class UserChange(In):

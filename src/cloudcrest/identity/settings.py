@@ -13,6 +13,9 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
 
     `public_url` is where people reach this cloud: links in mails begin with it. `secure_cookies`: cookies only travel
     over TLS; set it wherever TLS is on. Without `smtp_host`, mails are written as .eml files into the data folder.
+    `require_verified_email`: who has no verified address can sign in, but make no organizations, keys or invitations.
+    `oidc_issuer` (its URL, exactly as the provider writes it) and `oidc_client_id` turn on sign-in through an OpenID
+    Connect provider; `oidc_name` is what its button says. The provider may be inside this network.
     Lifetimes are in seconds. The `…_max` settings bound what one tenant can make;
     attempts and mailed invitations are per `attempt_window_seconds`.
     """
@@ -24,6 +27,8 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
     session_lifetime_seconds: Count = 7 * 24 * 3600
     invitation_lifetime_seconds: Count = 7 * 24 * 3600
     password_reset_lifetime_seconds: Count = 3600
+    email_verification_lifetime_seconds: Count = 24 * 3600
+    require_verified_email: bool = False
     attempt_window_seconds: Count = 900
     attempts_per_account: Count = 10
     attempts_per_address: Count = 60
@@ -39,3 +44,11 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
     smtp_password: str | None = None
     smtp_starttls: bool = True
     mail_from: str = "Cloudcrest <no-reply@localhost>"
+    oidc_issuer: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s?#@]+$", max_length=500)] | None = None
+    oidc_client_id: str | None = None
+    oidc_client_secret: str | None = None
+    oidc_name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "Single sign-on"
+
+    def __post_init__(self) -> None:
+        if (self.oidc_issuer is None) != (self.oidc_client_id is None):
+            raise ValueError("oidc_issuer and oidc_client_id are set together")

@@ -11,7 +11,10 @@ from cloudcrest.infra.database import Base
 
 
 class UserRow(Base):
-    """A person. `email` is lower case. Without a `password_hash`, a password reset sets the first one."""
+    """A person. `email` is lower case. Without a `password_hash`, a password reset sets the first one.
+
+    `email_verified_at` null: nobody has proved yet that the address is theirs.
+    """
 
     __tablename__ = "users"
 
@@ -21,6 +24,7 @@ class UserRow(Base):
     password_hash: Mapped[str | None]
     is_operator: Mapped[bool]
     created_at: Mapped[datetime]
+    email_verified_at: Mapped[datetime | None]
 
 
 class SessionRow(Base):
@@ -42,6 +46,36 @@ class PasswordResetRow(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     token_sha256: Mapped[str] = mapped_column(unique=True)
     expires_at: Mapped[datetime]
+
+
+class EmailVerificationRow(Base):
+    """The one open verification of a person's address: a newer one replaces it, its use deletes it."""
+
+    __tablename__ = "email_verifications"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    expires_at: Mapped[datetime]
+
+
+class ExternalIdentityRow(Base):
+    """A person's account at an OpenID Connect provider: `subject` is what the provider calls them."""
+
+    __tablename__ = "external_identities"
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+
+
+class UsedSignInStateRow(Base):
+    """A sign-in through the provider that has come back: it does so once. Kept for as long as it could."""
+
+    __tablename__ = "used_sign_in_states"
+
+    state_sha256: Mapped[str] = mapped_column(primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class OrganizationRow(Base):

@@ -18,6 +18,7 @@ from cloudcrest.identity.service.accounts import AccountService
 from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
 from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tasks import blueprint
 from cloudcrest.identity.tokens import new_secret
@@ -127,9 +128,13 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
         organizations=organizations,
         jobs=jobs,
     )
-    jobs.register("identity", blueprint(accounts=accounts, mailer=mailer, sealer=sealer))
+    verification = VerificationService(
+        database=database, clock=clock, settings=settings, new_secret=new_secret, jobs=jobs
+    )
+    jobs.register("identity", blueprint(accounts=accounts, verification=verification, mailer=mailer, sealer=sealer))
     router = routes.router(
         account_service=accounts,
+        verification_service=verification,
         organization_service=organizations,
         member_service=members,
         key_service=keys,
@@ -196,6 +201,13 @@ async def make_key(tenant: Tenant, **fields: Any) -> dict[str, Any]:
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
+
+
+async def mailed_token(cloud: Cloud, mark: str) -> str:
+    """The token of the newest mailed link with `mark` before it, once every waiting mail is sent."""
+    await cloud.jobs.run_waiting()
+    links = [line for mail in cloud.mailer.sent for line in mail.body.splitlines() if mark in line]
+    return links[-1].partition(mark)[2]
 
 
 async def member_id_of(host: Tenant, guest: Tenant) -> str:

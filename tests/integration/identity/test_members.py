@@ -59,7 +59,15 @@ async def test_one_invitation_taken_by_two_at_once_lets_one_in(cloud: Cloud, ada
 async def test_invitation_is_mailed_and_its_token_is_nowhere_in_the_database(cloud: Cloud, ada: Tenant) -> None:
     _, token = await invite(ada, email="new@example.com")
     async with cloud.database.transaction() as session:
-        jobs = (await session.execute(text("select args::text from procrastinate_jobs"))).scalars().all()
+        jobs = (
+            (
+                await session.execute(
+                    text("select args::text from procrastinate_jobs where task_name = 'identity:send_mail'")
+                )
+            )
+            .scalars()
+            .all()
+        )
         rows = (await session.execute(text("select i::text from invitations i"))).scalars().all()
     assert len(jobs) == 1
     assert token not in "".join([*jobs, *rows])

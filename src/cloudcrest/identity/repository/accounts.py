@@ -1,4 +1,4 @@
-"""People, their sessions and password resets."""
+"""People and their sessions."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.records import Session, User
-from cloudcrest.identity.tables import PasswordResetRow, SessionRow, UserRow
+from cloudcrest.identity.tables import SessionRow, UserRow
 from cloudcrest.infra.http.paging import PageRequest
 
 SESSIONS_PER_USER_MAX = 20
@@ -23,6 +23,7 @@ async def add_user(session: AsyncSession, user: User) -> bool:
         "password_hash": user.password_hash,
         "is_operator": user.is_operator,
         "created_at": user.created_at,
+        "email_verified_at": user.email_verified_at,
     }
     statement = insert(UserRow).values(values).on_conflict_do_nothing(index_elements=["email"]).returning(UserRow.id)
     return (await session.execute(statement)).scalar_one_or_none() is not None
@@ -41,6 +42,10 @@ async def user_by_id(session: AsyncSession, user_id: str) -> User | None:
 
 async def set_password_hash(session: AsyncSession, user_id: str, password_hash: str) -> None:
     await session.execute(update(UserRow).where(UserRow.id == user_id).values(password_hash=password_hash))
+
+
+async def set_email_verified(session: AsyncSession, user_id: str, now: datetime) -> None:
+    await session.execute(update(UserRow).where(UserRow.id == user_id).values(email_verified_at=now))
 
 
 async def list_users(session: AsyncSession, page: PageRequest, email: str | None) -> list[User]:
@@ -96,35 +101,6 @@ async def delete_sessions_of(session: AsyncSession, user_id: str) -> None:
     await session.execute(delete(SessionRow).where(SessionRow.user_id == user_id))
 
 
-async def put_password_reset(session: AsyncSession, user_id: str, token_sha256: str, expires_at: datetime) -> None:
-    """Opens a person's reset, in place of an earlier one."""
-    statement = insert(PasswordResetRow).values(user_id=user_id, token_sha256=token_sha256, expires_at=expires_at)
-    changed = {"token_sha256": statement.excluded.token_sha256, "expires_at": statement.excluded.expires_at}
-    await session.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=changed))
-
-
-async def has_password_reset(session: AsyncSession, token_sha256: str, now: datetime) -> bool:
-    """Whether there is such an open reset."""
-    statement = select(PasswordResetRow.user_id).where(
-        PasswordResetRow.token_sha256 == token_sha256, PasswordResetRow.expires_at > now
-    )
-    return (await session.execute(statement)).scalar_one_or_none() is not None
-
-
-async def take_password_reset(session: AsyncSession, token_sha256: str, now: datetime) -> str | None:
-    """Uses a reset up; the id of whose it was, None where there is no such open one."""
-    statement = (
-        delete(PasswordResetRow)
-        .where(PasswordResetRow.token_sha256 == token_sha256, PasswordResetRow.expires_at > now)
-        .returning(PasswordResetRow.user_id)
-    )
-    return (await session.execute(statement)).scalar_one_or_none()
-
-
-async def delete_password_reset_of(session: AsyncSession, user_id: str) -> None:
-    await session.execute(delete(PasswordResetRow).where(PasswordResetRow.user_id == user_id))
-
-
 def _user(row: UserRow) -> User:
     return User(
         id=row.id,
@@ -133,4 +109,5 @@ def _user(row: UserRow) -> User:
         password_hash=row.password_hash,
         is_operator=row.is_operator,
         created_at=row.created_at,
+        email_verified_at=row.email_verified_at,
     )

@@ -99,6 +99,19 @@ async def revoke_keys_of_project(session: AsyncSession, project_id: str, now: da
     return list((await session.execute(statement)).scalars())
 
 
+async def revoke_management_keys_of(session: AsyncSession, user_id: str, now: datetime) -> list[str]:
+    """Revokes what keys with the management scope a person made; their ids."""
+    statement = (
+        update(ApiKeyRow)
+        .where(
+            ApiKeyRow.created_by == user_id, ApiKeyRow.revoked_at.is_(None), ApiKeyRow.scopes.contains(["management"])
+        )
+        .values(revoked_at=now)
+        .returning(ApiKeyRow.id)
+    )
+    return list((await session.execute(statement)).scalars())
+
+
 def _key(row: ApiKeyRow) -> ApiKey:
     return ApiKey(
         id=row.id,

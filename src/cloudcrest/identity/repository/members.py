@@ -156,15 +156,12 @@ async def delete_invitation(session: AsyncSession, invitation_id: str) -> None:
     await session.execute(delete(InvitationRow).where(InvitationRow.id == invitation_id))
 
 
-async def delete_open_invitations_by(session: AsyncSession, organization_id: str, user_id: str) -> None:
-    """What a person invited to and nobody took yet."""
-    await session.execute(
-        delete(InvitationRow).where(
-            InvitationRow.organization_id == organization_id,
-            InvitationRow.created_by == user_id,
-            InvitationRow.accepted_at.is_(None),
-        )
-    )
+async def delete_open_invitations_by(session: AsyncSession, organization_id: str | None, user_id: str) -> None:
+    """What a person invited to and nobody took yet, in one organization or (None) in all."""
+    statement = delete(InvitationRow).where(InvitationRow.created_by == user_id, InvitationRow.accepted_at.is_(None))
+    if organization_id is not None:
+        statement = statement.where(InvitationRow.organization_id == organization_id)
+    await session.execute(statement)
 
 
 async def make_room_for_invitation(session: AsyncSession, organization_id: str, most: int, now: datetime) -> None:

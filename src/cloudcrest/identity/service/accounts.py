@@ -8,12 +8,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloudcrest.identity.api import Caller
 from cloudcrest.identity.attempts import AttemptLimiter
 from cloudcrest.identity.authority import check_may_register
+from cloudcrest.identity.documents import withdraw_key
 from cloudcrest.identity.mail import Mailer, password_reset_mail
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.records import Organization, User
 from cloudcrest.identity.repository import accounts as repository
+from cloudcrest.identity.repository import external_identities, links
+from cloudcrest.identity.repository import keys as key_repository
+from cloudcrest.identity.repository import members as member_repository
 from cloudcrest.identity.service.members import NewAccount
 from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.service.verification import SEND_EMAIL_VERIFICATION_TASK
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tokens import NewSecret, csrf_token, sha256_hex
 from cloudcrest.infra.database import Database
@@ -88,7 +93,8 @@ class AccountService:
             )
         name = organization_name or f"{account.name}'s organization"
         organization = await self._organizations.found(session, name, user.id)
-        return await self._sign_in(session, user), organization
+        await self._jobs.defer(session, SEND_EMAIL_VERIFICATION_TASK, user_id=user.id)
+        return await self.sign_in(session, user), organization
 
     async def login(self, session: AsyncSession, email: str, password: str, address: str) -> SignedIn:
         """Raises `Unauthenticated`, the same and as late for an unknown account as for a wrong password."""
@@ -109,7 +115,7 @@ class AccountService:
                 "the password was just changed", code="invalid_login", hint="sign in with the new one"
             )
         self._by_account.forgive(f"login:{email}")
-        return await self._sign_in(session, current)
+        return await self.sign_in(session, current)
 
     async def logout(self, session: AsyncSession, token: str) -> None:
         await repository.delete_session(session, sha256_hex(token))
@@ -137,7 +143,7 @@ class AccountService:
             raise PermissionDenied("the present password is wrong", code="invalid_login")
         self._by_account.forgive(f"login:{user.email}")
         await self._set_password(session, user_id, await self._passwords.hash(wanted))
-        return await self._sign_in(session, user)
+        return await self.sign_in(session, user)
 
     async def request_password_reset(self, session: AsyncSession, email: str, address: str) -> None:
         """Does the same whether there is such an account: the job that sends the mail finds out."""
@@ -154,18 +160,19 @@ class AccountService:
             user = await repository.user_by_email(session, email)
             if user is None:
                 return
-            await repository.put_password_reset(session, user.id, sha256_hex(token), expires_at)
+            await links.put_link(session, links.PASSWORD_RESET, user.id, sha256_hex(token), expires_at)
         link = f"{self._settings.public_url.rstrip('/')}/password-reset#token={token}"
         await mailer.send(password_reset_mail(email, link, lifetime_seconds))
 
     async def confirm_password_reset(self, session: AsyncSession, token: str, wanted: str, address: str) -> None:
-        """Sets the password and ends every session. The link works once."""
+        """Sets the password and ends every session. The link works once, and proves whose the address is."""
         self.count_address(address)
         check_password(wanted, field="body.new_password")
+        token_sha256, kind = sha256_hex(token), links.PASSWORD_RESET
         async with self._database.transaction() as lookup:
-            known = await repository.has_password_reset(lookup, sha256_hex(token), self._clock.now())
+            known = await links.has_link(lookup, kind, token_sha256, self._clock.now())
         password_hash = await self._passwords.hash(wanted) if known else ""
-        user_id = await repository.take_password_reset(session, sha256_hex(token), self._clock.now()) if known else None
+        user_id = await links.take_link(session, kind, token_sha256, self._clock.now()) if known else None
         if user_id is None:
             raise InvalidInput(
                 "this link is used up, replaced or expired", code="invalid_token", hint="ask for another one"
@@ -174,13 +181,28 @@ class AccountService:
         user = await repository.user_by_id(session, user_id)
         if user is not None:
             self._by_account.forgive(f"login:{user.email}")
+            if user.email_verified_at is None:
+                await self._hand_over(session, user.id)
+
+    async def _hand_over(self, session: AsyncSession, user_id: str) -> None:
+        """Takes an account from whoever made it with an address that now proves to be someone's: their management
+        keys, their ways in through a provider and their invitations end.
+        """
+        now = self._clock.now()
+        await repository.set_email_verified(session, user_id, now)
+        await links.delete_link_of(session, links.EMAIL_VERIFICATION, user_id)
+        await external_identities.delete_identities_of(session, user_id)
+        await member_repository.delete_open_invitations_by(session, None, user_id)
+        for key_id in await key_repository.revoke_management_keys_of(session, user_id, now):
+            await withdraw_key(session, key_id)
 
     async def _set_password(self, session: AsyncSession, user_id: str, password_hash: str) -> None:
         await repository.set_password_hash(session, user_id, password_hash)
         await repository.delete_sessions_of(session, user_id)
-        await repository.delete_password_reset_of(session, user_id)
+        await links.delete_link_of(session, links.PASSWORD_RESET, user_id)
 
-    async def _sign_in(self, session: AsyncSession, user: User) -> SignedIn:
+    async def sign_in(self, session: AsyncSession, user: User) -> SignedIn:
+        """A session for someone who has proved to be `user`."""
         now = self._clock.now()
         lifetime_seconds = self._settings.session_lifetime_seconds
         expires_at = now + timedelta(seconds=lifetime_seconds)

@@ -11,6 +11,7 @@ from cloudcrest.identity.documents import publish_key, withdraw_key
 from cloudcrest.identity.records import ApiKey, Project
 from cloudcrest.identity.repository import keys as repository
 from cloudcrest.identity.repository import organizations as organization_repository
+from cloudcrest.identity.service.verification import require_verified
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tokens import KEY_START, NewSecret, sha256_hex, shown_prefix
 from cloudcrest.infra.http.paging import PageRequest
@@ -53,6 +54,7 @@ class KeyService:
             caller.require("keys:write", project.organization_id)
         if draft.is_operator:
             caller.require_operator()
+        await require_verified(session, self._settings, caller)
         self._check(draft)
         most = self._settings.keys_per_project_max
         if await repository.count_live_keys(session, project.id) >= most:

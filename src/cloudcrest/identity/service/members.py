@@ -14,6 +14,7 @@ from cloudcrest.identity.records import Invitation, Member, Organization, User
 from cloudcrest.identity.repository import accounts as account_repository
 from cloudcrest.identity.repository import members as repository
 from cloudcrest.identity.repository import organizations as organization_repository
+from cloudcrest.identity.service.verification import SEND_EMAIL_VERIFICATION_TASK, require_verified
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tokens import NewSecret, sha256_hex
 from cloudcrest.infra.http.paging import PageRequest
@@ -130,6 +131,7 @@ class MemberService:
     ) -> tuple[Invitation, str]:
         """The invitation and its link, which is also mailed where there is an address."""
         organization = await self._may_grant(session, caller, organization_id, role, project_id)
+        await require_verified(session, self._settings, caller)
         if email is not None:
             self._mailed.attempt(organization_id)
         now = self._clock.now()
@@ -215,6 +217,7 @@ class MemberService:
         )
         if not await account_repository.add_user(session, user):
             raise Conflict("this e-mail address has an account", code="email_taken", hint="sign in, then accept")
+        await self._jobs.defer(session, SEND_EMAIL_VERIFICATION_TASK, user_id=user.id)
         return user.id
 
     async def _invited_person(self, session: AsyncSession, caller: Caller | None, invitation: Invitation) -> str:

@@ -11,6 +11,7 @@ from cloudcrest.identity.records import Organization, Project
 from cloudcrest.identity.repository import keys as key_repository
 from cloudcrest.identity.repository import members as member_repository
 from cloudcrest.identity.repository import organizations as repository
+from cloudcrest.identity.service.verification import require_verified
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.kernel.clock import Clock
@@ -71,6 +72,7 @@ class OrganizationService:
         """A further organization of a signed-in person. Each has a starting credit, so there are only so many."""
         if caller.user_id is None or (caller.kind == "key" and not caller.is_operator):
             raise PermissionDenied("an organization is made by a person", hint="sign in, then make it")
+        await require_verified(session, self._settings, caller)
         made = await repository.count_organizations_created_by(session, caller.user_id)
         most = self._settings.organizations_per_user_max
         if made >= most and not caller.is_operator:
