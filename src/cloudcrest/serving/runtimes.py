@@ -53,7 +53,7 @@ class Runtimes:
         if partial.exists():
             await asyncio.to_thread(shutil.rmtree, partial)
         requirements = str(files("cloudcrest.serving") / "runtime_sets" / RUNTIME_SETS[name])
-        unwanted = _unwanted(Path(requirements).read_text())
+        unwanted = _unwanted(_requirements(name))
         for argv in make_commands(find_uv(), partial, requirements, os.environ.get("PIP_FIND_LINKS"), unwanted):
             await _run(argv, name, on_progress)
         partial.rename(path)
@@ -97,6 +97,10 @@ def make_commands(
     ]
 
 
+def _requirements(name: str) -> str:
+    return (files("cloudcrest.serving") / "runtime_sets" / RUNTIME_SETS[name]).read_text()
+
+
 def _unwanted(requirements: str) -> tuple[str, ...]:
     """The packages of a `# without: …` line."""
     lines = [line.removeprefix("# without:") for line in requirements.splitlines() if line.startswith("# without:")]
@@ -104,7 +108,7 @@ def _unwanted(requirements: str) -> tuple[str, ...]:
 
 
 def _digest(name: str) -> str:
-    text = (files("cloudcrest.serving") / "runtime_sets" / RUNTIME_SETS[name]).read_text()
+    text = _requirements(name)
     made_for = f"{text}\n{platform.python_version()}\n{platform.machine()}\n{sys.prefix}"
     return hashlib.sha256(made_for.encode()).hexdigest()[:12]
 
