@@ -16,7 +16,7 @@ from cloudcrest.bootstrap.slices import Base, Slices
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.identity.authentication import SESSION_COOKIE, authentication
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.http.app import create_app
 from cloudcrest.infra.jobs import Jobs
 from cloudcrest.infra.logs import configure_logs

@@ -1,6 +1,6 @@
-"""The serving side of the feed: long polls that wake when something is published.
+"""The serving side of the feed: long polls that wake when something is published, and documents held in memory.
 
-`FeedNotifier` serves documents of the database (infra/publication.py); `LocalFeed` serves documents held in memory.
+Documents of the database are served by infra/feed_notifier.py: who serves from memory loads no database.
 """
 
 import asyncio
@@ -8,26 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-import psycopg
-import structlog
 
 from cloudcrest.infra.feed import MAX_PAGE_DOCUMENTS, Document, FeedPage
-from cloudcrest.infra.publication import CHANNEL
 from cloudcrest.kernel.errors import Unavailable
 
 MAX_WAIT_SECONDS = 30.0
 _MAX_WAITERS = 2_000
 _MAX_TOMBSTONES = 20_000
-_POLL_WITHOUT_LISTENER_SECONDS = 0.5
-_LISTENER_CHECK_SECONDS = 15.0
-_RECONNECT_SECONDS = 0.5
-_log = structlog.get_logger(__name__)
 
 ReadPage = Callable[[str], Awaitable[FeedPage]]
 """Reads the page after a cursor, in a transaction of its own: none stays open while a follower waits."""
 
 
-class _Bell:
+class Bell:
     """Wakes everyone who waits. Take `ring` before looking, wait on it after: nothing between is missed."""
 
     def __init__(self) -> None:
@@ -41,6 +34,10 @@ class _Bell:
     async def wait_for_page(
         self, read: ReadPage, cursor: str, wait_seconds: float, look_again_seconds: Callable[[], float]
     ) -> FeedPage:
+        """The page after `cursor`, read again after each ring and every `look_again_seconds`, for up to `wait_seconds`.
+
+        Raises `Unavailable` when too many wait already.
+        """
         if self.waiting >= _MAX_WAITERS:
             raise Unavailable("too many followers wait on this feed", retry_after_seconds=1)
         loop = asyncio.get_running_loop()
@@ -61,55 +58,12 @@ class _Bell:
             self.waiting -= 1
 
 
-class FeedNotifier:
-    """Wakes long polls when PostgreSQL notifies a publication; polls the database while it cannot listen."""
-
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-        self._bell = _Bell()
-        self._listening = False
-
-    async def run(self) -> None:
-        """Listens until cancelled, through lost connections."""
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, OSError) as error:
-                _log.warning("feed_listener_lost", error=str(error).strip().splitlines()[0] if str(error) else "")
-            finally:
-                self._listening = False
-                self._bell.strike()
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-    async def wait_for_page(self, read: ReadPage, cursor: str, wait_seconds: float) -> FeedPage:
-        """The page after `cursor`; waits up to `wait_seconds` (at most 30) while there is nothing.
-
-        Raises `Unavailable` when too many wait already.
-        """
-        return await self._bell.wait_for_page(read, cursor, wait_seconds, self._look_again_seconds)
-
-    def _look_again_seconds(self) -> float:
-        return MAX_WAIT_SECONDS if self._listening else _POLL_WITHOUT_LISTENER_SECONDS
-
-    async def _listen(self) -> None:
-        link = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
-        async with link:
-            await link.execute(f"listen {CHANNEL}")
-            self._listening = True
-            while True:
-                # What was published while nobody listened is found by everybody looking once more.
-                self._bell.strike()
-                async for _ in link.notifies(timeout=_LISTENER_CHECK_SECONDS):
-                    self._bell.strike()
-                await link.execute("select 1")  # a silent connection may be a dead one
-
-
 class LocalFeed:
     """A feed over documents in memory. `epoch` differs between any two of its lives, so old cursors start over."""
 
     def __init__(self, epoch: str) -> None:
         self._epoch = epoch
-        self._bell = _Bell()
+        self._bell = Bell()
         self._revision = 0
         self._entries: dict[tuple[str, str], tuple[int, dict[str, Any] | None]] = {}  # in order of revision
         self._tombstones = 0

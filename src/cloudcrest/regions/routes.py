@@ -8,7 +8,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from cloudcrest.identity.http import CallerDep
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import FeedPage
-from cloudcrest.infra.feed_server import MAX_WAIT_SECONDS, FeedNotifier
+from cloudcrest.infra.feed_notifier import FeedNotifier
+from cloudcrest.infra.feed_server import MAX_WAIT_SECONDS
 from cloudcrest.infra.http.paging import Page, PageDep
 from cloudcrest.infra.http.problems import responses
 from cloudcrest.infra.http.session import SessionDep

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from cloudcrest.infra.feed import FeedPage
-from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.publication import read_page
 from cloudcrest.kernel.clock import ManualClock
 from tests.integration.identity.cloud import (

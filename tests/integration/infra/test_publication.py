@@ -10,7 +10,7 @@ from sqlalchemy import text
 from cloudcrest.infra import publication
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import Document, FeedPage, FeedState
-from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.infra.publication import publish, read_page
 from tests.support import databases

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from cloudcrest.identity.api import Caller
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import FeedPage
-from cloudcrest.infra.feed_server import FeedNotifier
+from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.http import problems
 from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import ManualClock
