@@ -34,6 +34,10 @@ def _up(arguments: Sequence[str]) -> int:
     except SetupError as error:
         sys.stderr.write(f"cloudcrest: {error}\n")
         return 1
+    except OSError as error:
+        # Of this machine: no room, no rights, a file that is gone.
+        sys.stderr.write(f"cloudcrest: {error.filename or 'this machine'}: {error.strerror or error}\n")
+        return 1
 
 
 async def _process(role: str, settings: Path) -> None:

@@ -67,8 +67,18 @@ class DataFolder:
 
     @classmethod
     def open(cls, root: Path, *, min_free_bytes: int = MIN_FREE_BYTES) -> Self:
-        """Opens or makes it. Raises `SetupError` where it is in use, foreign, of another format or its disk is full."""
+        """Opens or makes it. Raises `SetupError` where it is in use, foreign, of another format, read-only or full."""
         root = root.expanduser().absolute()
+        try:
+            return cls._open(root, min_free_bytes)
+        except OSError as error:
+            raise SetupError(
+                f"the data folder {root} cannot be used: {error.strerror} ({error.filename or root})",
+                hint="make it writable for this user, or choose another one with --data",
+            ) from error
+
+    @classmethod
+    def _open(cls, root: Path, min_free_bytes: int) -> Self:
         _refuse_what_is_not_ours(root)
         free = free_bytes(root)
         if free < min_free_bytes:
@@ -76,13 +86,8 @@ class DataFolder:
                 f"the disk of {root} has {format_bytes(free)} left, Cloudcrest needs {format_bytes(min_free_bytes)}",
                 hint="free some space, or choose another disk with --data",
             )
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (root / "run").mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise SetupError(
-                f"the data folder {root} cannot be made: {error.strerror}", hint="choose another one with --data"
-            ) from error
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (root / "run").mkdir(mode=0o700, exist_ok=True)
         folder = cls(root, _lock(root))
         for name in _FOLDERS:
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)

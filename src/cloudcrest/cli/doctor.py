@@ -57,7 +57,7 @@ def doctor(
         check_python,
         lambda: check_data_folder(data),
         lambda: check_disk(data),
-        lambda: check_port(port, is_ours=machine.is_locked(data)),
+        lambda: check_port(port, is_ours=_is_locked(data)),
         check_postgres,
         check_llamacpp,
         check_user,
@@ -87,7 +87,7 @@ def check_python(found: tuple[int, int] = (sys.version_info[0], sys.version_info
 
 def check_data_folder(data: Path) -> Finding:
     """It is ours to write, on a file system with locks, and of a format we know."""
-    nearest = next(path for path in (data, *data.parents) if path.exists())
+    nearest = _nearest(data)
     if not nearest.is_dir():
         return Finding("data folder", "problem", f"{nearest} is no folder", "choose another one with --data")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -106,11 +106,23 @@ def check_data_folder(data: Path) -> Finding:
 
 
 def check_disk(data: Path, free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Finding:
-    free = free_bytes(next(path for path in (data, *data.parents) if path.exists()))
+    free = free_bytes(_nearest(data))
     if free < MIN_FREE_BYTES:
         fix = f"free {format_bytes(MIN_FREE_BYTES - free)} there, or choose another disk with --data"
         return Finding("disk", "problem", f"{format_bytes(free)} free, {format_bytes(MIN_FREE_BYTES)} are needed", fix)
     return Finding("disk", "ok", f"{format_bytes(free)} free")
+
+
+def _is_locked(data: Path) -> bool:
+    try:
+        return machine.is_locked(data)
+    except SetupError:
+        return False  # what stands in the way is the data folder's finding
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what there is of its parents. `Path.exists` raises where this user may not look."""
+    return next(found for found in (path, *path.parents) if os.path.exists(found))
 
 
 def check_port(port: int, *, is_ours: bool) -> Finding:

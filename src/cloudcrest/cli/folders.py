@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no such file. Raises `SetupError` for anything else."""
     try:
         value = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
         raise SetupError(f"{path} is not yours to read", hint="run this as the user who started the cloud") from None

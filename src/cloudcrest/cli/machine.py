@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloudcrest.cli import folders
+from cloudcrest.kernel.errors import SetupError
 
 TAIL_BLOCK_BYTES = 64 * 1024
 
@@ -19,10 +20,17 @@ def running(data: Path) -> dict[str, object] | None:
 
 def is_locked(data: Path) -> bool:
     """Whether an `up` holds the data folder."""
+    path = data / "run" / "lock"
     try:
-        descriptor = os.open(data / "run" / "lock", os.O_RDWR)
-    except FileNotFoundError:
+        # Some file systems lock only what is open for writing; a read-only folder can still be looked at.
+        is_writable = os.access(path, os.W_OK)
+        descriptor = os.open(path, os.O_RDWR if is_writable else os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise SetupError(
+            f"{path} cannot be opened: {error.strerror}", hint="run this as the user who started the cloud"
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

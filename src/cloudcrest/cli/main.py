@@ -66,6 +66,10 @@ def run(tokens: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILURE
+    except OSError as error:
+        # Of this machine: a full disk, a file that is not ours, a folder that is gone.
+        note(f"cloudcrest: {error.filename or 'this machine'}: {error.strerror or error}")
+        return FAILURE
     return 0
 
 

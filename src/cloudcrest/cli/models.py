@@ -136,9 +136,8 @@ class progress_bar:  # noqa: N801 - used as a function in a with statement
     def _advance(self, state: Json) -> None:
         phase = str(state.get("phase"))
         total: Any = state.get("total_bytes")
-        self._progress.update(
-            self._task, description=f"{self._title} {phase}", completed=state.get("done_bytes") or 0, total=total
-        )
+        done: Any = total if phase == "ready" else state.get("done_bytes")
+        self._progress.update(self._task, description=f"{self._title} {phase}", completed=done or 0, total=total)
         if phase != self._phase and not self._progress.console.is_terminal:
             note(f"{self._title}: {phase}")
         self._phase = phase

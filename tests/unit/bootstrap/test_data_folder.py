@@ -82,6 +82,12 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_what_the_system_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data" / "run" / "lock").mkdir(parents=True)
+    with pytest.raises(SetupError, match=r"data folder .* cannot be used: .*run/lock.*another one with --data"):
+        DataFolder.open(tmp_path / "data")
+
+
 def test_a_start_killed_at_its_very_beginning_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "data" / "run").mkdir(parents=True)
     DataFolder.open(tmp_path / "data").close()

@@ -23,6 +23,21 @@ def test_the_lock_says_whether_a_cloud_runs(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_data_folder_inside_a_file_is_a_finding_and_no_crash(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert machine.running(tmp_path / "file" / "data") is None
+    assert cli("doctor", "--data", str(tmp_path / "file" / "data"), url=None) == 1
+    assert "is no folder" in capsys.readouterr().out
+
+
+def test_what_the_system_refuses_ends_in_one_line(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs" / "control.log").mkdir(parents=True)
+    assert cli("logs", "--data", str(tmp_path), url=None) == 1
+    assert "control.log: Is a directory" in capsys.readouterr().err
+
+
 def test_a_tail_reads_the_end_and_follows_growth(tmp_path: Path) -> None:
     path = tmp_path / "gateway.log"
     path.write_text("".join(f"line {number}\n" for number in range(20_000)))
