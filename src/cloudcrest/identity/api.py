@@ -101,7 +101,7 @@ class Organizations(Protocol):
     """What other slices may ask of identity about organizations, inside their own transaction."""
 
     async def suspend(self, session: "AsyncSession", organization_id: str, reason: str | None) -> None:
-        """Sets or (None) lifts an organization's suspension and publishes it to the gateways."""
+        """Sets or (None) lifts a suspension for want of balance and publishes it; an operator's stays what it is."""
         ...
 
 

@@ -23,14 +23,24 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Organization(msgspec.Struct, frozen=True):
-    """`limits` are its own choice, `ceiling` the operator's; the tighter of both holds."""
+    """`limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
+
+    Operators and billing suspend it each for a reason of their own, and neither lifts the other's.
+    """
 
     id: str
     name: str
     limits: Limits
     ceiling: Limits
-    suspended_reason: str | None
     created_at: datetime
+    operator_suspended_reason: str | None = None
+    balance_suspended_reason: str | None = None
+
+    @property
+    def suspended_reason(self) -> str | None:
+        """Why it is served nothing; None: it is served."""
+        reasons = (self.operator_suspended_reason, self.balance_suspended_reason)
+        return "; ".join(reason for reason in reasons if reason is not None) or None
 
 
 class Project(msgspec.Struct, frozen=True):

@@ -79,7 +79,10 @@ class UsedSignInStateRow(Base):
 
 
 class OrganizationRow(Base):
-    """A tenant. `limits` are its own choice, `ceiling` the operator's; the tighter of both holds."""
+    """A tenant. `limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
+
+    It is suspended by operators and for want of balance, each with a reason; null where it is not.
+    """
 
     __tablename__ = "organizations"
 
@@ -87,7 +90,8 @@ class OrganizationRow(Base):
     name: Mapped[str]
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
     ceiling: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    suspended_reason: Mapped[str | None]
+    operator_suspended_reason: Mapped[str | None]
+    balance_suspended_reason: Mapped[str | None]
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
 

@@ -19,7 +19,8 @@ async def add_organization(session: AsyncSession, organization: Organization, *,
             name=organization.name,
             limits=msgspec.to_builtins(organization.limits),
             ceiling=msgspec.to_builtins(organization.ceiling),
-            suspended_reason=organization.suspended_reason,
+            operator_suspended_reason=organization.operator_suspended_reason,
+            balance_suspended_reason=organization.balance_suspended_reason,
             created_by=created_by,
             created_at=organization.created_at,
         )
@@ -30,6 +31,7 @@ async def add_organization(session: AsyncSession, organization: Organization, *,
 async def organization_by_id(session: AsyncSession, organization_id: str, *, lock: bool = False) -> Organization | None:
     """`lock` holds the row until the transaction ends: changes that count members or projects go one at a time."""
     statement = select(OrganizationRow).where(OrganizationRow.id == organization_id)
+    statement = statement.execution_options(populate_existing=True)  # this session may have changed it since it read it
     row = (await session.execute(statement.with_for_update(key_share=True) if lock else statement)).scalar_one_or_none()
     return None if row is None else _organization(row)
 
@@ -117,7 +119,8 @@ def _organization(row: OrganizationRow) -> Organization:
         name=row.name,
         limits=msgspec.convert(row.limits, Limits),
         ceiling=msgspec.convert(row.ceiling, Limits),
-        suspended_reason=row.suspended_reason,
+        operator_suspended_reason=row.operator_suspended_reason,
+        balance_suspended_reason=row.balance_suspended_reason,
         created_at=row.created_at,
     )
 

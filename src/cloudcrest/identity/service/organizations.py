@@ -48,7 +48,6 @@ class OrganizationService:
             name=name,
             limits=Limits(),
             ceiling=Limits(),
-            suspended_reason=None,
             created_at=now,
         )
         project = Project(
@@ -64,6 +63,8 @@ class OrganizationService:
         owner = Membership(organization_id=organization.id, role="owner")
         await member_repository.add_membership(session, self._new_id("mem"), owner_user_id, owner, now)
         await self._organization_created.organization_created(session, organization.id, self._settings.currency)
+        # Without a starting credit, it begins suspended.
+        organization = await repository.organization_by_id(session, organization.id) or organization
         await publish_organization(session, organization)
         await publish_project(session, project)
         return organization
@@ -102,14 +103,14 @@ class OrganizationService:
 
     async def suspend(self, session: AsyncSession, organization_id: str, reason: str | None) -> None:
         """Implements `api.Organizations`."""
-        await self._change(session, organization_id, {"suspended_reason": reason})
+        await self._change(session, organization_id, {"balance_suspended_reason": reason})
 
     async def set_suspended(
         self, session: AsyncSession, caller: Caller, organization_id: str, reason: str | None
     ) -> Organization:
-        """What operators do by hand: a reason suspends, None lifts it."""
+        """What operators do by hand: a reason suspends, None lifts that; a want of balance goes with a credit."""
         caller.require_operator()
-        return await self._change(session, organization_id, {"suspended_reason": reason})
+        return await self._change(session, organization_id, {"operator_suspended_reason": reason})
 
     async def create_project(
         self, session: AsyncSession, caller: Caller, organization_id: str, name: str, limits: Limits
