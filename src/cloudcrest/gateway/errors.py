@@ -53,11 +53,6 @@ class ExpectationFailed(InvalidInput):
     default_code = "expectation_failed"
 
 
-class UnsupportedMedia(InvalidInput):
-    status = 415
-    default_code = "unsupported_media_type"
-
-
 class ErrorBody(msgspec.Struct, frozen=True):
     """The inside of OpenAI's error document."""
 

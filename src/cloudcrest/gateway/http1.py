@@ -1,6 +1,5 @@
 """Building blocks of HTTP/1.1 messages: status lines, heads, chunks. Pure."""
 
-import re
 from http import HTTPStatus
 from time import gmtime, strftime
 
@@ -23,7 +22,6 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Headers = list[tuple[bytes, bytes]]
 

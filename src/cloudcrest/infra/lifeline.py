@@ -5,10 +5,9 @@ The supervisor holds the write end of a pipe and never writes to it; every child
 then reads as end of file. Unlike a parent-death signal this works on every POSIX system and for grandchildren.
 """
 
-import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 LIFELINE_VARIABLE = "CLOUDCREST_LIFELINE_FD"
 EXIT_CODE = 74
@@ -35,20 +34,6 @@ def lifeline_fd(environment: Mapping[str, str] = os.environ) -> int | None:
     """The inherited read end; None when this process was not started by a supervisor."""
     value = environment.get(LIFELINE_VARIABLE)
     return int(value) if value else None
-
-
-def watch_lifeline(loop: asyncio.AbstractEventLoop, on_death: Callable[[], None]) -> None:
-    """Calls `on_death` in the loop when the supervisor is gone; does nothing without a supervisor."""
-    fd = lifeline_fd()
-    if fd is None:
-        return
-
-    def readable() -> None:
-        if os.read(fd, 1) == b"":
-            loop.remove_reader(fd)
-            on_death()
-
-    loop.add_reader(fd, readable)
 
 
 def exit_with_lifeline() -> None:

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import httpcore2
 import httpx2
 
-from cloudcrest.kernel.errors import InvalidInput, PermissionDenied, SetupError
+from cloudcrest.kernel.errors import PermissionDenied, SetupError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -66,23 +66,6 @@ def guarded_client(
     """An HTTP client that raises `PermissionDenied` rather than connect to an address the policy refuses."""
     transport = _GuardedTransport(policy, limits or httpx2.Limits(max_connections=100), resolve or resolve_host)
     return httpx2.AsyncClient(transport=transport, timeout=timeout or httpx2.Timeout(30.0), trust_env=False)
-
-
-async def check_url(url: str, policy: OutboundPolicy, *, resolve: Resolve | None = None, field: str = "url") -> None:
-    """Raises `InvalidInput` naming `field` unless `url` is one that could be called: for an early, friendly refusal."""
-    try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL as error:
-        raise InvalidInput(f"'{url[:200]}' is not a URL", param=field) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-        raise InvalidInput("write an http:// or https:// URL with a host and without user and password", param=field)
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
-    try:
-        await _permitted(parsed.host, port, policy, resolve or resolve_host)
-    except OSError as error:
-        raise InvalidInput(f"'{parsed.host}' has no address", param=field) from error
-    except PermissionDenied as error:
-        raise InvalidInput(error.message, code=error.code, param=field, hint=error.hint) from error
 
 
 async def resolve_host(host: str, port: int) -> list[str]:

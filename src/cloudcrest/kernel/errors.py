@@ -4,7 +4,6 @@
     ├── InvalidInput            400  a field is wrong; `param` is its path
     │   └── ContextTooLong      400  the prompt does not fit the model's context
     ├── Unauthenticated         401  no, unknown, expired or revoked credentials
-    ├── PaymentRequired         402  the organization's balance does not cover it
     ├── PermissionDenied        403  known, but not allowed
     ├── NotFound                404  no such thing, or not visible to the caller
     ├── Conflict                409  the thing's present state forbids it
@@ -62,12 +61,6 @@ class Unauthenticated(CloudcrestError):
     status = 401
     default_code = "invalid_api_key"
     title = "Not authenticated"
-
-
-class PaymentRequired(CloudcrestError):
-    status = 402
-    default_code = "insufficient_balance"
-    title = "Payment required"
 
 
 class PermissionDenied(CloudcrestError):

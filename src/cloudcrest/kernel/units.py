@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""Sizes as people write them."""
 
 import re
 
@@ -28,13 +28,3 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def format_duration(seconds: float) -> str:
-    """`0.25` → `'250 ms'`, `75` → `'1 min 15 s'`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

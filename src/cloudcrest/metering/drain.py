@@ -94,11 +94,6 @@ class WorkerDrain:
         if sequences:
             self._read = Position(sequences[0], 0)
 
-    @property
-    def open_requests(self) -> int:
-        """How many requests were opened and have not ended, as far as was read."""
-        return len(self._open)
-
     def worker_is_dead(self) -> bool:
         """Whether the worker's lock can be had; it is kept from then on."""
         if self._lock_fd >= 0:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from cloudcrest.infra.outbound import OutboundPolicy, check_url, guarded_client
-from cloudcrest.kernel.errors import InvalidInput, PermissionDenied, SetupError
+from cloudcrest.infra.outbound import OutboundPolicy, guarded_client
+from cloudcrest.kernel.errors import PermissionDenied, SetupError
 
 
 @pytest.mark.parametrize(
@@ -107,18 +107,3 @@ async def test_a_name_without_address_is_a_connection_error() -> None:
     async with guarded_client(OutboundPolicy(), resolve=resolve) as client:
         with pytest.raises(httpx2.ConnectError):
             await client.get("http://missing.example/")
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    "url", ["ftp://example.com/", "http://", "file:///etc/passwd", "http://u:p@example.com/", "http://10.0.0.1/", "x"]
-)
-async def test_urls_are_checked_early(url: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        await check_url(url, OutboundPolicy(), field="base_url")
-    assert caught.value.param == "base_url"
-
-
-@pytest.mark.anyio
-async def test_a_public_url_passes_the_early_check() -> None:
-    await check_url("https://1.1.1.1/v1", OutboundPolicy())

@@ -17,8 +17,6 @@ _LETTERS = b"aeioubcdfghlmnprstvw"
 _LENGTH_SHIFT = 48
 """A piece is at most 6 bytes: its id is its length above its bytes, which stays within the integers of JSON (2**53)."""
 
-MAX_TOKEN_ID = (6 << _LENGTH_SHIFT) | ((1 << _LENGTH_SHIFT) - 1)
-
 
 def tokenize(text: str) -> list[int]:
     """Pieces of at most 6 bytes: an optional space and up to 5 other bytes; about 4 characters of English each."""
