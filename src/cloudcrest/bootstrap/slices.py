@@ -27,9 +27,11 @@ from cloudcrest.catalog.service import CatalogService
 from cloudcrest.identity.api import OrganizationCreated
 from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
 from cloudcrest.identity.passwords import Passwords
+from cloudcrest.identity.provider import configured_provider
 from cloudcrest.identity.service.accounts import AccountService
 from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
+from cloudcrest.identity.service.oidc import OidcService
 from cloudcrest.identity.service.organizations import OrganizationService
 from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.tokens import new_secret
@@ -152,6 +154,18 @@ class _Identity:
         self._verification = VerificationService(
             database=base.database, clock=clock, settings=settings, new_secret=new_secret, jobs=base.jobs
         )
+        self._oidc = OidcService(
+            provider=configured_provider(settings, clock),
+            accounts=self._accounts,
+            organizations=self.organizations,
+            database=base.database,
+            sealer=base.sealer,
+            jobs=base.jobs,
+            settings=settings,
+            clock=clock,
+            new_id=new_id,
+            new_secret=new_secret,
+        )
         tasks = cloudcrest.identity.tasks.blueprint(
             accounts=self._accounts, verification=self._verification, mailer=_mailer(base), sealer=base.sealer
         )
@@ -161,6 +175,7 @@ class _Identity:
         return cloudcrest.identity.routes.router(
             account_service=self._accounts,
             verification_service=self._verification,
+            oidc_service=self._oidc,
             organization_service=self.organizations,
             member_service=self._members,
             key_service=self._keys,

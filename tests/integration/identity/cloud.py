@@ -13,10 +13,12 @@ from cloudcrest.identity import routes
 from cloudcrest.identity.authentication import CSRF_HEADER, authentication
 from cloudcrest.identity.fakes import FakeMailer, FakeOrganizationCreated
 from cloudcrest.identity.passwords import Passwords
+from cloudcrest.identity.provider import configured_provider
 from cloudcrest.identity.seed import seed
 from cloudcrest.identity.service.accounts import AccountService
 from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
+from cloudcrest.identity.service.oidc import OidcService
 from cloudcrest.identity.service.organizations import OrganizationService
 from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.settings import IdentitySettings
@@ -132,9 +134,22 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
         database=database, clock=clock, settings=settings, new_secret=new_secret, jobs=jobs
     )
     jobs.register("identity", blueprint(accounts=accounts, verification=verification, mailer=mailer, sealer=sealer))
+    oidc = OidcService(
+        provider=configured_provider(settings, clock),
+        accounts=accounts,
+        organizations=organizations,
+        database=database,
+        sealer=sealer,
+        jobs=jobs,
+        settings=settings,
+        clock=clock,
+        new_id=new_id,
+        new_secret=new_secret,
+    )
     router = routes.router(
         account_service=accounts,
         verification_service=verification,
+        oidc_service=oidc,
         organization_service=organizations,
         member_service=members,
         key_service=keys,

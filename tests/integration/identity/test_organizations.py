@@ -13,6 +13,9 @@ pytestmark = pytest.mark.anyio
 OPEN_PATHS = {
     "/api/v1/auth/register",
     "/api/v1/auth/login",
+    "/api/v1/auth/oidc",
+    "/api/v1/auth/oidc/login",
+    "/api/v1/auth/oidc/callback",
     "/api/v1/auth/password-reset",
     "/api/v1/auth/password-reset/confirm",
     "/api/v1/invitations/accept",

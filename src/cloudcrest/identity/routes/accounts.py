@@ -57,7 +57,7 @@ def _add_sign_in(routes: APIRouter, service: AccountService, *, secure_cookies: 
     async def register(body: RegisterIn, request: Request, response: Response, session: SessionDep) -> RegisteredOut:
         account = NewAccount(email=body.email, name=body.name, password=body.password.get_secret_value())
         signed_in, organization = await service.register(session, account, body.organization_name, address_of(request))
-        _set_cookies(response, signed_in, secure=secure_cookies)
+        set_session_cookies(response, signed_in, secure=secure_cookies)
         return RegisteredOut(
             user=UserOut.model_validate(signed_in.user),
             csrf_token=signed_in.csrf_token,
@@ -76,7 +76,7 @@ def _add_sign_in(routes: APIRouter, service: AccountService, *, secure_cookies: 
     async def login(body: LoginIn, request: Request, response: Response, session: SessionDep) -> NewSessionOut:
         password = body.password.get_secret_value()
         signed_in = await service.login(session, body.email, password, address_of(request))
-        _set_cookies(response, signed_in, secure=secure_cookies)
+        set_session_cookies(response, signed_in, secure=secure_cookies)
         return NewSessionOut.model_validate(signed_in)
 
 
@@ -156,7 +156,7 @@ def _add_passwords(routes: APIRouter, service: AccountService, *, secure_cookies
             body.new_password.get_secret_value(),
             address_of(request),
         )
-        _set_cookies(response, signed_in, secure=secure_cookies)
+        set_session_cookies(response, signed_in, secure=secure_cookies)
         return NewSessionOut.model_validate(signed_in)
 
     @routes.post(
@@ -186,7 +186,7 @@ def _add_passwords(routes: APIRouter, service: AccountService, *, secure_cookies
         )
 
 
-def _set_cookies(response: Response, signed_in: SignedIn, *, secure: bool) -> None:
+def set_session_cookies(response: Response, signed_in: SignedIn, *, secure: bool) -> None:
     """The session's cookie is out of scripts' reach; the CSRF token's is there for them to read."""
     for name, value, http_only in (
         (SESSION_COOKIE, signed_in.token, True),
