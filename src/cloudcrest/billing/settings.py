@@ -9,7 +9,7 @@ from cloudcrest.kernel.money import parse_amount
 
 
 class BillingSettings(msgspec.Struct, frozen=True):
-    """`starting_credit`: what a new organization's account begins with, in its currency; with 0 it waits for a credit."""
+    """`starting_credit`: what a new organization's account begins with, in its currency; 0: it waits for a credit."""
 
     starting_credit: Decimal = Decimal(10)
 
