@@ -1,6 +1,5 @@
 """The routes of usage and money: what they show, to whom, and how usage comes in."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,19 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from fastapi import FastAPI, Request
 
 from cloudcrest.billing.routes import internal_router, router
 from cloudcrest.identity.api import Caller, Membership
-from cloudcrest.infra.http import problems
 from cloudcrest.kernel.errors import InvalidInput, PermissionDenied, Unavailable
 from cloudcrest.metering.api import UsageBatch
 from cloudcrest.metering.link import usage_sender
 from cloudcrest.metering.shipper import Shipper
 from cloudcrest.metering.spool import SpoolWriter
-from cloudcrest.regions import seed
-from cloudcrest.regions.service import RegionService
 from tests.integration.billing.conftest import Billing
+from tests.support.management import REGION_TOKEN, linked_region, management_client
 from tests.unit.metering.events import usage_event
 
 pytestmark = pytest.mark.anyio
-TOKEN = "rt-cc-for-tests"
 CALLERS = {
     "operator": Caller(kind="user", id="user_o", is_operator=True),
     "owner_a": Caller(kind="user", id="user_a", memberships=(Membership("org_a", "owner"),)),
@@ -38,20 +33,6 @@ CALLERS = {
 @pytest.fixture
 async def client(billing: Billing) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an app with billing's routes; the header `x-caller` says who calls. Two tenants have usage."""
-    async with billing.database.transaction() as session:
-        await seed.seed(session, clock=billing.clock, token_sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
-    app = FastAPI()
-    problems.install(app)
-    app.state.database = billing.database
-    app.state.regions = RegionService(clock=billing.clock)
-
-    @app.middleware("http")
-    async def recognise(request: Request, call_next):  # type: ignore[no-untyped-def]
-        request.state.caller = CALLERS.get(request.headers.get("x-caller", ""))
-        return await call_next(request)
-
-    app.include_router(router(billing.report, billing.cards, billing.accounts, billing.verification))
-    app.include_router(internal_router(billing.ingest))
     for name in ("org_a", "org_b"):
         await billing.open_account(name)
     events = (
@@ -62,8 +43,12 @@ async def client(billing: Billing) -> AsyncIterator[httpx2.AsyncClient]:
     )
     async with billing.database.transaction() as session:
         await billing.ingest.ingest(session, "local", UsageBatch(events))
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://control") as client:
+    routers = (
+        router(billing.report, billing.cards, billing.accounts, billing.verification),
+        internal_router(billing.ingest),
+    )
+    regions = await linked_region(billing.database, billing.clock)
+    async with management_client(billing.database, *routers, callers=CALLERS, regions=regions) as client:
         yield client
 
 
@@ -217,7 +202,7 @@ async def test_a_spool_becomes_a_bill(client: httpx2.AsyncClient, tmp_path: Path
         writer.end(usage_event(number))
     writer.open(usage_event(20))
     writer.close()
-    shipper = Shipper(tmp_path, usage_sender(client, "http://control/", TOKEN), max_batch_events=4)
+    shipper = Shipper(tmp_path, usage_sender(client, "http://control/", REGION_TOKEN), max_batch_events=4)
     while await shipper.ship_once():
         pass
     shown = (await get(client, "owner_a", "/usage", key_id="key_a")).json()["data"]
@@ -230,11 +215,11 @@ async def test_regions_are_known_and_send_their_own(client: httpx2.AsyncClient) 
     with pytest.raises(Unavailable):  # an unknown token is for later, not the batch's fault
         await usage_sender(client, "http://control", "wrong")(UsageBatch((usage_event(30),)))
     with pytest.raises(PermissionDenied) as caught:
-        await usage_sender(client, "http://control", TOKEN)(UsageBatch((usage_event(30, region="other"),)))
+        await usage_sender(client, "http://control", REGION_TOKEN)(UsageBatch((usage_event(30, region="other"),)))
     assert caught.value.code == "foreign_region"
     with pytest.raises(InvalidInput):
-        await usage_sender(client, "http://control", TOKEN)(UsageBatch((usage_event(30, model="m" * 999),)))
-    headers = {"authorization": f"Bearer {TOKEN}"}
+        await usage_sender(client, "http://control", REGION_TOKEN)(UsageBatch((usage_event(30, model="m" * 999),)))
+    headers = {"authorization": f"Bearer {REGION_TOKEN}"}
     for body in (b"", b"{}", b"[]", b"\xff", b'{"events": [{}]}'):
         assert (await client.post("/internal/v1/usage", content=body, headers=headers)).status_code == 400
     empty = await client.post("/internal/v1/usage", content=msgspec.json.encode(UsageBatch(())), headers=headers)

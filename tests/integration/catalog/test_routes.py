@@ -6,7 +6,6 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from fastapi import FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.catalog import routes, seed
@@ -15,15 +14,17 @@ from cloudcrest.catalog.service import CatalogService
 from cloudcrest.identity.api import Caller
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import FeedPage
-from cloudcrest.infra.http import problems
 from cloudcrest.infra.publication import read_page
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.ids import id_maker
+from tests.support.management import management_client
 
 pytestmark = pytest.mark.anyio
 
-OPERATOR = Caller(kind="user", id="user_1", is_operator=True)
-TENANT = Caller(kind="user", id="user_2")
+CALLERS = {
+    "": Caller(kind="user", id="user_1", is_operator=True),
+    "tenant": Caller(kind="user", id="user_2"),
+}
 GGUF = {
     "format": "gguf",
     "entry": "own.gguf",
@@ -53,18 +54,7 @@ async def client(database: Database, service: CatalogService, clock: ManualClock
     """A client of an app with the catalog's routes; the header `x-caller: tenant` makes it a tenant's."""
     async with database.transaction() as session:
         await seed.seed(session, clock=clock)
-    app = FastAPI()
-    problems.install(app)
-    app.state.database = database
-
-    @app.middleware("http")
-    async def recognise(request: Request, call_next):  # type: ignore[no-untyped-def]
-        request.state.caller = TENANT if request.headers.get("x-caller") == "tenant" else OPERATOR
-        return await call_next(request)
-
-    app.include_router(routes.router(service))
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://control") as client:
+    async with management_client(database, routes.router(service), callers=CALLERS) as client:
         yield client
 
 

@@ -1,29 +1,27 @@
 """The routes of regions over a real database."""
 
-import hashlib
 from collections.abc import AsyncIterator
 
 import anyio
 import httpx2
 import msgspec
 import pytest
-from fastapi import FastAPI, Request
 
 from cloudcrest.identity.api import Caller
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import FeedPage
 from cloudcrest.infra.feed_notifier import FeedNotifier
-from cloudcrest.infra.http import problems
 from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import ManualClock
-from cloudcrest.regions import routes, seed
-from cloudcrest.regions.service import RegionService
+from cloudcrest.regions import routes
+from tests.support.management import REGION_TOKEN, linked_region, management_client
 
 pytestmark = pytest.mark.anyio
 
-OPERATOR = Caller(kind="user", id="user_1", is_operator=True)
-TENANT = Caller(kind="user", id="user_2")
-TOKEN = "rt-cc-for-tests"
+CALLERS = {
+    "": Caller(kind="user", id="user_1", is_operator=True),
+    "tenant": Caller(kind="user", id="user_2"),
+}
 
 
 class Thing(msgspec.Struct):
@@ -33,31 +31,17 @@ class Thing(msgspec.Struct):
 @pytest.fixture
 async def client(database: Database, clock: ManualClock) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an app with the routes of regions; the header `x-caller: tenant` makes it a tenant's."""
-    async with database.transaction() as session:
-        await seed.seed(session, clock=clock, token_sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
-    app = FastAPI()
-    problems.install(app)
-    service = RegionService(clock=clock)
-    app.state.database = database
-    app.state.regions = service
-
-    @app.middleware("http")
-    async def recognise(request: Request, call_next):  # type: ignore[no-untyped-def]
-        request.state.caller = TENANT if request.headers.get("x-caller") == "tenant" else OPERATOR
-        return await call_next(request)
-
     notifier = FeedNotifier(database.url.replace("postgresql+psycopg", "postgresql"))
-    app.include_router(routes.router(service, clock))
-    app.include_router(routes.internal_router(notifier))
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    service = await linked_region(database, clock)
+    routers = (routes.router(service, clock), routes.internal_router(notifier))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(notifier.run)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://control") as client:
+        async with management_client(database, *routers, callers=CALLERS, regions=service) as client:
             yield client
         tasks.cancel_scope.cancel()
 
 
-def link(token: str = TOKEN) -> dict[str, str]:
+def link(token: str = REGION_TOKEN) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
@@ -138,8 +122,7 @@ async def test_a_waiting_region_hears_at_once(client: httpx2.AsyncClient, databa
 async def test_seeding_again_replaces_the_token_alone(
     client: httpx2.AsyncClient, database: Database, clock: ManualClock
 ) -> None:
-    async with database.transaction() as session:
-        await seed.seed(session, clock=clock, token_sha256=hashlib.sha256(b"another").hexdigest())
+    await linked_region(database, clock, "another")
     assert (await client.get("/internal/v1/feed?wait_seconds=0", headers=link())).status_code == 401
     assert (await client.get("/internal/v1/feed?wait_seconds=0", headers=link("another"))).status_code == 200
     assert len((await client.get("/api/v1/regions")).json()["data"]) == 1

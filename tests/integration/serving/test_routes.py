@@ -1,6 +1,5 @@
 """The routes of serving over a real database."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,29 +7,26 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from fastapi import FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, PullProgress
 from cloudcrest.identity.api import Caller, Membership
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.http import problems
 from cloudcrest.infra.publication import read_page
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import NotFound
 from cloudcrest.kernel.ids import id_maker
-from cloudcrest.regions import seed as regions_seed
 from cloudcrest.regions.service import RegionService
 from cloudcrest.serving import routes, seed
 from cloudcrest.serving.api import RegionStatus, ReplicaStatus
 from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.service import DeploymentService
+from tests.support.management import REGION_TOKEN, linked_region, management_client
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "rt-cc-for-tests"
 CALLERS = {
     "operator": Caller(kind="user", id="user_1", is_operator=True),
     "one": Caller(kind="user", id="user_2", memberships=(Membership("org_1", "viewer"),)),
@@ -69,12 +65,11 @@ class FakeModels:
 class Cloud:
     """The routes in memory over a database."""
 
-    def __init__(self, database: Database, clock: ManualClock, folder: Path) -> None:
+    def __init__(self, database: Database, clock: ManualClock, regions: RegionService, folder: Path) -> None:
         self.database = database
         self.clock = clock
         self.models = FakeModels()
         self.sealer = Sealer(Sealer.new_master_key())
-        regions = RegionService(clock=clock)
         self.service = DeploymentService(
             models=self.models,
             pulls=self.models,
@@ -84,20 +79,8 @@ class Cloud:
             clock=clock,
             new_id=id_maker(clock),
         )
-        app = FastAPI()
-        problems.install(app)
-        app.state.database = database
-        app.state.regions = regions
-
-        @app.middleware("http")
-        async def recognise(request: Request, call_next):  # type: ignore[no-untyped-def]
-            request.state.caller = CALLERS.get(request.headers.get("x-caller", ""))
-            return await call_next(request)
-
-        app.include_router(routes.router(self.service))
-        app.include_router(routes.internal_router(self.service))
-        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-        self.client = httpx2.AsyncClient(transport=transport, base_url="http://control")
+        routers = (routes.router(self.service), routes.internal_router(self.service))
+        self.client = management_client(database, *routers, callers=CALLERS, regions=regions)
 
     async def call(self, method: str, path: str, caller: str = "operator", **body: Any) -> httpx2.Response:
         arguments: dict[str, Any] = {"json": body} if body else {}
@@ -110,7 +93,7 @@ class Cloud:
         created: dict[str, Any] = response.json()
         return created
 
-    async def report(self, status: RegionStatus, token: str = TOKEN) -> httpx2.Response:
+    async def report(self, status: RegionStatus, token: str = REGION_TOKEN) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"}
         return await self.client.put("/internal/v1/status", content=msgspec.json.encode(status), headers=headers)
 
@@ -122,9 +105,7 @@ class Cloud:
 
 @pytest.fixture
 async def cloud(database: Database, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with database.transaction() as session:
-        await regions_seed.seed(session, clock=clock, token_sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
-    cloud = Cloud(database, clock, tmp_path)
+    cloud = Cloud(database, clock, await linked_region(database, clock), tmp_path)
     async with cloud.client:
         yield cloud
 
@@ -263,7 +244,7 @@ async def test_shows_what_the_region_reports(cloud: Cloud) -> None:
 
 async def test_only_a_region_reports_and_only_what_can_be_read(cloud: Cloud) -> None:
     assert (await cloud.report(RegionStatus(), token="wrong")).status_code == 401
-    headers = {"authorization": f"Bearer {TOKEN}"}
+    headers = {"authorization": f"Bearer {REGION_TOKEN}"}
     response = await cloud.client.put("/internal/v1/status", content=b'{"replicas": 1}', headers=headers)
     assert response.status_code == 400
 
