@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import msgspec
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
@@ -155,18 +155,8 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
         key_service=keys,
         secure_cookies=settings.secure_cookies,
     )
-    app = create_app(
-        "Cloudcrest",
-        database,
-        sealer=sealer,
-        version="0",
-        routers=[router],
-        authentication=[authentication(database=database, clock=clock)],
-        clock=clock,
-        make_id=new_id,
-    )
     return Cloud(
-        app=app,
+        app=make_app(database, sealer, router, clock, new_id),
         database=database,
         clock=clock,
         jobs=jobs,
@@ -176,6 +166,20 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
         keys=keys,
         mailer=mailer,
         created=created,
+    )
+
+
+def make_app(database: Database, sealer: Sealer, router: APIRouter, clock: ManualClock, new_id: NewId) -> FastAPI:
+    """The application, as the control plane makes it."""
+    return create_app(
+        "Cloudcrest",
+        database,
+        sealer=sealer,
+        version="0",
+        routers=[router],
+        authentication=[authentication(database=database, clock=clock)],
+        clock=clock,
+        make_id=new_id,
     )
 
 

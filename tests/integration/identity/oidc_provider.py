@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import uvicorn
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import OctKey, RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -152,7 +152,8 @@ class Provider:
         if self.forge is not None:
             return self.forge(claims, self.key)
         # Escaped as ASCII, which lets a lone surrogate through.
-        return jwt.encode({"alg": "RS256", "kid": self.key.kid}, claims, self.key, encoder_cls=json.JSONEncoder)
+        payload = json.dumps(claims).encode()
+        return jws.serialize_compact({"alg": "RS256", "kid": self.key.kid}, payload, self.key)
 
 
 def unsigned(claims: dict[str, Any], _: RSAKey) -> str:
