@@ -9,7 +9,7 @@ import httpx2
 
 from cloudcrest import __version__
 from cloudcrest.cli.connection import Connection
-from cloudcrest.cli.errors import Refused, Unreachable
+from cloudcrest.cli.errors import Refused, Unreachable, WrongUsage
 
 API = "/api/v1"
 TIMEOUT_SECONDS = 60.0
@@ -59,7 +59,9 @@ class Client:
         return _json(self.send("DELETE", path))
 
     def items(self, path: str, *, limit: int | None = None, **query: str | int | bool | None) -> Iterator[Json]:
-        """The items of every page of a list, newest first, `limit` at most."""
+        """The items of every page of a list, newest first, `limit` at most. Raises `WrongUsage` for none at all."""
+        if limit is not None and limit < 1:
+            raise WrongUsage(f"--limit is {limit}, which shows nothing", hint="give 1 or more")
         cursor: str | None = None
         left = limit
         while left is None or left > 0:

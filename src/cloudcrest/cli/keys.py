@@ -10,7 +10,7 @@ from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
+from cloudcrest.cli.output import Column, moment, note, show_one, show_rows
 
 Scope = Literal["inference", "management"]
 
@@ -90,7 +90,7 @@ def create(
     if keep:
         credentials.keep_key(options.profile, answer["key"])
     if options.format != "table":
-        print_json(answer)
+        show_one(answer, [*_KEY, ("key", "key")], options.format)
         return
     note("this key is shown this once; keep it where secrets are kept")
     print(answer["key"])

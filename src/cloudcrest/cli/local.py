@@ -1,5 +1,8 @@
 """`up`, `down`, `status` and `logs`: a cloud on this machine."""
 
+import csv
+import io
+import json
 import os
 import signal
 import sys
@@ -11,7 +14,7 @@ from cyclopts import Parameter
 
 from cloudcrest.cli import folders, machine
 from cloudcrest.cli.errors import Unreachable
-from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.options import DEFAULTS, Format, Options
 from cloudcrest.cli.output import note, print_json, show_one
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, SetupError
 
@@ -108,8 +111,9 @@ def status(*, options: Options = DEFAULTS) -> None:
             ("answers", "answers"),
         ]
         show_one(report, columns, options.format)
-        for deployment in report["deployments"]:
-            print(deployment_line(deployment))
+        if options.format == "table":
+            for deployment in report["deployments"]:
+                print(deployment_line(deployment))
     if failure is not None:
         raise failure
 
@@ -132,7 +136,10 @@ def logs(
     lines: Annotated[int, Parameter(name=["--lines", "-n"], help="How many lines to begin with.")] = 50,
     options: Options = DEFAULTS,
 ) -> None:
-    """Shows what the processes of the cloud in the data folder have logged."""
+    """Shows what the processes of the cloud in the data folder have logged.
+
+    With `--format json`, each line is an object that says its `process`.
+    """
     data = folders.data_folder(options.data)
     names = machine.log_names(data)
     chosen = names if process is None else [name for name in names if name == process]
@@ -145,18 +152,36 @@ def logs(
     for name in chosen:
         last, offsets[name] = machine.tail(_log(data, name), max(0, lines))
         for line in last:
-            _show_line(name, line, alone=process is not None)
+            _show_line(name, line, options.format, alone=process is not None)
     while follow:
         time.sleep(POLL_SECONDS)
         for name in [name for name in machine.log_names(data) if process in (None, name)]:
             for line, offset in machine.grown(_log(data, name), offsets.get(name, 0)):
                 offsets[name] = offset
-                _show_line(name, line, alone=process is not None)
+                _show_line(name, line, options.format, alone=process is not None)
 
 
 def _log(data: Path, name: str) -> Path:
     return data / "logs" / f"{name}.log"
 
 
-def _show_line(name: str, line: str, *, alone: bool) -> None:
-    print(line if alone else f"{name} | {line}", flush=True)
+def _show_line(name: str, line: str, format: Format, *, alone: bool) -> None:
+    """One line of a log; for programs, with its process: a JSON object on a line of its own, or a row."""
+    if format == "json":
+        line = json.dumps({"process": name, **_fields(line)}, ensure_ascii=False)
+    elif format == "csv":
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow([name, line])
+        line = row.getvalue()
+    elif not alone:
+        line = f"{name} | {line}"
+    print(line, flush=True)
+
+
+def _fields(line: str) -> dict[str, Any]:
+    """What our own processes log is JSON; what others do is text."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        fields = None
+    return fields if isinstance(fields, dict) else {"event": line}

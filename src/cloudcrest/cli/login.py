@@ -1,8 +1,11 @@
 """`login`, `logout`, `register`: who calls, kept on this machine."""
 
 import getpass
+import os
 import sys
+from dataclasses import replace
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -35,7 +38,12 @@ def login(
         return
     address = email or _ask("E-mail: ")
     with Client(place) as cloud:
-        answer = cloud.post(at("auth", "login"), {"email": address, "password": _password(password_stdin)})
+        try:
+            answer = cloud.post(at("auth", "login"), {"email": address, "password": _password(password_stdin)})
+        except Refused as error:
+            if error.code == "invalid_login":
+                error.hint = f"if you have forgotten it, choose a new one at {place.base_url}/password-reset"
+            raise
         _keep_session(options, cloud, answer, address)
 
 
@@ -44,20 +52,29 @@ def register(
     email: Annotated[str | None, Parameter(help="The account's e-mail address.")] = None,
     name: Annotated[str | None, Parameter(help="How others see you.")] = None,
     organization: Annotated[str | None, Parameter(help="Name of the organization that comes with it.")] = None,
+    invitation: Annotated[str | None, Parameter(help="The link of an invitation, to join who invites.")] = None,
     password_stdin: Annotated[bool, Parameter(negative=(), help="Read the password from standard input.")] = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Makes an account and logs in.
 
-    The account comes with an organization of its own. Operators may have closed registration.
+    The account comes with an organization of its own, or joins the one that invites it (--invitation). Operators may
+    have closed registration.
     """
-    place = _place(options)
+    if invitation is not None and organization is not None:
+        raise WrongUsage("an invitation brings its own organization", hint="leave out --organization")
+    token, origin = invitation_parts(invitation or "")
+    place = _place(options, origin)
     address = email or _ask("E-mail: ")
     body: Json = {"email": address, "name": name or address.partition("@")[0], "password": _password(password_stdin)}
-    if organization is not None:
-        body["organization_name"] = organization
     with Client(place) as cloud:
-        answer = cloud.post(at("auth", "register"), body)
+        if token:
+            cloud.post(at("invitations", "accept"), {"token": token, "account": body})
+            answer = cloud.post(at("auth", "login"), {"email": address, "password": body["password"]})
+        else:
+            if organization is not None:
+                body["organization_name"] = organization
+            answer = cloud.post(at("auth", "register"), body)
         _keep_session(options, cloud, answer, address)
 
 
@@ -79,8 +96,19 @@ def logout(*, options: Options = DEFAULTS) -> None:
     note(f"forgot profile {name}")
 
 
-def _place(options: Options) -> Connection:
-    """Where to log in: no credentials of another login go along."""
+def invitation_parts(link: str) -> tuple[str, str | None]:
+    """The token of an invitation's link, and the cloud it leads to; a bare token leads nowhere."""
+    token = link.rpartition("#token=")[2].strip()
+    parts = urlsplit(link)
+    return token, f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else None
+
+
+def _place(options: Options, origin: str | None = None) -> Connection:
+    """Where to log in: no credentials of another login go along. `origin` counts where no address is given."""
+    if options.profile is not None and options.profile not in credentials.load().profiles:
+        options = replace(options, profile=None)  # it is made by this login
+    if origin is not None and options.url is None and not os.environ.get("CLOUDCREST_URL"):
+        options = replace(options, url=origin)
     found = management(options)
     return Connection(found.base_url, found.source)
 

@@ -8,7 +8,8 @@ from cyclopts import App, CycloptsError, Group
 from cloudcrest import __version__
 from cloudcrest.cli import chat, deployments, doctor, keys, ledger, local, login, models, organizations, regions, usage
 from cloudcrest.cli.errors import FAILURE, USAGE, exit_code_of
-from cloudcrest.cli.output import note
+from cloudcrest.cli.options import DEFAULTS, Options
+from cloudcrest.cli.output import note, show_one
 from cloudcrest.kernel.errors import CloudcrestError
 
 _MACHINE = Group("A cloud on this machine", sort_key=1)
@@ -17,9 +18,12 @@ _ACCOUNT = Group("Account", sort_key=3)
 _MONEY = Group("Money", sort_key=4)
 
 
-def version() -> None:
+def version(*, options: Options = DEFAULTS) -> None:
     """Prints the version."""
-    print(__version__)
+    if options.format == "table":
+        print(__version__)
+    else:
+        show_one({"version": __version__}, [("version", "version")], options.format)
 
 
 def build() -> App:
@@ -33,8 +37,8 @@ def build() -> App:
     )
     # `up` hands every flag on, --help too: the flags are those of the process it becomes.
     app.command(local.up, group=_MACHINE, help_flags=[], version_flags=[])
-    for command in (local.down, local.status, local.logs, doctor.doctor, version):
-        app.command(command, group=_MACHINE)
+    for shown in (local.down, local.status, local.logs, doctor.doctor, version):
+        app.command(shown, group=_MACHINE)
     app.command(chat.chat, group=_USE)
     for group, commands in (
         (_USE, (models.app, deployments.app, regions.app)),
@@ -44,8 +48,8 @@ def build() -> App:
         for command in commands:
             command.group = (group,)
             app.command(command)
-    for command in (login.login, login.logout, login.register):
-        app.command(command, group=_ACCOUNT)
+    for account in (login.login, login.logout, login.register):
+        app.command(account, group=_ACCOUNT)
     app.command(usage.usage, group=_MONEY)
     return app
 

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from cloudcrest.cli import choose
 from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
+from cloudcrest.cli.login import invitation_parts
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
 
@@ -124,6 +125,14 @@ def invite(
         else:
             print(answer["link"])
             note("send this link to them; it works once")
+
+
+@members.command
+def accept(link: str, /, *, options: Options = DEFAULTS) -> None:
+    """Takes an invitation as who you are logged in as. Without an account: `cloudcrest register --invitation LINK`."""
+    token, _ = invitation_parts(link)
+    with Client(management(options)) as cloud:
+        show_one(cloud.post(at("invitations", "accept"), {"token": token}), _MEMBER, options.format)
 
 
 @members.command(name="set-role")

@@ -1,0 +1,61 @@
+"""What programs get to read: JSON and CSV that their readers take, on every command."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Cli, FakeCloud
+from tests.unit.cli.test_commands import KEY, PROJECTS
+
+
+def _rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_a_new_key_is_a_row_of_csv(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/projects", PROJECTS)
+    cloud.answer("POST", "/api/v1/keys", {**KEY, "key": "sk-cc-secret"}, 201)
+    assert cli("keys", "create", "search", "--format", "csv") == 0
+    heading, row = _rows(capsys.readouterr().out)
+    assert dict(zip(heading, row, strict=True))["key"] == "sk-cc-secret"
+
+
+def test_the_version_is_json_too(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("version", "--format", "json") == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"version"}
+
+
+def test_the_status_is_one_row_of_csv(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = {"name": "m", "state": "ready", "reason": None}
+    cloud.answer("GET", "/api/v1/deployments", {"data": [deployment], "next_cursor": None})
+    assert cli("status", "--format", "csv") == 0
+    heading, row = _rows(capsys.readouterr().out)
+    assert len(heading) == len(row)
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [('{"event": "began", "port": 1}', {"event": "began", "port": 1}), ("LOG:  ready", {"event": "LOG:  ready"})],
+)
+def test_logs_are_json_lines_that_name_their_process(
+    cli: Cli, home: Path, capsys: pytest.CaptureFixture[str], line: str, fields: dict[str, object]
+) -> None:
+    folder = home / "share" / "cloudcrest" / "logs"
+    folder.mkdir(parents=True)
+    (folder / "control.log").write_text(line + "\n")
+    assert cli("logs", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"process": "control", **fields}
+    assert cli("logs", "--format", "csv") == 0
+    assert _rows(capsys.readouterr().out) == [["control", line]]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_that_shows_nothing_is_wrong(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str], limit: str
+) -> None:
+    assert cli("usage", "--limit", limit) == 2
+    assert "--limit" in capsys.readouterr().err
+    assert cloud.requests == []
