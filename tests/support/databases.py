@@ -54,8 +54,9 @@ def make_template(postgres: EmbeddedPostgres) -> None:
 
 def create_database(postgres: EmbeddedPostgres, name: str, *, template: str = TEMPLATE) -> None:
     """A database copied from the template."""
-    statement = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
-    _execute(postgres, statement)
+    # Without fsync a copy of files takes a third of the time that the default, a copy through the log, takes.
+    statement = sql.SQL("create database {} template {} strategy file_copy")
+    _execute(postgres, statement.format(sql.Identifier(name), sql.Identifier(template)))
 
 
 def drop_database(postgres: EmbeddedPostgres, name: str) -> None:
