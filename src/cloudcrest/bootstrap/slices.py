@@ -10,6 +10,7 @@ import cloudcrest.billing.seed
 import cloudcrest.billing.tasks
 import cloudcrest.catalog.routes
 import cloudcrest.catalog.seed
+import cloudcrest.identity.pages
 import cloudcrest.identity.routes
 import cloudcrest.identity.seed
 import cloudcrest.identity.tasks
@@ -86,6 +87,7 @@ class Slices:
         """All the routes, of people and of regions."""
         return [
             self.identity.router(),
+            cloudcrest.identity.pages.router(),
             cloudcrest.regions.routes.router(self.regions, self._base.clock),
             cloudcrest.catalog.routes.router(self.catalog),
             cloudcrest.serving.routes.router(self.deployments),
