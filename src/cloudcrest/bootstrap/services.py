@@ -1,6 +1,6 @@
 """The processes that are always there: how each is started, and what it is told."""
 
-import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ REGION_SERVICE = "region"
 GATEWAY = "gateway"
 DATABASE = "cloudcrest"
 _GATEWAY_DRAIN_SECONDS = 5.0
+_SECRET = re.compile(r"SECRET|PASSWORD|TOKEN(?:$|_)|CREDENTIAL|ACCESS_KEY|API_KEY|DATABASE_URL", re.IGNORECASE)
+"""Names of environment variables that hold what replicas have no use for."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,12 @@ class Plan:
 
     def identity(self) -> IdentitySettings:
         given = load_settings(IdentitySettings, self.environment)
+        public_url = (self.settings.public_url or self.base_url).rstrip("/")
         return msgspec.structs.replace(
             given,
-            public_url=(self.settings.public_url or self.base_url).rstrip("/"),
-            secure_cookies=given.secure_cookies or self.settings.has_tls,
+            public_url=public_url,
+            # A proxy in front of us may be where TLS ends.
+            secure_cookies=given.secure_cookies or self.settings.has_tls or public_url.startswith("https://"),
         )
 
 
@@ -157,9 +161,16 @@ def gateway_service(plan: Plan) -> Service:
     return _own(plan, GATEWAY, settings, plan.sockets.public, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
 
 
-def replica_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What replicas get of our environment: nothing that configures the cloud, some of that is secret."""
+def service_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What our processes get of our environment. Each is told what concerns it in its settings file, so nothing that
+    configures the cloud, some of that is secret.
+    """
     return {name: value for name, value in environment.items() if not name.startswith("CLOUDCREST_")}
+
+
+def replica_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What replicas get of it: no credentials of others either, their weights are there when they start."""
+    return {name: value for name, value in service_environment(environment).items() if not _SECRET.search(name)}
 
 
 def _own(

@@ -60,7 +60,7 @@ class Up:
         self._lifeline = Lifeline()
         run = self._folder.run
         hosts = {"log_folder": self._folder.logs, "working_folder": run, "lifeline": self._lifeline}
-        self._services = ProcessHost(**hosts, environment=plan.environment)  # type: ignore[arg-type]
+        self._services = ProcessHost(**hosts, environment=services.service_environment(plan.environment))  # type: ignore[arg-type]
         self._replicas = ProcessHost(**hosts, environment=services.replica_environment(plan.environment))  # type: ignore[arg-type]
         self._agent = NodeAgent(self._replicas, plan.node_socket)
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)

@@ -19,9 +19,21 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN, exampl
 Email = Annotated[
     str, Field(max_length=254, pattern=EMAIL_PATTERN, examples=["ada@example.com"]), AfterValidator(str.lower)
 ]
-NewPassword = Annotated[SecretStr, Field(min_length=10, max_length=256, examples=["three unrelated words"])]
-Password = Annotated[SecretStr, Field(min_length=1, max_length=256, examples=["three unrelated words"])]
-Token = Annotated[SecretStr, Field(min_length=1, max_length=200, examples=["gq0X…"])]
+
+
+def _encodable(secret: SecretStr) -> SecretStr:
+    """Half a surrogate pair is a string to JSON and no text to what hashes it; pydantic looks into no secret."""
+    try:
+        secret.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains what is not text") from None
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_encodable)]
+NewPassword = Annotated[Secret, Field(min_length=10, max_length=256, examples=["three unrelated words"])]
+Password = Annotated[Secret, Field(min_length=1, max_length=256, examples=["three unrelated words"])]
+Token = Annotated[Secret, Field(min_length=1, max_length=200, examples=["gq0X…"])]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=_PLAIN, examples=["smollm2-135m-instruct"])]
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]

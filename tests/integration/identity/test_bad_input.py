@@ -80,3 +80,19 @@ async def test_answers_do_not_repeat_secrets(cloud: Cloud) -> None:
     answer = await cloud.client().post("/auth/login", json=body)
     assert answer.status_code == 422
     assert "a-secret-of-mine" not in answer.text
+
+
+async def test_secrets_that_are_no_text_are_refused(cloud: Cloud) -> None:
+    client = cloud.client()
+    headers = {"content-type": "application/json"}
+    password = "long enough \ud800"
+    account = {"email": "eve@example.com", "name": "Eve", "password": password}
+    for path, body in (
+        ("/auth/login", {"email": "eve@example.com", "password": password}),
+        ("/auth/register", account),
+        ("/auth/password-reset/confirm", {"token": password, "new_password": "three unrelated words"}),
+        ("/invitations/accept", {"token": "x", "account": account}),
+    ):
+        answer = await client.post(path, content=json.dumps(body), headers=headers)
+        assert answer.status_code == 422, (path, answer.text)
+        assert "long enough" not in answer.text

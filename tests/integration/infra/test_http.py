@@ -245,6 +245,22 @@ async def test_an_abandoned_claim_without_effect_is_taken_over(
     assert maker.made == 2
 
 
+async def test_of_two_attempts_with_one_key_one_takes_effect(
+    client: httpx2.AsyncClient, maker: Maker, database: Database, clock: ManualClock
+) -> None:
+    maker.may_go_on.clear()
+    slow = asyncio.create_task(make(client))
+    await maker.entered.wait()
+    maker.entered.clear()
+    clock.advance(61)
+    repeated = asyncio.create_task(make(client))
+    await maker.entered.wait()
+    maker.may_go_on.set()
+    answers = [await slow, await repeated]
+    assert [answer.status_code for answer in answers] == [409, 201]
+    assert await published(database) == 1
+
+
 async def test_the_effect_is_noted_in_the_requests_own_transaction(
     client: httpx2.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

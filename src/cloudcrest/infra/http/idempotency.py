@@ -30,6 +30,7 @@ from cloudcrest.infra.database import Base, Database
 from cloudcrest.infra.http.problems import problem_response
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.errors import Conflict
 from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.units import MIB
 
@@ -69,11 +70,17 @@ class _KeptResponse(msgspec.Struct, frozen=True):
 
 
 async def note_effect(session: AsyncSession, request: Request) -> None:
-    """Notes inside the request's transaction that it takes effect. The unit of work calls it before it commits."""
+    """Notes inside the request's transaction that it takes effect. The unit of work calls it before it commits.
+
+    Raises `Conflict` where a repetition has taken the key over, believing this attempt dead: only one of them counts.
+    """
     attempt = getattr(request.state, "idempotency_attempt", None)
-    if attempt is not None:
-        await session.execute(
-            update(IdempotentRequest).where(IdempotentRequest.attempt == attempt).values(took_effect=True)
+    if attempt is None:
+        return
+    statement = update(IdempotentRequest).where(IdempotentRequest.attempt == attempt).values(took_effect=True)
+    if (await session.execute(statement.returning(IdempotentRequest.attempt))).scalar_one_or_none() is None:
+        raise Conflict(
+            "a repetition of this request took over", code="idempotent_request_in_progress", hint="repeat it once more"
         )
 
 
