@@ -98,7 +98,7 @@ def test_key_set_takes_public_signing_keys_alone() -> None:
     many = {"keys": [{"kty": "RSA"}] * KEYS_MAX + public(EC)["keys"]}
     wrong: list[Any] = [None, [], {}, {"keys": {}}, {"keys": junk}, many]
     for bad in wrong:
-        with pytest.raises(ValueError, match="(?i)key"):
+        with pytest.raises(ValueError, match=r"(?i)key"):
             key_set(bad)
 
 
