@@ -152,5 +152,6 @@ def _message(mail: Mail, sender: str, now: datetime) -> EmailMessage:
     message["To"] = mail.to
     message["Subject"] = mail.subject
     message["Date"] = format_datetime(now)
-    message.set_content(mail.body)
+    # As it stands: quoted-printable would break links for who reads the file.
+    message.set_content(mail.body, cte="7bit" if mail.body.isascii() else "8bit")
     return message

@@ -1,11 +1,13 @@
 """Bodies of identity's routes, as the OpenAPI document shows them."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from fastapi import Path, Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from cloudcrest.identity import api
 from cloudcrest.identity.api import Role, Scope
@@ -16,8 +18,20 @@ _ID = r"^[a-z]{2,8}_[0-9a-z]{1,40}$"
 EMAIL_PATTERN = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN, examples=["Research"])]
+
+
+def _looks_like_an_address(value: object) -> object:
+    """Says so in words before the pattern would show itself."""
+    if isinstance(value, str) and not re.match(EMAIL_PATTERN, value):
+        raise PydanticCustomError("email", "is no e-mail address, as in ada@example.com")
+    return value
+
+
 Email = Annotated[
-    str, Field(max_length=254, pattern=EMAIL_PATTERN, examples=["ada@example.com"]), AfterValidator(str.lower)
+    str,
+    Field(max_length=254, pattern=EMAIL_PATTERN, examples=["ada@example.com"]),
+    BeforeValidator(_looks_like_an_address),
+    AfterValidator(str.lower),
 ]
 
 
