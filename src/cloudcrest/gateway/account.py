@@ -67,6 +67,10 @@ class Account:
         if self._first_token_milliseconds is None:
             self._first_token_milliseconds = self._milliseconds()
 
+    def resumed(self, reason: str) -> None:
+        """Its replica was lost in the middle of the answer, which goes on elsewhere."""
+        self._origin.metrics.resumes[reason] += 1
+
     def mark(self, output_tokens: int) -> None:
         """Writes progress where there is any."""
         if output_tokens > self._marked_tokens and not self._is_ended:

@@ -19,8 +19,9 @@ from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
 from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.parts import Parts
 from cloudcrest.gateway.proxy import ProxyExchange, is_internal
-from cloudcrest.gateway.relay import Parts, PlainRelay, StreamRelay
+from cloudcrest.gateway.relay import PlainRelay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route, Snapshot

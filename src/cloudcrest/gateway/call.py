@@ -1,4 +1,8 @@
-"""One request to one of a route's replicas, tried once more elsewhere while nothing has come back."""
+"""One request to one of a route's replicas, sent again elsewhere while nothing of its answer is out.
+
+A replica that cannot be reached, is busy or dies costs the caller only time: the next one gets the request, at once or
+when one is ready again. What has reached the client is carried on by resuming (resume_stream.py), never from here.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +16,10 @@ from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
-MAX_ATTEMPTS = 2
+MAX_LOSSES = 3
+"""How many engines may take a request and lose it; each resume counts as one."""
+LOOK_SECONDS = 0.2
+"""Between two looks for a replica that is ready again."""
 _log = structlog.get_logger(__name__)
 
 
@@ -26,6 +33,9 @@ class CallSink(Protocol):
     def call_end(self) -> None: ...
 
     def call_failed(self, error: CloudcrestError) -> None: ...
+
+    def call_restarted(self) -> None:
+        """What came so far is void: the request goes to another replica from the start."""
 
     def call_tick(self) -> None:
         """A few times a second while it is under way: the time to write progress."""
@@ -60,9 +70,15 @@ class Calls:
 
 
 class Call:
-    """A request on its way. `pick` first (it names the replica), then `start`."""
+    """A request on its way. `pick` first (it names the replica), then `start`.
 
-    def __init__(self, calls: Calls, route: Route, sink: CallSink, *, path: str, body: bytes, request_id: str) -> None:
+    `is_repeatable`: nothing of the answer has reached the client, so losing it does no harm; the sink ends that.
+    `losses`: how many engines have lost this request before.
+    """
+
+    def __init__(
+        self, calls: Calls, route: Route, sink: CallSink, *, path: str, body: bytes, request_id: str, losses: int = 0
+    ) -> None:
         self._calls = calls
         self._route = route
         self._path = path.encode()
@@ -70,13 +86,16 @@ class Call:
         self._request_id = request_id.encode()
         self._sink: CallSink | None = sink
         self._connection: UpstreamConnection | None = None
-        self._dialing: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._tried: list[Upstream] = []
+        self._losses = losses
+        self._give_up_at = calls.monotonic() + calls.settings.replica_wait_seconds
         self._is_in_flight = False
         self._has_head = False
-        self._is_paused = False
+        self.is_paused = False
         self._was_active = True
         self._active_at = 0.0
+        self.is_repeatable = True
         self.replica: Upstream | None = None
 
     def pick(self) -> Upstream:
@@ -86,13 +105,7 @@ class Call:
         self._route.turn += 1
         index = choose(replicas, now=self._calls.monotonic(), turn=self._route.turn, excluded=excluded)
         if index is None:
-            document = self._route.document
-            reason = document.unavailable_reason or "no replica of it is ready"
-            raise Unavailable(
-                f"the model '{document.model_name}' cannot answer now: {reason}",
-                code="model_unavailable",
-                retry_after_seconds=5,
-            )
+            raise no_replica(self._route)
         self.replica = replicas[index]
         return self.replica
 
@@ -110,7 +123,16 @@ class Call:
         if connection is not None:
             self._send(connection)
         else:
-            self._dialing = self._calls.spawn(self._dial(replica))
+            self._starting = self._calls.spawn(self._dial(replica))
+
+    def start_or_wait(self) -> None:
+        """Picks and starts, now or as soon as there is a replica."""
+        try:
+            self.pick()
+        except Unavailable:
+            self._starting = self._calls.spawn(self._wait())
+        else:
+            self.start()
 
     @property
     def is_sent(self) -> bool:
@@ -121,20 +143,20 @@ class Call:
         """Gives up: the connection is dropped, at which the engine stops."""
         self._sink = None
         self._release()
-        if self._dialing is not None:
-            self._dialing.cancel()
-            self._dialing = None
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def pause(self) -> None:
-        self._is_paused = True
+        self.is_paused = True
         if self._connection is not None:
             self._connection.pause()
 
     def resume(self) -> None:
-        self._is_paused = False
+        self.is_paused = False
         self._was_active = True
         if self._connection is not None:
             self._connection.resume()
@@ -143,7 +165,7 @@ class Call:
         """Fails where nothing has come from the engine for `answer_timeout_seconds`."""
         if self._sink is not None:
             self._sink.call_tick()
-        if self._was_active or self._is_paused:
+        if self._was_active or self.is_paused:
             self._was_active = False
             self._active_at = now
         elif now - self._active_at > self._calls.settings.answer_timeout_seconds:
@@ -156,7 +178,7 @@ class Call:
 
     def answer_head(self, status: int, head: bytes) -> None:
         self._was_active = True
-        if status == 503 and self._try_elsewhere():
+        if status == 503 and self._start_over():
             return
         self._has_head = True
         if self._sink is not None:
@@ -177,17 +199,18 @@ class Call:
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         self._connection = None
         replica = self.replica
-        if replica is not None and not was_reused:
+        if replica is not None and was_reused and not self._has_head:
+            # Not the replica's failing: it closed an idle connection just as we wrote to it.
+            self._starting = self._calls.spawn(self._dial(replica))
+            return
+        now, settings = self._calls.monotonic(), self._calls.settings
+        if replica is not None:
             _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id.decode())
-        if replica is not None and not self._has_head:
-            if was_reused:
-                # Not the replica's failing: it closed an idle connection just as we wrote to it.
-                self._dialing = self._calls.spawn(self._dial(replica))
-                return
-            replica.paused_until_seconds = self._calls.monotonic() + self._calls.settings.replica_pause_seconds
-            if self._try_elsewhere():
-                return
-        self._fail(EngineFault(f"the model's engine failed: {reason}"))
+            replica.paused_until_seconds = now + settings.replica_pause_seconds
+        self._losses += 1
+        self._give_up_at = now + settings.replica_wait_seconds
+        if self._losses > MAX_LOSSES or not self._start_over():
+            self._fail(EngineFault(f"the model's engine failed: {reason}"))
 
     def upstream_paused(self, is_paused: bool) -> None:
         """The request is written whole, so there is nothing to hold back."""
@@ -208,7 +231,7 @@ class Call:
                 self._request_id,
             )
         )
-        if self._is_paused:
+        if self.is_paused:
             connection.pause()
         connection.send(head + self._body, self)
 
@@ -218,39 +241,60 @@ class Call:
             connection = await replica.dial(settings.connect_timeout_seconds, settings.max_idle_upstream_connections)
         except OSError as error:  # TimeoutError is one
             _log.warning("replica_unreachable", replica=replica.name, error=str(error))
-            self._dialing = None
+            self._starting = None
             replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
-            if not self._try_elsewhere():
+            if not self._start_over():
                 self._fail(
                     Unavailable(
                         "the model's replica cannot be reached", code="model_unavailable", retry_after_seconds=2
                     )
                 )
             return
-        self._dialing = None
+        self._starting = None
         if self._sink is None:
             connection.close()
         else:
             self._send(connection)
 
-    def _try_elsewhere(self) -> bool:
-        """Starts over on another replica; False where there is none or it was tried enough."""
-        if self._sink is None or len(self._tried) >= MAX_ATTEMPTS:
+    def _start_over(self) -> bool:
+        """Sends the request to another replica, each once; False where none is left to try in the time there is.
+
+        A request that an engine had taken is worth waiting for: a replica may be ready again in a moment.
+        """
+        sink = self._sink
+        if sink is None or not self.is_repeatable or self._calls.monotonic() >= self._give_up_at:
             return False
         before = self.replica
         try:
             self.pick()
         except Unavailable:
             self.replica = before
-            return False
+            if self._losses == 0:
+                return False
+            self._starting = self._calls.spawn(self._wait())
+        self._leave(before)
+        if self._has_head:
+            self._has_head = False
+            sink.call_restarted()
+        if self._starting is None:
+            self.start()
+        return True
+
+    async def _wait(self) -> None:
+        """Looks again in a moment, at every replica there is then."""
+        await asyncio.sleep(LOOK_SECONDS)
+        self._starting = None
+        self._tried.clear()
+        if not self._start_over():
+            self._fail(no_replica(self._route))
+
+    def _leave(self, replica: Upstream | None) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if before is not None and self._is_in_flight:
-            before.in_flight -= 1
-            self._is_in_flight = False
-        self.start()
-        return True
+        if replica is not None and self._is_in_flight:
+            replica.in_flight -= 1
+        self._is_in_flight = False
 
     def _fail(self, error: CloudcrestError) -> None:
         self._release()
@@ -263,3 +307,13 @@ class Call:
         if self._is_in_flight and self.replica is not None:
             self.replica.in_flight -= 1
         self._is_in_flight = False
+
+
+def no_replica(route: Route) -> Unavailable:
+    """The error for a route that has no replica to send anything to."""
+    reason = route.document.unavailable_reason or "no replica of it is ready"
+    return Unavailable(
+        f"the model '{route.document.model_name}' cannot answer now: {reason}",
+        code="model_unavailable",
+        retry_after_seconds=5,
+    )

@@ -15,44 +15,19 @@ from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.client import fetch
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.fields import ChatBody, EmbeddingBody
+from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.snapshot import Route
-from cloudcrest.gateway.sse import event_data
 from cloudcrest.gateway.validate import BYTES_PER_TOKEN, Parsed, build
 from cloudcrest.kernel.errors import EngineFault
-from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import Outcome, Usage
+from cloudcrest.serving.api import RouteDocument
 
-MAX_TEXT_BYTES = 4 * MIB
 MAX_JOBS = 1_000
 MAX_AT_ONCE = 4
 TIMEOUT_SECONDS = 10.0
 _TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
 _TOKENIZERS = ("llamacpp", "vllm")
 _log = structlog.get_logger(__name__)
-
-
-class _FunctionDelta(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolDelta(msgspec.Struct):
-    function: _FunctionDelta | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[_ToolDelta] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    text: str | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
 
 
 class _Prompt(msgspec.Struct):
@@ -64,60 +39,38 @@ class _Tokens(msgspec.Struct):
     count: int | None = None
 
 
-_event: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(_Event)
+class _TokenNumbers(msgspec.Struct):
+    tokens: list[int]
 
 
 class Kept:
-    """The events relayed so far. Above `max_bytes` they are boiled down to their text; chunks are 50 times as large."""
+    """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size."""
 
-    __slots__ = ("_max_bytes", "_parts", "_size_bytes", "_text", "_text_bytes")
+    __slots__ = ("_max_bytes", "_parts", "_said", "_size_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._size_bytes = 0
-        self._text: list[str] = []
-        self._text_bytes = 0
+        self._said = Said()
 
     def add(self, events: bytes) -> None:
         """Whole events only."""
         self._parts.append(events)
         self._size_bytes += len(events)
         if self._size_bytes > self._max_bytes:
-            self._boil_down()
+            self.said()
 
     def text(self) -> str:
-        """The text generated so far."""
-        self._boil_down()
-        return "".join(self._text)
+        """The text generated so far, of every choice."""
+        return self.said().text
 
-    def _boil_down(self) -> None:
+    def said(self) -> Said:
+        """What the client was told so far."""
         parts, self._parts, self._size_bytes = self._parts, [], 0
         for event in b"".join(parts).replace(b"\r\n", b"\n").split(b"\n\n"):
-            text = text_of_event(event)
-            if text and self._text_bytes <= MAX_TEXT_BYTES:
-                self._text.append(text)
-                self._text_bytes += len(text)
-
-
-def text_of_event(event: bytes) -> str:
-    """What one streamed chunk adds to the answer, of every choice; empty for anything else."""
-    data = event_data(event)
-    if not data.startswith(b"{"):
-        return ""
-    try:
-        choices = _event.decode(data).choices
-    except (msgspec.DecodeError, RecursionError):
-        return ""
-    parts: list[str | None] = []
-    for choice in choices:
-        parts.append(choice.text)
-        if choice.delta is not None:
-            parts += [choice.delta.reasoning_content, choice.delta.content]
-            for call in choice.delta.tool_calls or ():
-                if call.function is not None:
-                    parts += [call.function.name, call.function.arguments]
-    return "".join(part for part in parts if part)
+            self._said.add(event)
+        return self._said
 
 
 def estimated_output_tokens(answer: bytes) -> int:
@@ -190,13 +143,13 @@ class Counting:
 
     async def _count(self, job: CountJob) -> Usage:
         replica = _best_replica(job.route.replicas, job.account.replica_id)
-        engine = job.route.document.engine
-        input_tokens = await self._count_input(replica, job) if job.counts_input else 0
+        document = job.route.document
+        input_tokens = await count_input(replica, document, job.parsed) if job.counts_input else 0
         output_tokens = 0
         for kept in job.texts:
             text = kept.text()
             if text:
-                output_tokens += await _tokenize(replica, engine, text, is_prompt=False)
+                output_tokens += _count_of(await _tokenize(replica, document.engine, text, is_prompt=False))
         return Usage(
             job.known.input_tokens + input_tokens,
             job.known.output_tokens + output_tokens,
@@ -204,30 +157,39 @@ class Counting:
             job.known.reasoning_tokens,
         )
 
-    async def _count_input(self, replica: Upstream, job: CountJob) -> int:
-        parsed, engine = job.parsed, job.route.document.engine
-        if not isinstance(parsed.body, ChatBody):
-            return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])
-        fields = {name: parsed.fields[name] for name in _TEMPLATE_FIELDS if name in parsed.fields}
-        if engine == "vllm":
-            fields["model"] = msgspec.json.encode(job.route.document.model_name)
-            fields.pop("response_format", None)
-            fields.pop("tool_choice", None)
-            return _count_of(await _post(replica, "/tokenize", build(fields)))
-        answer = msgspec.json.decode(await _post(replica, "/apply-template", build(fields)), type=_Prompt)
-        return await _tokenize(replica, engine, answer.prompt, is_prompt=True)
+
+async def count_input(replica: Upstream, route: RouteDocument, parsed: Parsed) -> int:
+    """The tokens of a request's prompt, by the replica's tokenizer. Raises `OSError`, `EngineFault`, `DecodeError`."""
+    engine = route.engine
+    if not isinstance(parsed.body, ChatBody):
+        return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])
+    fields = {name: parsed.fields[name] for name in _TEMPLATE_FIELDS if name in parsed.fields}
+    if engine == "vllm":
+        fields["model"] = msgspec.json.encode(route.model_name)
+        fields.pop("response_format", None)
+        fields.pop("tool_choice", None)
+        return _count_of(await _post(replica, "/tokenize", build(fields)))
+    answer = msgspec.json.decode(await _post(replica, "/apply-template", build(fields)), type=_Prompt)
+    return _count_of(await _tokenize(replica, engine, answer.prompt, is_prompt=True))
+
+
+async def text_tokens(replica: Upstream, engine: str, text: str) -> list[int]:
+    """The tokens of generated text. Raises as `count_input` does."""
+    return msgspec.json.decode(await _tokenize(replica, engine, text, is_prompt=False), type=_TokenNumbers).tokens
 
 
 async def _count_prompt(replica: Upstream, engine: str, prompt: bytes) -> int:
     value = msgspec.json.decode(prompt)
-    return len(value) if isinstance(value, list) else await _tokenize(replica, engine, value, is_prompt=True)
+    if isinstance(value, list):
+        return len(value)
+    return _count_of(await _tokenize(replica, engine, value, is_prompt=True))
 
 
-async def _tokenize(replica: Upstream, engine: str, text: str, *, is_prompt: bool) -> int:
+async def _tokenize(replica: Upstream, engine: str, text: str, *, is_prompt: bool) -> bytes:
     if engine == "vllm":
-        return _count_of(await _post(replica, "/tokenize", _json({"prompt": text, "add_special_tokens": is_prompt})))
+        return await _post(replica, "/tokenize", _json({"prompt": text, "add_special_tokens": is_prompt}))
     question = {"content": text, "add_special": is_prompt, "parse_special": is_prompt}
-    return _count_of(await _post(replica, "/tokenize", _json(question)))
+    return await _post(replica, "/tokenize", _json(question))
 
 
 def _json(value: object) -> bytes:

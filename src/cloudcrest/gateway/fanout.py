@@ -12,8 +12,9 @@ import msgspec
 from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.errors import engine_error, error_event
-from cloudcrest.gateway.http1 import JSON, LAST_CHUNK, chunk
-from cloudcrest.gateway.relay import MAX_ENGINE_ERROR_BYTES, STREAM_HEAD, Parts
+from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
+from cloudcrest.gateway.resume_rewrite import usage_object
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
 from cloudcrest.gateway.validate import Parsed, build
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault
@@ -56,16 +57,6 @@ def merged_usage(usages: list[Usage], choices: int) -> Usage:
     )
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """Usage as an answer carries it."""
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
-    }
-
-
 class _Branch:
     """One of the single requests."""
 
@@ -97,6 +88,10 @@ class _Branch:
             self._parent.branch_end(self)
         else:
             self._parent.branch_failed(engine_error(self.status, bytes(self.body)))
+
+    def call_restarted(self) -> None:
+        self.body.clear()
+        self.scanner = StreamScanner(passes_usage=False)
 
     def call_failed(self, error: CloudcrestError) -> None:
         self.is_done = True
@@ -161,8 +156,8 @@ class Fanout:
             self._parts.connection.respond_error(error)
             return
         self._count("engine_error")
-        self._write(error_event(error))
-        self._finish()
+        self._parts.write(error_event(error))
+        self._parts.finish_stream()
 
     def _stop(self) -> None:
         self._is_done = True
@@ -191,14 +186,6 @@ class Fanout:
                 counts_input=not has_input,
             )
         )
-
-    def _write(self, data: bytes) -> None:
-        self._parts.connection.write(data if self._parts.request.is_http_1_0 else chunk(data))
-
-    def _finish(self) -> None:
-        if not self._parts.request.is_http_1_0:
-            self._parts.connection.write(LAST_CHUNK)
-        self._parts.connection.finish(close=self._parts.request.is_http_1_0)
 
     def _usage(self) -> Usage:
         none = Usage(0, 0, is_estimate=True)
@@ -272,8 +259,8 @@ class StreamFanout(Fanout):
         last = b""
         if self._parts.parsed.wants_usage:
             last = b"data: " + _encode({**self._common, "choices": [], "usage": usage_object(usage)}) + b"\n\n"
-        self._write(last + _FINISHED)
-        self._finish()
+        self._parts.write(last + _FINISHED)
+        self._parts.finish_stream()
 
     def _relay(self, branch: _Branch, events: bytes) -> None:
         rewritten: list[bytes] = []
@@ -298,11 +285,11 @@ class StreamFanout(Fanout):
             return
         if not self._has_begun:
             self._begin()
+        branch.call.is_repeatable = False
         branch.kept.add(events)
-        self._write(b"".join(rewritten))
+        self._parts.write(b"".join(rewritten))
 
     def _begin(self) -> None:
         self._has_begun = True
         self._parts.account.first_token()
-        framing = b"" if self._parts.request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
-        self._parts.connection.start_answer(200, STREAM_HEAD + framing)
+        self._parts.begin_stream()

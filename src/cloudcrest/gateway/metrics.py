@@ -3,6 +3,7 @@
 Labels are bounded: model names come from the routes and endpoints from a fixed list, never from what a caller wrote.
 """
 
+from bisect import bisect_left
 from collections import Counter
 
 from cloudcrest.kernel.usage import UsageEvent
@@ -18,6 +19,7 @@ class Metrics:
         self.responses: Counter[int] = Counter()
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.tokens: Counter[tuple[str, str]] = Counter()
+        self.resumes: Counter[str] = Counter()
         self.first_token: dict[str, list[int]] = {}
         self.first_token_seconds: dict[str, float] = {}
 
@@ -29,8 +31,10 @@ class Metrics:
         self.tokens[model, "output"] += event.usage.output_tokens
         if event.first_token_milliseconds is not None:
             seconds = event.first_token_milliseconds / 1000
-            buckets = self.first_token.setdefault(model, [0] * (len(_FIRST_TOKEN_SECONDS) + 1))
-            buckets[sum(seconds > bound for bound in _FIRST_TOKEN_SECONDS)] += 1
+            buckets = self.first_token.get(model)
+            if buckets is None:
+                buckets = self.first_token[model] = [0] * (len(_FIRST_TOKEN_SECONDS) + 1)
+            buckets[bisect_left(_FIRST_TOKEN_SECONDS, seconds)] += 1
             self.first_token_seconds[model] = self.first_token_seconds.get(model, 0.0) + seconds
 
     def render(self, connections: int) -> bytes:
@@ -52,6 +56,8 @@ class Metrics:
                 f'cloudcrest_gateway_tokens_total{{model="{_label(m)}",kind="{k}"}} {n}'
                 for (m, k), n in sorted(self.tokens.items())
             ),
+            "# TYPE cloudcrest_gateway_resumes_total counter",
+            *(f'cloudcrest_gateway_resumes_total{{reason="{r}"}} {n}' for r, n in sorted(self.resumes.items())),
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
         for model, buckets in sorted(self.first_token.items()):

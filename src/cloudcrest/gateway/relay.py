@@ -1,50 +1,34 @@
 """Relaying an engine's answer: whole, or as a stream whose bytes pass untouched.
 
-The usage event is in the spool before the last bytes go out. A client that goes away, or an engine that dies in the
-middle, leaves bytes that were relayed: they are kept, bounded, and counted off the hot path (counting.py).
+The usage event is in the spool before the last bytes go out. What was relayed of a stream is kept, bounded: when its
+client goes away it is counted off the hot path (counting.py), and when its engine is lost the answer goes on from there
+on another one (resume_stream.py).
 """
-
-from typing import NamedTuple
 
 import structlog
 
-from cloudcrest.gateway.account import Account
-from cloudcrest.gateway.call import Call, Calls
-from cloudcrest.gateway.counting import Counting, CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.call import Call
+from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.errors import engine_error, error_event
-from cloudcrest.gateway.http1 import EVENT_STREAM, JSON, LAST_CHUNK, chunk
-from cloudcrest.gateway.request import Connection, Request
-from cloudcrest.gateway.snapshot import Route
+from cloudcrest.gateway.fields import ChatBody
+from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
+from cloudcrest.gateway.resume_rewrite import DONE, ToolHold
+from cloudcrest.gateway.resume_stream import RestOfStream
 from cloudcrest.gateway.sse import StreamScanner, usage_in_answer
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault
-from cloudcrest.kernel.units import KIB
 from cloudcrest.kernel.usage import Outcome, Usage
 
-MAX_ENGINE_ERROR_BYTES = 64 * KIB
-STREAM_HEAD = b"content-type: " + EVENT_STREAM + b"\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 _NOTHING = Usage(0, 0)
 _MAX_LOGGED_BYTES = 300
 _log = structlog.get_logger(__name__)
-
-
-class Parts(NamedTuple):
-    """What a relay is made of. `body` is what the engine is sent."""
-
-    calls: Calls
-    counting: Counting
-    connection: Connection
-    request: Request
-    route: Route
-    parsed: Parsed
-    account: Account
-    body: bytes
 
 
 class Relay:
     """What plain answers and streams have in common: one call, one account, one client."""
 
     def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._calls = parts.calls
         self._counting = parts.counting
         self._connection = parts.connection
@@ -101,6 +85,9 @@ class Relay:
     def call_end(self) -> None:
         raise NotImplementedError
 
+    def call_restarted(self) -> None:
+        raise NotImplementedError
+
     def call_failed(self, error: CloudcrestError) -> None:
         """Before the first byte: an error of its own, and nothing is charged."""
         self._note_replica()
@@ -144,7 +131,7 @@ class PlainRelay(Relay):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._parts: list[bytes] = []
+        self._pieces: list[bytes] = []
         self._size_bytes = 0
 
     def call_data(self, data: bytes) -> None:
@@ -153,7 +140,7 @@ class PlainRelay(Relay):
             if self._size_bytes <= MAX_ENGINE_ERROR_BYTES:
                 self._error_body += data
             return
-        self._parts.append(data)
+        self._pieces.append(data)
         if self._size_bytes > self._calls.settings.max_answer_bytes:
             self._call.abort()
             self.call_failed(EngineFault("the model's answer is too large"))
@@ -162,7 +149,7 @@ class PlainRelay(Relay):
         if self._status != 200:
             self._refused()
             return
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         usage = usage_in_answer(body)
         if usage is None:
             usage = Usage(self._parsed.estimated_input_tokens(), estimated_output_tokens(body), is_estimate=True)
@@ -170,18 +157,44 @@ class PlainRelay(Relay):
         self._account.end("completed", usage)
         self._connection.respond(200, JSON, body)
 
+    def call_restarted(self) -> None:
+        self._pieces = []
+        self._size_bytes = 0
+        self._error_body = b""
+
     def _settle_uncounted(self, outcome: Outcome) -> None:
         self._count(outcome, None, 0)
 
 
 class StreamRelay(Relay):
-    """A stream of server-sent events. The head waits for the first of them, so a failure before it is a plain error."""
+    """A stream of server-sent events. The head waits for the first of them, so a failure before it is a plain error.
+
+    Where a tool is on offer, a call of one is held back until it is whole.
+    """
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._scanner = StreamScanner(passes_usage=self._parsed.wants_usage)
         self._kept = Kept(self._calls.settings.max_kept_bytes)
+        self._hold = ToolHold() if isinstance(self._parsed.body, ChatBody) and self._parsed.body.tools else None
+        self._rest: RestOfStream | None = None
         self._has_begun = False
+
+    def client_gone(self) -> None:
+        if self._rest is not None:
+            self._rest.client_gone()
+        else:
+            super().client_gone()
+
+    def client_paused(self) -> None:
+        super().client_paused()
+        if self._rest is not None:
+            self._rest.client_paused()
+
+    def client_resumed(self) -> None:
+        super().client_resumed()
+        if self._rest is not None:
+            self._rest.client_resumed()
 
     def call_tick(self) -> None:
         self._account.mark(self._relayed_tokens())
@@ -199,6 +212,8 @@ class StreamRelay(Relay):
             return
         if scanner.usage is not None and scanner.is_finished:
             self._account.end("completed", scanner.usage)
+        if events and self._hold is not None:
+            events = self._hold.feed(events)
         if events:
             self._relay(events)
 
@@ -208,10 +223,12 @@ class StreamRelay(Relay):
             return
         scanner = self._scanner
         rest = scanner.end()
+        if self._hold is not None:
+            rest = self._hold.release() + rest
         if scanner.usage is not None:
             self._account.end("completed", scanner.usage)
         elif not scanner.is_finished:
-            self.call_failed(EngineFault("the model's engine ended the stream early"))
+            self._lost("ended_early", EngineFault("the model's engine ended the stream early"))
             return
         else:
             tokens = self._relayed_tokens()
@@ -220,16 +237,39 @@ class StreamRelay(Relay):
             self._relay(rest)
         if not self._has_begun:
             self._begin()
-        self._finish()
+        self._parts.finish_stream()
+
+    def call_restarted(self) -> None:
+        self._scanner = StreamScanner(passes_usage=self._parsed.wants_usage)
+        self._error_body = b""
+        if self._hold is not None:
+            self._hold.drop()
 
     def call_failed(self, error: CloudcrestError) -> None:
+        self._lost("timeout" if error.code == "engine_timeout" else "lost", error)
+
+    def _lost(self, reason: str, error: CloudcrestError, *, is_final: bool = False) -> None:
+        """The engine is gone. What has reached the client goes on elsewhere, unless all but its end is there."""
         if not self._has_begun:
             super().call_failed(error)
             return
         self._note_replica()
-        self._settle_uncounted("engine_error")
-        self._write(error_event(error))
-        self._finish()
+        scanner = self._scanner
+        if scanner.usage is not None or scanner.is_finished:
+            self._settle_uncounted("completed")
+            last = self._hold.release() if self._hold is not None else b""
+            last += b"" if scanner.is_finished else DONE
+            if last:
+                self._parts.write(last)
+            self._parts.finish_stream()
+        elif is_final:
+            self._settle_uncounted("engine_error")
+            self._parts.write(error_event(error))
+            self._parts.finish_stream()
+        else:
+            events, is_paused = self._relayed_tokens(), self._call.is_paused
+            self._rest = RestOfStream(self._parts, self._kept, self._hold, events=events, is_paused=is_paused)
+            self._rest.resume(reason, error)
 
     def _settle_uncounted(self, outcome: Outcome) -> None:
         if self._scanner.usage is not None:  # the engine was done: its own count stands
@@ -237,8 +277,9 @@ class StreamRelay(Relay):
         self._count(outcome, self._kept, self._relayed_tokens())
 
     def _engine_said(self, error: bytes) -> None:
-        """An error event from the engine: a refusal where nothing was sent, else the end of the stream."""
-        self.call_failed(engine_error(400 if b'"code":400' in error.replace(b" ", b"") else 500, error))
+        """An error event from the engine: a refusal where nothing was sent, else a lost stream."""
+        is_refusal = b'"code":400' in error.replace(b" ", b"")
+        self._lost("engine_error", engine_error(400 if is_refusal else 500, error), is_final=is_refusal)
 
     def _relayed_tokens(self) -> int:
         """About one for each event after the first, which only names the role."""
@@ -248,18 +289,10 @@ class StreamRelay(Relay):
         if not self._has_begun:
             self._begin()
         self._kept.add(events)
-        self._write(events)
+        self._parts.write(events)
 
     def _begin(self) -> None:
         self._has_begun = True
+        self._call.is_repeatable = False
         self._account.first_token()
-        framing = b"" if self._request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
-        self._connection.start_answer(200, STREAM_HEAD + framing)
-
-    def _write(self, data: bytes) -> None:
-        self._connection.write(data if self._request.is_http_1_0 else chunk(data))
-
-    def _finish(self) -> None:
-        if not self._request.is_http_1_0:
-            self._connection.write(LAST_CHUNK)
-        self._connection.finish(close=self._request.is_http_1_0)
+        self._parts.begin_stream()

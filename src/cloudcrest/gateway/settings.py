@@ -49,4 +49,5 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_timeout_seconds: float = 600
     proxy_timeout_seconds: float = 120
     replica_pause_seconds: float = 2
+    replica_wait_seconds: float = 10
     drain_seconds: float = 20

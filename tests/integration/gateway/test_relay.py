@@ -110,7 +110,7 @@ async def test_an_engine_that_dies_in_the_middle_leaves_an_error_event_and_a_cha
         request.write(STREAM_HEAD + framed(chunk_event()) + framed(chunk_event("a")) + framed(chunk_event("b")))
         asyncio.get_running_loop().call_later(0.05, request.transport.close)
 
-    async with cloud(tmp_path, die, route={"engine": "simulated"}) as c:
+    async with cloud(tmp_path, die, route={"engine": "simulated"}, replica_wait_seconds=0.3) as c:
         response = await c.chat(stream=True)
         last = json.loads(response.text.split("\n\n")[-2].removeprefix("data: "))
         assert last["error"]["code"] == "engine_error"
@@ -120,7 +120,7 @@ async def test_an_engine_that_dies_in_the_middle_leaves_an_error_event_and_a_cha
 
 async def test_an_engines_error_event_becomes_ours(tmp_path: Path) -> None:
     tail = b'data: {"error":{"code":500,"message":"secret path /opt","type":"server_error"}}\n\n'
-    async with cloud(tmp_path, stream_answer(["a"], tail)) as c:
+    async with cloud(tmp_path, stream_answer(["a"], tail), replica_wait_seconds=0.3) as c:
         response = await c.chat(stream=True)
         assert "/opt" not in response.text
         assert '"code":"engine_error"' in response.text

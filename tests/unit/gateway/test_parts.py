@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cloudcrest.gateway.counting import Kept, text_of_event
+from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.errors import engine_error, error_document
 from cloudcrest.gateway.fakes import MemorySpool
 from cloudcrest.gateway.fanout import merged_usage, split
@@ -127,15 +127,6 @@ def test_kept_events_are_boiled_down_to_their_text() -> None:
         kept.add(chunk_event(f"w{number} ") + b": ping\n\n")
     assert kept.text() == "".join(f"w{number} " for number in range(50))
     assert kept.text() == kept.text()
-
-
-def test_the_text_of_events_of_every_kind() -> None:
-    tool = {"choices": [{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}}]}
-    assert text_of_event(b"data: " + json.dumps(tool).encode()) == "f{}"
-    assert text_of_event(b'data: {"choices":[{"text":"a"},{"text":"b"}]}') == "ab"
-    assert text_of_event(b"data: [DONE]") == ""
-    assert text_of_event(b"data: {broken") == ""
-    assert text_of_event(b": ping") == ""
 
 
 def test_an_end_that_cannot_be_written_is_kept_and_nothing_new_is_served() -> None:
