@@ -18,10 +18,12 @@ import msgspec
 from cloudcrest.infra.files import free_bytes, write_atomic
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.errors import SetupError
-from cloudcrest.kernel.units import GIB, format_bytes
+from cloudcrest.kernel.units import GIB, MIB, format_bytes
 
 FORMAT = 1
 MIN_FREE_BYTES = 2 * GIB
+MIN_FREE_BYTES_AGAIN = 256 * MIB
+"""What a folder that was made before needs: its weights and its database are there."""
 _MAX_SOCKET_FOLDER_BYTES = 80
 _LOCK_PATIENCE_SECONDS = 0.5
 _FOLDERS = ("logs", "models", "runtimes", "objects", "run/settings", "regions/local/gateway", "regions/local/spool")
@@ -80,10 +82,11 @@ class DataFolder:
     @classmethod
     def _open(cls, root: Path, min_free_bytes: int) -> Self:
         _refuse_what_is_not_ours(root)
+        needed = min(min_free_bytes, MIN_FREE_BYTES_AGAIN) if (root / "connection.json").exists() else min_free_bytes
         free = free_bytes(root)
-        if free < min_free_bytes:
+        if free < needed:
             raise SetupError(
-                f"the disk of {root} has {format_bytes(free)} left, Cloudcrest needs {format_bytes(min_free_bytes)}",
+                f"the disk of {root} has {format_bytes(free)} left, Cloudcrest needs {format_bytes(needed)}",
                 hint="free some space, or choose another disk with --data",
             )
         root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -154,22 +154,32 @@ def wait_until_settled(
     pause: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> Json:
-    """The deployment once it is ready, or stopped. Raises `Unavailable` when it fails or that takes too long."""
+    """The deployment once it is ready as it is wanted now, or stopped.
+
+    Raises `Unavailable` when it fails, or its latest change does, or that takes too long.
+    """
     deadline = now() + seconds
     said = ""
     while True:
         deployment = cloud.get(at("deployments", deployment_id))
         name, state, reason = deployment["name"], deployment["state"], deployment.get("reason")
-        if state in ("ready", "stopped"):
+        current = [item["state"] for item in deployment["replica_states"] if _is_current(deployment, item)]
+        if state == "stopped" or (state == "ready" and current.count("ready") >= deployment["replicas"]["min"]):
             return deployment
         line = f"{name}: {state}" + (f", {reason}" if reason else "")
         if line != said:
             note(line)
             said = line
-        if state == "failed" or now() > deadline:
-            why = "cannot run" if state == "failed" else f"is not ready after {seconds:.0f} s"
+        has_failed = state == "failed" or any(each in ("backoff", "failed") for each in current)
+        if has_failed or now() > deadline:
+            why = "cannot run" if has_failed else f"is not ready after {seconds:.0f} s"
             raise Unavailable(f"{name} {why}: {reason or state}", hint="see `cloudcrest logs`, then update it")
         pause(POLL_SECONDS)
+
+
+def _is_current(deployment: Json, replica: Json) -> bool:
+    """Whether a replica has the deployment's latest change: those before it serve until it does."""
+    return bool(replica["generation"] == deployment["generation"])
 
 
 def show_deployment(deployment: Json, options: Options) -> None:

@@ -21,10 +21,11 @@ from cloudcrest.cli import folders, machine
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import print_json
 from cloudcrest.kernel.errors import CloudcrestError, SetupError
-from cloudcrest.kernel.units import GIB, format_bytes
+from cloudcrest.kernel.units import GIB, MIB, format_bytes
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 2 * GIB
+MIN_FREE_BYTES_AGAIN = 256 * MIB
 MAX_CLOCK_DIFFERENCE_SECONDS = 30.0
 MAX_SOCKET_PATH_BYTES = 100
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -107,9 +108,10 @@ def check_data_folder(data: Path) -> Finding:
 
 def check_disk(data: Path, free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Finding:
     free = free_bytes(_nearest(data))
-    if free < MIN_FREE_BYTES:
-        fix = f"free {format_bytes(MIN_FREE_BYTES - free)} there, or choose another disk with --data"
-        return Finding("disk", "problem", f"{format_bytes(free)} free, {format_bytes(MIN_FREE_BYTES)} are needed", fix)
+    needed = MIN_FREE_BYTES_AGAIN if (data / "connection.json").exists() else MIN_FREE_BYTES
+    if free < needed:
+        fix = f"free {format_bytes(needed - free)} there, or choose another disk with --data"
+        return Finding("disk", "problem", f"{format_bytes(free)} free, {format_bytes(needed)} are needed", fix)
     return Finding("disk", "ok", f"{format_bytes(free)} free")
 
 

@@ -84,7 +84,7 @@ async def _permitted(host: str, port: int, policy: OutboundPolicy, resolve: Reso
         raise PermissionDenied(
             f"'{host}' is inside this network, which may not be called",
             code="address_not_allowed",
-            hint="an operator can allow it with CLOUDCREST_OUTBOUND_ALLOWED",
+            hint="an operator can allow it with CLOUDCREST_ALLOWED_UPSTREAMS",
         )
     return addresses
 

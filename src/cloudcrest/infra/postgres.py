@@ -133,7 +133,12 @@ class EmbeddedPostgres:
             shutil.rmtree(leftover, ignore_errors=True)
         fresh = self._folder.with_name(f"{self._folder.name}.new-{os.getpid()}")
         if self._folder.exists():
-            self._folder.rmdir()  # an empty folder made by someone is fine; one with files raises
+            if any(self._folder.iterdir()):
+                raise SetupError(
+                    f"{self._folder} has files in it and is no PostgreSQL data folder: its PG_VERSION is missing",
+                    hint="restore it from a backup, or start afresh with another --data folder",
+                )
+            self._folder.rmdir()
         fresh.mkdir(mode=0o700)
         drop = _privilege_drop()
         if drop and drop[0].endswith("setpriv"):

@@ -93,6 +93,14 @@ def test_data_of_another_version_is_refused(server: EmbeddedPostgres, folder: Pa
         server.prepare()
 
 
+def test_a_folder_that_lost_its_version_is_not_overwritten(server: EmbeddedPostgres, folder: Path) -> None:
+    (folder / "data" / "base").mkdir(parents=True)
+    with pytest.raises(SetupError, match=r"its PG_VERSION is missing.*restore it"):
+        server.prepare()
+    assert (folder / "data" / "base").is_dir()
+    (folder / "data" / "PG_VERSION").write_text("15\n")
+
+
 def test_a_socket_path_that_is_too_long_is_refused(folder: Path) -> None:
     with pytest.raises(SetupError, match="too long"):
         EmbeddedPostgres(folder / "data", folder / ("s" * 100))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudcrest.bootstrap import data_folder
 from cloudcrest.bootstrap.data_folder import DataFolder, UpState
 from cloudcrest.kernel.errors import SetupError
 
@@ -80,6 +81,16 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"has .* left, Cloudcrest needs .*free some space"):
         DataFolder.open(tmp_path / "data", min_free_bytes=10**18)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_cloud_that_was_ready_once_starts_with_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = DataFolder.open(tmp_path / "data")
+    folder.write_connection("http://127.0.0.1:8080", folder.secrets())
+    folder.close()
+    monkeypatch.setattr(data_folder, "free_bytes", lambda _: data_folder.MIN_FREE_BYTES_AGAIN)
+    DataFolder.open(tmp_path / "data").close()
+    with pytest.raises(SetupError, match="free some space"):
+        DataFolder.open(tmp_path / "new")
 
 
 def test_what_the_system_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:

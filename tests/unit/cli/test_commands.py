@@ -208,8 +208,9 @@ DEPLOYMENT = {
     "region": "local",
     "state": "ready",
     "reason": None,
+    "generation": 1,
     "replicas": {"min": 1, "max": 1, "ready": 1},
-    "replica_states": [{"id": "rep_1", "state": "ready", "restarts": 0, "reason": None}],
+    "replica_states": [{"id": "rep_1", "generation": 1, "state": "ready", "restarts": 0, "reason": None}],
 }
 
 
@@ -239,6 +240,21 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
     out = capsys.readouterr().out
     assert "1/1" in out
     assert "rep_1" in out
+
+
+@pytest.mark.parametrize(("newest", "code"), [("ready", 0), ("backoff", 1)])
+def test_a_change_is_waited_for_although_what_was_before_serves(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str], newest: str, code: int
+) -> None:
+    before = {"id": "rep_1", "generation": 1, "state": "ready", "restarts": 0, "reason": None}
+    changed = {**DEPLOYMENT, "generation": 2, "reason": "its latest change is being rolled out: needs 2 GB memory"}
+    coming = {**before, "id": "rep_2", "generation": 2, "state": newest}
+    cloud.answer("GET", "/api/v1/deployments", {"data": [DEPLOYMENT], "next_cursor": None})
+    cloud.answer("PATCH", "/api/v1/deployments/dep_1", changed)
+    cloud.answer("GET", "/api/v1/deployments/dep_1", {**changed, "replica_states": [before, coming]})
+    assert cli("deployments", "update", "small", "--slots", "8", "--wait") == code
+    shown = capsys.readouterr()
+    assert "rep_2" in shown.out if code == 0 else "cannot run: its latest change" in shown.err
 
 
 def test_a_deployment_that_fails_says_why(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:

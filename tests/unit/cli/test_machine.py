@@ -70,6 +70,8 @@ def test_logs_name_their_process_unless_one_is_asked_for(
 def test_each_check_finds_its_problem(tmp_path: Path) -> None:
     assert doctor.check_python((3, 10)).verdict == "problem"
     assert doctor.check_disk(tmp_path, lambda _: 10).verdict == "problem"
+    (tmp_path / "connection.json").touch()
+    assert doctor.check_disk(tmp_path, lambda _: doctor.MIN_FREE_BYTES_AGAIN).verdict == "ok"
     (tmp_path / "VERSION").write_text('{"format": 99}')
     assert "has format 99" in doctor.check_data_folder(tmp_path).said
     (tmp_path / "file").touch()

@@ -75,7 +75,7 @@ class UpstreamReplica:
         try:
             response = await self._client.get(f"{self._arguments.base_url}/models", headers=self._headers)
         except CloudcrestError as error:
-            return error.message
+            return str(error)
         except httpx2.HTTPError as error:
             return f"the provider cannot be reached ({type(error).__name__})"
         if response.status_code in (401, 403):
