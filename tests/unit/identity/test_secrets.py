@@ -112,11 +112,12 @@ async def test_folder_mailer_writes_private_files_and_keeps_the_newest(tmp_path:
 @pytest.mark.anyio
 async def test_links_in_written_mails_can_be_copied(tmp_path: Path, clock: ManualClock) -> None:
     """Whoever opens the file with an editor gets the whole link: no line breaks or escapes in it."""
-    into_folder = FolderMailer(tmp_path, sender="Cloudcrest <no-reply@localhost>", clock=clock, new_id=id_maker(clock))
+    folder = tmp_path / "mail"
+    into_folder = FolderMailer(folder, sender="Cloudcrest <no-reply@localhost>", clock=clock, new_id=id_maker(clock))
     link = f"https://cloud.example.com/invitations#token={'x' * 43}"
     for name in ("Research", "Forschung für Übermorgen"):
         await into_folder.send(invitation_mail("ada@example.com", name, "viewer", link, 3600))
-    written = [file.read_text() for file in tmp_path.iterdir()]
+    written = [file.read_text() for file in sorted(folder.iterdir())]
     assert [link in text.splitlines() for text in written] == [True, True]
 
 
