@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.http import health, problems
+from cloudcrest.infra.http import docs, health, problems
 from cloudcrest.infra.http.body_limit import INTERNAL_BODY_BYTES, MANAGEMENT_BODY_BYTES, BodyLimitMiddleware
 from cloudcrest.infra.http.idempotency import REPLAYED_HEADER, CallerOf, IdempotencyMiddleware
 from cloudcrest.infra.http.observe import REQUEST_ID_HEADER, ObserveMiddleware, RequestMetrics
@@ -63,7 +63,7 @@ def create_app(
         version=version,
         description=description,
         openapi_url=f"{API_PREFIX}/openapi.json",
-        docs_url=f"{API_PREFIX}/docs",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan or _no_lifespan,
         middleware=[
@@ -82,6 +82,7 @@ def create_app(
     for router in routers:
         app.include_router(router)
     install_openapi(app, session_cookie=session_cookie)
+    docs.install(app, f"{API_PREFIX}/docs")
     return app
 
 

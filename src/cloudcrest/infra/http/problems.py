@@ -130,10 +130,20 @@ async def _on_domain_error(_: Request, error: Exception) -> JSONResponse:
     return render(error)
 
 
+def _said(item: dict[str, Any]) -> str:
+    """pydantic's words, save where they speak of its inner workings: secrets are checked as lists of characters."""
+    bounds = item.get("ctx", {})
+    if item["type"] == "too_short" and isinstance(item.get("input"), str):
+        return f"has to have {bounds.get('min_length')} characters or more"
+    if item["type"] == "too_long" and isinstance(item.get("input"), str):
+        return f"has to have {bounds.get('max_length')} characters or fewer"
+    return str(item["msg"])
+
+
 async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
     errors = [
-        FieldError(field=".".join(str(part) for part in item["loc"]), message=item["msg"]) for item in error.errors()
+        FieldError(field=".".join(str(part) for part in item["loc"]), message=_said(item)) for item in error.errors()
     ]
     detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:3])
     return problem_response(
