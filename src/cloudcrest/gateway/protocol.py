@@ -14,12 +14,14 @@ from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, error_docume
 from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
 from cloudcrest.gateway.request import Request, Responder
 from cloudcrest.gateway.state import ServerState
-from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge
-from cloudcrest.kernel.units import KIB
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge, Unavailable
+from cloudcrest.kernel.units import KIB, MIB
 
 MAX_HEADERS = 100
 MAX_PIPELINED = 32
 MAX_UNREAD_BODY_BYTES = 64 * KIB
+MAX_GATHERED_BYTES = 512 * MIB
+"""Of the bodies of all connections together: many large ones sent slowly would else take all memory."""
 SLOWEST_BODY_BYTES_PER_SECOND = 16 * KIB
 LINGER_SECONDS = 2.0
 MAX_LINGER_BYTES = 1024 * KIB
@@ -36,6 +38,7 @@ class ServerConnection(asyncio.Protocol):
         "_body",
         "_body_bytes",
         "_current",
+        "_gathered_bytes",
         "_head_bytes",
         "_headers",
         "_held",
@@ -68,6 +71,7 @@ class ServerConnection(asyncio.Protocol):
         self._incoming: Request | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._gathered_bytes = 0
         self._current: Request | None = None
         self._responder: Responder | None = None
         self._queue: deque[Request] = deque()
@@ -92,7 +96,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._state.discard(self)
-        self._queue.clear()
+        self._forget_bodies()
         self._incoming = None
         self._current = None
         self._is_broken = True
@@ -203,6 +207,10 @@ class ServerConnection(asyncio.Protocol):
             self._break(_too_large(self._state.settings.max_body_bytes), request)
             return
         self._body.append(data)
+        self._gather(len(data))
+        if self._state.gathered_bytes > MAX_GATHERED_BYTES:
+            busy = "too many large requests are coming in at once"
+            self._break(Unavailable(busy, code="overloaded", retry_after_seconds=1), request)
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
@@ -307,6 +315,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _start(self, request: Request) -> None:
         self._current = request
+        self._gather(-len(request.body))
         if request.refusal is not None:
             self.respond_error(request.refusal)
             return
@@ -334,7 +343,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._is_broken = True
         self._is_in_head = False
-        self._queue.clear()
+        self._forget_bodies()
         if self._current is not None and self._current is not self._incoming:
             self._incoming = None
             return  # `finish` closes
@@ -347,6 +356,16 @@ class ServerConnection(asyncio.Protocol):
         self._current = request or Request(b"GET", b"/", "1.1", [], False)
         self._incoming = self._current
         self.respond_error(error)
+
+    def _gather(self, size_bytes: int) -> None:
+        self._gathered_bytes += size_bytes
+        self._state.gathered_bytes += size_bytes
+
+    def _forget_bodies(self) -> None:
+        """What is gathered, and what waits for its turn."""
+        self._queue.clear()
+        self._body = []
+        self._gather(-self._gathered_bytes)
 
     def _begin_lingering(self) -> None:
         """Closes such that the client can read the answer: a close over unread bytes would reset the connection."""

@@ -30,6 +30,8 @@ class ServerState:
         self.drained = asyncio.Event()
         self.now = now
         self.date_line = b""
+        self.gathered_bytes = 0
+        """Of all bodies that are gathered or wait for their turn: what clients can make this worker hold."""
         self.tick(now)
 
     def tick(self, now: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudcrest.gateway import protocol
 from tests.support.gateway_cloud import (
     COMPLETION,
     KEY,
@@ -201,6 +202,29 @@ async def test_without_a_key_a_large_body_is_not_read(tmp_path: Path) -> None:
     async with cloud(tmp_path) as (running, _):
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"
         assert (await talk(running, head + b"x" * 100_000)).startswith(b"HTTP/1.1 401")
+
+
+async def test_bodies_of_all_connections_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_GATHERED_BYTES", 100_000)
+    async with cloud(tmp_path) as (running, _):
+        _, slow = await asyncio.open_connection("127.0.0.1", running.gateway.port)
+        slow.write(POST + b"Content-Length: 95000\r\n\r\n" + b" " * 90_000)
+        await slow.drain()
+        large = post(BODY + b" " * 30_000, AUTH + CLOSE)
+
+        async def is_refused() -> bool:
+            return (await talk(running, large)).startswith(b"HTTP/1.1 503")
+
+        await until_async(is_refused, "a large body is refused while another is held")
+        assert (await talk(running, post(BODY, AUTH + CLOSE))).startswith(b"HTTP/1.1 200")
+        slow.close()
+
+        async def is_served() -> bool:
+            return (await talk(running, large)).startswith(b"HTTP/1.1 200")
+
+        await until_async(is_served, "a large body is taken again")
+        for _ in range(5):  # what was served or refused is not counted any more
+            assert await is_served()
 
 
 @pytest.mark.parametrize(
