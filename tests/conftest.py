@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.kernel.clock import ManualClock
-from tests.support import databases
+from tests.support import databases, weights
 
 _numbers = itertools.count(1)
 
@@ -42,3 +43,24 @@ async def database(postgres: EmbeddedPostgres, anyio_backend: str) -> AsyncItera
     yield database
     await database.close()
     databases.drop_database(postgres, name)
+
+
+@pytest.fixture(scope="session")
+def chat_weights() -> Path:
+    """SmolLM2-135M-Instruct."""
+    return weights.fetch(weights.CHAT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def embedding_weights() -> Path:
+    """all-MiniLM-L6-v2, converted to GGUF."""
+    return weights.fetch(weights.EMBEDDING_MODEL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes runs only when it is asked for (`-m vllm`)."""
+    if "vllm" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with -m vllm"))

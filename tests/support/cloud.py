@@ -1,8 +1,4 @@
-"""A whole cloud as `cloudcrest up` starts it, in a folder of its own, on a free port.
-
-Weights come from one artifact store for all tests, kept between runs: CLOUDCREST_TEST_MODELS, or
-~/.cache/cloudcrest-tests/models.
-"""
+"""A whole cloud as `cloudcrest up` starts it: a folder of its own, a free port, the weights that all tests share."""
 
 import contextlib
 import os
@@ -22,9 +18,8 @@ import psutil
 import pytest
 
 from tests.support.waiting import until
+from tests.support.weights import models_folder
 
-CHAT_MODEL = "smollm2-135m-instruct"
-EMBEDDING_MODEL = "all-minilm-l6-v2"
 START_SECONDS = 150.0
 STOP_SECONDS = 40.0
 
@@ -150,12 +145,6 @@ class Cloud:
     def _is_ready(self, pid: int) -> bool:
         state = self.state()
         return state is not None and state.pid == pid and state.is_ready
-
-
-def models_folder() -> Path:
-    """The artifact store that all tests share."""
-    chosen = os.environ.get("CLOUDCREST_TEST_MODELS")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "cloudcrest-tests" / "models"
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.cloud import CHAT_MODEL, EMBEDDING_MODEL, Cloud, new_cloud
+from tests.support.cloud import Cloud, new_cloud
 from tests.support.load import Load, verify_ledger
 from tests.support.waiting import until
+from tests.support.weights import CHAT_MODEL, EMBEDDING_MODEL
 
 PROCESSES = ("gateway", "region", "control", "postgres", "postmaster", "replica")
 

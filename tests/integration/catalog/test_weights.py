@@ -2,17 +2,16 @@
 
 import gc
 import math
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudcrest.catalog.api import ModelDocument, PullProgress
-from cloudcrest.catalog.seed import read_seeds
+from cloudcrest.catalog.api import PullProgress
 from cloudcrest.catalog.sources.files import sha256_of
 from cloudcrest.catalog.store import ArtifactStore
+from tests.support.weights import CHAT_MODEL, EMBEDDING_MODEL, models_folder, seeded
 
 pytestmark = pytest.mark.anyio
 
@@ -29,17 +28,11 @@ PUBLISHED_SIMILARITIES = (0.695, 0.943, 0.257)
 @pytest.fixture(scope="module")
 def shared_store() -> ArtifactStore:
     """Shared with every other suite on this machine."""
-    folder = os.environ.get("CLOUDCREST_TEST_MODELS", "~/.cache/cloudcrest-tests/models")
-    return ArtifactStore(Path(folder).expanduser())
-
-
-def seeded(model_id: str) -> ModelDocument:
-    [model] = [model for model in read_seeds() if model.id == model_id]
-    return model.document()
+    return ArtifactStore(models_folder())
 
 
 async def test_the_chat_model_comes_whole_and_stays(shared_store: ArtifactStore) -> None:
-    model = seeded("smollm2-135m-instruct")
+    model = seeded(CHAT_MODEL)
     seen: list[PullProgress] = []
     path = await shared_store.fetch(model, "gguf", seen.append)
     assert sha256_of(path) == model.artifacts[0].files[0].sha256
@@ -53,7 +46,7 @@ async def test_the_chat_model_comes_whole_and_stays(shared_store: ArtifactStore)
 
 
 async def test_the_converted_embedding_model_gives_the_published_similarities(shared_store: ArtifactStore) -> None:
-    path = await shared_store.fetch(seeded("all-minilm-l6-v2"), "gguf")
+    path = await shared_store.fetch(seeded(EMBEDDING_MODEL), "gguf")
     first, *others = embeddings(path, SENTENCES)
     assert len(first) == 384
     similarities = [sum(a * b for a, b in zip(first, other, strict=True)) for other in others]

@@ -14,9 +14,8 @@ from cloudcrest.catalog.api import Task
 from cloudcrest.gateway.fakes import MemorySpool
 from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.engines.llamacpp import LlamaCppEngine
-from tests.integration.serving.conftest import chat_weights, embedding_weights  # noqa: F401 - fixtures
-from tests.integration.serving.replicas import Replica, deployment, gguf, running
 from tests.support.gateway_cloud import KEY, feed_state, route_document, running_gateway
+from tests.support.replicas import Replica, deployment, gguf, running
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +58,7 @@ def charged(usage: Any) -> Usage:
 @pytest.mark.parametrize("choices", [1, 3])
 async def test_the_charge_equals_the_usage_and_the_engines_own_counters(
     tmp_path: Path,
-    chat_weights: Path,  # noqa: F811
+    chat_weights: Path,
     choices: int,
 ) -> None:
     async with cloud(tmp_path, chat_weights) as c:
@@ -87,7 +86,7 @@ async def test_the_charge_equals_the_usage_and_the_engines_own_counters(
 
 async def test_a_client_that_leaves_stops_the_engine_and_pays_for_exactly_what_it_got(
     tmp_path: Path,
-    chat_weights: Path,  # noqa: F811
+    chat_weights: Path,
 ) -> None:
     async with cloud(tmp_path, chat_weights) as c:
         whole = await c.client.chat.completions.create(model=NAME, messages=HELLO, max_tokens=1)
@@ -115,7 +114,7 @@ async def test_a_client_that_leaves_stops_the_engine_and_pays_for_exactly_what_i
 
 async def test_what_the_engine_refuses_is_said_in_our_words(
     tmp_path: Path,
-    chat_weights: Path,  # noqa: F811
+    chat_weights: Path,
 ) -> None:
     async with cloud(tmp_path, chat_weights) as c:
         for stream in (False, True):
@@ -147,7 +146,7 @@ async def test_what_the_engine_refuses_is_said_in_our_words(
 )
 async def test_every_field_we_take_is_taken_by_the_engine(
     tmp_path: Path,
-    chat_weights: Path,  # noqa: F811
+    chat_weights: Path,
     extra: dict[str, Any],
 ) -> None:
     async with cloud(tmp_path, chat_weights) as c:
@@ -159,7 +158,7 @@ async def test_every_field_we_take_is_taken_by_the_engine(
 
 async def test_embeddings_in_both_encodings_cost_what_they_say(
     tmp_path: Path,
-    embedding_weights: Path,  # noqa: F811
+    embedding_weights: Path,
 ) -> None:
     async with cloud(tmp_path, embedding_weights, "embedding") as c:
         texts = ["a cat", "a dog", "the stock market"]

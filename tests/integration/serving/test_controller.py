@@ -24,7 +24,7 @@ from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.fakes import FakeArtifacts
 from cloudcrest.serving.settings import ServingSettings
-from tests.integration.serving.replicas import deployment, gguf
+from tests.support.replicas import deployment, gguf
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from cloudcrest.serving.engines.llamacpp import LlamaCppEngine
 from cloudcrest.serving.engines.simulated import SimulatedEngine
 from cloudcrest.serving.engines.upstream import UpstreamEngine
 from cloudcrest.serving.records import EngineOptions
-from tests.integration.serving.replicas import Replica, deployment, gguf, running
+from tests.support.replicas import Replica, deployment, gguf, running
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,7 @@ from cloudcrest.infra.sealing import Sealer
 from cloudcrest.serving.controller import free_port
 from cloudcrest.serving.engines.upstream import UpstreamEngine
 from cloudcrest.serving.records import EngineOptions
-from tests.integration.serving.replicas import Replica, deployment, running
+from tests.support.replicas import Replica, deployment, running
 
 pytestmark = pytest.mark.anyio
 

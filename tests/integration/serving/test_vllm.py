@@ -13,7 +13,7 @@ import pytest
 from cloudcrest.catalog.api import Artifact, ArtifactFile
 from cloudcrest.serving.engines.vllm import VllmEngine
 from cloudcrest.serving.runtimes import Runtimes
-from tests.integration.serving.replicas import deployment, running
+from tests.support.replicas import deployment, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vllm, pytest.mark.timeout(3600)]
 
