@@ -1,12 +1,18 @@
 """What a person sees of `up`: a live line on a terminal, plain lines elsewhere; `cloudcrest logs` has the details."""
 
 import contextlib
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.status import Status
+
+from cloudcrest.cli import folders
 
 
 class Ui(Protocol):
@@ -87,22 +93,36 @@ def welcome(base_url: str, api_key: str, chat_model: str | None, data: str) -> s
         "",
     ]
     if chat_model is None:
-        lines += ["No models are deployed yet: `cloudcrest models list`, then `cloudcrest deployments create`.", ""]
+        made = f"{command()} deployments create MODEL"
+        lines += [f"No models are deployed yet: `{command()} models list`, then `{made}`.", ""]
     else:
-        lines += ["Try:", "", *_examples(base_url, api_key, chat_model), ""]
+        lines += ["Try, from another terminal:", "", *_examples(base_url, api_key, chat_model, data), ""]
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)
 
 
-def _examples(base_url: str, api_key: str, model: str) -> Sequence[str]:
+def command() -> str:
+    """How to call the command line from here: by its name where the shell finds it, else by its place."""
+    if shutil.which("cloudcrest") is not None:
+        return "cloudcrest"
+    place = Path(sys.executable).parent / "cloudcrest"
+    return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
+
+
+def _examples(base_url: str, api_key: str, model: str, data: str) -> Sequence[str]:
+    default = folders.data_folder(
+        None, {name: value for name, value in os.environ.items() if name != "CLOUDCREST_DATA"}
+    )
+    place = "" if Path(data) == default else f" --data {shlex.quote(data)}"
     message = '{"role": "user", "content": "What is a cloud?"}'
     return (
         f"  curl {base_url}/v1/chat/completions -H 'Authorization: Bearer {api_key}' \\",
         f'    -H \'Content-Type: application/json\' -d \'{{"model": "{model}", "messages": [{message}]}}\'',
         "",
+        "  # with `pip install openai`",
         f"  OPENAI_BASE_URL={base_url}/v1 OPENAI_API_KEY={api_key} python -c \\",
         f'    \'import openai; print(openai.OpenAI().chat.completions.create(model="{model}",'
         f" messages=[{message}]).choices[0].message.content)'",
         "",
-        '  cloudcrest chat "What is a cloud?"',
+        f'  {command()} chat "What is a cloud?"{place}',
     )

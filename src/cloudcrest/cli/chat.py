@@ -1,5 +1,6 @@
 """`chat`: one question, or a conversation, answered as the tokens come."""
 
+import contextlib
 import json
 import os
 import sys
@@ -56,6 +57,9 @@ def chat(
 
 def converse(cloud: Client, request: dict[str, Any], start: list[Message]) -> None:
     """Asks line by line until Ctrl-D. Ctrl-C ends an answer, an error ends a turn; both leave the conversation open."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - `input` has editing and a history once it is there
+
     messages = list(start)
     note(f"{request['model']} · Ctrl-D ends, /new starts over")
     while True:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import Path, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic_core import PydanticCustomError
 
 from cloudcrest.identity import api
 from cloudcrest.identity.api import Role, Scope
@@ -23,7 +22,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN, exampl
 def _looks_like_an_address(value: object) -> object:
     """Says so in words before the pattern would show itself."""
     if isinstance(value, str) and not re.match(EMAIL_PATTERN, value):
-        raise PydanticCustomError("email", "is no e-mail address, as in ada@example.com")
+        raise ValueError("is no e-mail address, as in ada@example.com")
     return value
 
 

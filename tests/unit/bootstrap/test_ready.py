@@ -1,5 +1,8 @@
 """What a person is told while a cloud starts."""
 
+import sys
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -44,6 +47,19 @@ def test_what_costs_money_is_stopped_or_is_somebodys_is_not_asked(fields: dict[s
 def test_the_welcome_has_the_key_and_three_commands() -> None:
     said = welcome("http://127.0.0.1:8080", "sk-cc-key", "smollm2", "/srv/cloud")
     assert all(part in said for part in ("http://127.0.0.1:8080/v1", "sk-cc-key", "curl", "openai", "cloudcrest chat"))
+
+
+def test_the_welcome_calls_the_command_line_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "cloudcrest"
+    default = str(tmp_path / "cloudcrest")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    assert f'  {script} chat "What is a cloud?"\n' in welcome("http://a", "sk-cc-key", "m", default)
+    monkeypatch.chdir(script.parent.parent)
+    assert '  bin/cloudcrest chat "What is a cloud?"\n' in welcome("http://a", "sk-cc-key", "m", default)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/cloudcrest")
+    assert '  cloudcrest chat "What is a cloud?" --data /srv/a\n' in welcome("http://a", "sk-cc-key", "m", "/srv/a")
 
 
 def test_database_urls_get_the_driver() -> None:

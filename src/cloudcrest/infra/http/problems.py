@@ -137,7 +137,7 @@ def _said(item: dict[str, Any]) -> str:
         return f"has to have {bounds.get('min_length')} characters or more"
     if item["type"] == "too_long" and isinstance(item.get("input"), str):
         return f"has to have {bounds.get('max_length')} characters or fewer"
-    return str(item["msg"])
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
