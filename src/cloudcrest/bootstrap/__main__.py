@@ -3,6 +3,7 @@
 Each role imports its own parts alone: a gateway never loads an ORM.
 """
 
+import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
 def _up(arguments: Sequence[str]) -> int:
     from cloudcrest.bootstrap.up import main as up
 
+    # Everything that this process and its children write is their owner's alone.
+    os.umask(0o077)
     try:
         return up(arguments)
     except SetupError as error:
