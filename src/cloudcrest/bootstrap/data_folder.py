@@ -41,13 +41,17 @@ class Secrets(msgspec.Struct, frozen=True):
 
 
 class UpState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`run/up.json`: what runs here now. `processes` are the pids of the processes that are always there."""
+    """`run/up.json`: what runs here now. `processes` are the pids of the processes that are always there.
+
+    `certificate`: the file with the chain that is shown, where TLS is on.
+    """
 
     pid: int
     base_url: str
     started_at: str
     is_ready: bool = False
     socket_folder: str = ""
+    certificate: str = ""
     processes: dict[str, int] = {}
 
 
@@ -132,13 +136,15 @@ class DataFolder:
         """Says in `run/up.json` what runs here."""
         write_atomic(self.run / "up.json", msgspec.json.format(msgspec.json.encode(state)), 0o600)
 
-    def write_connection(self, base_url: str, keys: Secrets) -> None:
+    def write_connection(self, base_url: str, keys: Secrets, certificate: Path | None = None) -> None:
         """Says in `connection.json` how scripts and the command line reach this cloud."""
         connection = {
             "base_url": base_url,
             "api_key": keys.first_api_key,
             "operator_key": keys.operator_api_key,
         }
+        if certificate is not None:
+            connection["certificate"] = str(certificate)
         write_atomic(self.root / "connection.json", msgspec.json.format(msgspec.json.encode(connection)), 0o600)
 
     def close(self) -> None:

@@ -71,6 +71,10 @@ class Plan:
         return self.folder.root / "models" if chosen is None else chosen.expanduser().absolute()
 
     @property
+    def certificate(self) -> Path | None:
+        return _absolute(self.settings.tls_cert)
+
+    @property
     def log(self) -> LogSettings:
         return LogSettings(level=self.settings.log_level.lower(), json=self.settings.log_json)
 
@@ -151,7 +155,7 @@ def gateway_service(plan: Plan) -> Service:
         feed_url=f"{plan.sockets.region_url}/internal/v1/feed",
         feed_token=plan.secrets.gateway_token,
         control_url=plan.sockets.control_url,
-        tls_certificate_path=_absolute(plan.settings.tls_cert),
+        tls_certificate_path=plan.certificate,
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,
         log_level=plan.log.level.upper(),

@@ -99,7 +99,7 @@ class Up:
         self._ui.step("Starting the control plane")
         chat_model = await become_ready(self._plan, self._ui)
         self._is_ready = True
-        self._folder.write_connection(self._plan.base_url, self._plan.secrets)
+        self._folder.write_connection(self._plan.base_url, self._plan.secrets, self._plan.certificate)
         self._write_state()
         root = str(self._folder.root)
         self._ui.done(welcome(self._plan.base_url, self._plan.secrets.first_api_key, chat_model, root))
@@ -148,6 +148,7 @@ class Up:
                     started_at=self._started_at,
                     is_ready=self._is_ready,
                     socket_folder=str(self._folder.socket_folder),
+                    certificate=str(self._plan.certificate or ""),
                     processes=self._supervisor.pids() if hasattr(self, "_supervisor") else {},
                 )
             )

@@ -1,5 +1,6 @@
 """The HTTP client: one request at a time, problems turned into one sentence and what to do."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,7 @@ class Client:
             timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             transport=transport,
             trust_env=not _is_loopback(connection.base_url),
+            verify=_trust(connection.certificate),
         )
 
     def __enter__(self) -> "Client":
@@ -109,6 +111,11 @@ class Client:
         try:
             yield
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Unreachable(
+                    f"{base_url} shows a certificate that is not trusted here: {error}",
+                    hint="set SSL_CERT_FILE to the certificate of who signed it, or use the name that it is for",
+                ) from None
             raise Unreachable(
                 f"nothing answers at {base_url} (from {self.connection.source}): {error}",
                 hint="start it with `cloudcrest up`, or see `cloudcrest doctor`",
@@ -152,6 +159,19 @@ def _json(response: httpx2.Response) -> Json:
             f"{response.url} did not answer with JSON", status_code=response.status_code, hint="is this a Cloudcrest?"
         )
     return body
+
+
+def _trust(certificate: str | None) -> ssl.SSLContext | bool:
+    """A cloud of this machine is known by its own certificate, whatever name and whoever that is from."""
+    if certificate is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+    except OSError as error:
+        raise Unreachable(f"{certificate} cannot be used: {error}", hint="give --url and SSL_CERT_FILE") from None
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _is_loopback(url: str) -> bool:

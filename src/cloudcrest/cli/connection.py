@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cloudcrest.cli import credentials, folders
+from cloudcrest.cli import credentials, folders, machine
 from cloudcrest.cli.errors import Unreachable, WrongUsage
 from cloudcrest.cli.options import Options
 
@@ -18,6 +18,8 @@ class Connection(msgspec.Struct, frozen=True):
     key: str | None = None
     cookies: dict[str, str] = {}
     csrf: str | None = None
+    certificate: str | None = None
+    """The one certificate chain that this cloud shows, where it runs on this machine with TLS."""
 
 
 def management(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
@@ -51,7 +53,7 @@ def _find(options: Options, environment: Mapping[str, str], *, local_key: str) -
             f"no cloud is known: none was started in {folder}, and there is no login",
             hint="start one with `cloudcrest up`, or log in with `cloudcrest login --url URL`",
         )
-    return found if key is None else Connection(found.base_url, found.source, key)
+    return found if key is None else msgspec.structs.replace(found, key=key, cookies={}, csrf=None)
 
 
 def _from_profile(options: Options, environment: Mapping[str, str]) -> Connection | None:
@@ -70,12 +72,25 @@ def _from_profile(options: Options, environment: Mapping[str, str]) -> Connectio
 
 
 def _from_data_folder(options: Options, environment: Mapping[str, str], local_key: str) -> Connection | None:
-    path = folders.data_folder(options.data, environment) / "connection.json"
+    """Where what runs there says it is; else where connection.json, which a cloud writes when ready, says it was."""
+    data = folders.data_folder(options.data, environment)
+    path, here = data / "connection.json", machine.running(data) or {}
     stored = folders.read_json(path)
+    if stored is None and here.get("base_url"):
+        # A first start is not ready yet. Its keys are made first of all.
+        path = data / "secrets.json"
+        made = folders.read_json(path) or {}
+        stored = {"api_key": made.get("first_api_key"), "operator_key": made.get("operator_api_key")}
     if stored is None:
         return None
-    key = stored.get(local_key) or stored.get("api_key")
-    return Connection(_checked(str(stored.get("base_url", ""))), str(path), key if isinstance(key, str) else None)
+    said = here if here.get("base_url") else stored
+    key, certificate = stored.get(local_key) or stored.get("api_key"), said.get("certificate")
+    return Connection(
+        _checked(str(said.get("base_url", ""))),
+        str(path),
+        key if isinstance(key, str) else None,
+        certificate=str(certificate) if certificate else None,
+    )
 
 
 def _checked(url: str) -> str:

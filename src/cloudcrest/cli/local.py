@@ -84,6 +84,7 @@ def status(*, options: Options = DEFAULTS) -> None:
         "runs_here": local is not None,
         "pid": (local or {}).get("pid"),
         "started_at": (local or {}).get("started_at"),
+        "ready": local is not None and bool(local.get("is_ready")),
         "processes": (local or {}).get("processes"),
         "answers": False,
         "deployments": [],
@@ -107,6 +108,7 @@ def status(*, options: Options = DEFAULTS) -> None:
             ("runs here", "runs_here"),
             ("process", "pid"),
             ("started", "started_at"),
+            ("ready", "ready"),
             ("processes", "processes"),
             ("answers", "answers"),
         ]

@@ -1,8 +1,10 @@
 """A cloud with TLS, another database and no models: what its flags promise."""
 
 import datetime
+import json
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -72,6 +74,11 @@ def test_tls_another_database_and_no_models(postgres: EmbeddedPostgres, tmp_path
             assert deployments.headers["access-control-allow-origin"] == ORIGIN
             (region,) = client.get("/api/v1/regions").json()["data"]
             assert region["link"] == "connected"
+        script = Path(sys.executable).with_name("cloudcrest")
+        command = [str(script), "status", "--format", "json", "--data", str(cloud.data)]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert said.returncode == 0, said.stderr
+        assert json.loads(said.stdout)["answers"]
         assert cloud.stop() == 0
     databases.drop_database(postgres, "own_database")
 

@@ -1,6 +1,8 @@
 """Where a command finds its cloud: flags, environment, profile, data folder, in this order."""
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,26 @@ def test_the_data_folder_gives_the_operators_key_to_management_alone(home: Path)
     assert management(Options(), {"XDG_DATA_HOME": str(home / "share")}).key == "operator"
     found = inference(Options(), {"XDG_DATA_HOME": str(home / "share")})
     assert (found.base_url, found.key) == ("http://127.0.0.1:1234", "first")
+
+
+def test_what_runs_there_now_is_believed_before_what_was_written_when_it_was_last_ready(home: Path) -> None:
+    data = home / "data"
+    (data / "run").mkdir(parents=True)
+    (data / "secrets.json").write_text(json.dumps({"first_api_key": "first", "operator_api_key": "operator"}))
+    state = {"pid": 7, "base_url": "https://127.0.0.1:4321", "certificate": "/etc/chain.pem"}
+    (data / "run" / "up.json").write_text(json.dumps(state))
+    descriptor = os.open(data / "run" / "lock", os.O_CREAT | os.O_RDWR)
+    with pytest.raises(Unreachable, match="no cloud is known"):
+        management(Options(data=data), {})
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    found = management(Options(data=data), {})
+    assert (found.base_url, found.key, found.certificate) == ("https://127.0.0.1:4321", "operator", "/etc/chain.pem")
+    assert inference(Options(data=data), {}).key == "first"
+    assert inference(Options(data=data, key="mine"), {}).certificate == "/etc/chain.pem"
+    (data / "connection.json").write_text(json.dumps({"base_url": "http://127.0.0.1:1234", "api_key": "later"}))
+    assert management(Options(data=data), {}).base_url == "https://127.0.0.1:4321"
+    os.close(descriptor)
+    assert management(Options(data=data), {}).base_url == "http://127.0.0.1:1234"
 
 
 def test_a_default_profile_goes_before_the_data_folder_unless_that_is_asked_for(home: Path) -> None:
