@@ -1,7 +1,6 @@
 """The account of one admitted request: opened in the spool, marked while it streams, ended once."""
 
 from collections.abc import Callable
-from datetime import datetime
 
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.metrics import Metrics
@@ -11,8 +10,6 @@ from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.usage import Outcome, Usage, UsageEvent
 from cloudcrest.metering.api import MarkRecord
 from cloudcrest.serving.api import RouteDocument
-
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class Origin:
@@ -49,7 +46,7 @@ class Account:
         self._is_stream = is_stream
         self._monotonic: Callable[[], float] = origin.clock.monotonic
         self._started_at_seconds = self._monotonic()
-        self._started_at_microseconds = int((origin.clock.now() - _EPOCH).total_seconds() * 1_000_000)
+        self._started_at_microseconds = round(origin.clock.now().timestamp() * 1_000_000)
         self._first_token_milliseconds: int | None = None
         self._ended_at_seconds: float | None = None
         self._marked_tokens = 0
@@ -102,7 +99,7 @@ class Account:
 
     def _milliseconds(self) -> int:
         now = self._ended_at_seconds if self._ended_at_seconds is not None else self._monotonic()
-        return max(0, round((now - self._started_at_seconds) * 1000))
+        return round((now - self._started_at_seconds) * 1000)
 
     def _event(self, outcome: Outcome, usage: Usage) -> UsageEvent:
         return UsageEvent(

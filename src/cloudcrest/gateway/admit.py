@@ -12,6 +12,8 @@ from cloudcrest.identity.api import Limits
 from cloudcrest.kernel.errors import LimitExceeded
 
 ScopeKind = Literal["key", "project", "organization", "model"]
+_SLACK = 1e-9
+"""What rounding may take from a bucket."""
 
 
 class Bucket:
@@ -27,8 +29,15 @@ class Bucket:
     def refill(self, now: float) -> None:
         elapsed_seconds = now - self.updated_at_seconds
         if elapsed_seconds > 0:
-            self.level = min(float(self.per_minute), self.level + elapsed_seconds * self.per_minute / 60)
+            level = self.level + elapsed_seconds * self.per_minute / 60
+            self.level = level if level < self.per_minute else float(self.per_minute)
             self.updated_at_seconds = now
+
+    def has(self, amount: int, now: float) -> bool:
+        """Whether `amount` can be taken now."""
+        self.refill(now)
+        most = self.per_minute
+        return self.level >= (min(most, amount)) - _SLACK and most > 0
 
     def need(self, amount: int) -> float:
         """What must be there for `amount`: no more than a full bucket, so that a large request can pass at all."""
@@ -37,7 +46,7 @@ class Bucket:
     def wait_seconds(self, amount: int) -> float:
         """How long until `amount` can be taken (0: now). Call `refill` first."""
         missing = self.need(amount) - self.level
-        if missing <= 1e-9:
+        if missing <= _SLACK:
             return 0.0
         return missing * 60 / self.per_minute if self.per_minute else 60.0
 
@@ -123,17 +132,11 @@ def _check(scope: Scope, tokens: int, now: float) -> None:
     if most is not None and scope.concurrent >= most:
         raise _refusal(scope, f"{most} concurrent requests", 1.0)
     bucket = scope.requests
-    if bucket is not None:
-        bucket.refill(now)
-        wait_seconds = bucket.wait_seconds(1)
-        if wait_seconds > 0 or bucket.per_minute == 0:
-            raise _refusal(scope, f"{bucket.per_minute} requests per minute", wait_seconds or 60.0)
+    if bucket is not None and not bucket.has(1, now):
+        raise _refusal(scope, f"{bucket.per_minute} requests per minute", bucket.wait_seconds(1) or 60.0)
     bucket = scope.tokens
-    if bucket is not None:
-        bucket.refill(now)
-        wait_seconds = bucket.wait_seconds(tokens)
-        if wait_seconds > 0 or bucket.per_minute == 0:
-            raise _refusal(scope, f"{bucket.per_minute} tokens per minute", wait_seconds or 60.0)
+    if bucket is not None and not bucket.has(tokens, now):
+        raise _refusal(scope, f"{bucket.per_minute} tokens per minute", bucket.wait_seconds(tokens) or 60.0)
 
 
 def _refusal(scope: Scope, limit: str, wait_seconds: float) -> LimitExceeded:
@@ -146,34 +149,38 @@ def _refusal(scope: Scope, limit: str, wait_seconds: float) -> LimitExceeded:
 
 def limit_headers(scopes: Sequence[Scope], now: float) -> bytes:
     """The `x-ratelimit-*` lines of the tightest scope; empty where nothing is limited."""
-    requests = _tightest([scope.requests for scope in scopes if scope.requests is not None], now)
-    tokens = _tightest([scope.tokens for scope in scopes if scope.tokens is not None], now)
-    return _lines(b"requests", requests) + _lines(b"tokens", tokens)
-
-
-def _tightest(buckets: list[Bucket], now: float) -> Bucket | None:
-    for bucket in buckets:
-        bucket.refill(now)
-    return min(buckets, key=lambda bucket: bucket.level, default=None)
-
-
-def _lines(what: bytes, bucket: Bucket | None) -> bytes:
-    if bucket is None:
-        return b""
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-        what,
-        bucket.per_minute,
-        what,
-        max(0, int(bucket.level)),
-        what,
-        format_reset(bucket.reset_seconds()).encode(),
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    for scope in scopes:
+        requests = _tighter(requests, scope.requests, now)
+        tokens = _tighter(tokens, scope.tokens, now)
+    return (_lines(_REQUEST_LINES, requests) if requests is not None else b"") + (
+        _lines(_TOKEN_LINES, tokens) if tokens is not None else b""
     )
+
+
+def _tighter(one: Bucket | None, other: Bucket | None, now: float) -> Bucket | None:
+    if other is None:
+        return one
+    if other.updated_at_seconds != now:
+        other.refill(now)
+    return other if one is None or other.level < one.level else one
+
+
+def _lines(template: str, bucket: Bucket) -> bytes:
+    left = int(bucket.level)
+    lines = template % (bucket.per_minute, max(0, left), format_reset(bucket.reset_seconds()))
+    return lines.encode()
+
+
+_LINES = "x-ratelimit-limit-{0}: %d\r\nx-ratelimit-remaining-{0}: %d\r\nx-ratelimit-reset-{0}: %s\r\n"
+_REQUEST_LINES, _TOKEN_LINES = _LINES.format("requests"), _LINES.format("tokens")
 
 
 def format_reset(seconds: float) -> str:
     """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
-        return f"{max(0, round(seconds * 1000))}ms"
+        return f"{round(seconds * 1000) if seconds > 0 else 0}ms"
     if seconds < 60:
         return f"{seconds:.1f}s".replace(".0s", "s")
     minutes, rest = divmod(round(seconds), 60)

@@ -28,7 +28,6 @@ from cloudcrest.gateway.snapshot import Route, Snapshot
 from cloudcrest.gateway.validate import DECODERS, build, check_engine, forwarded_fields, parse
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
-from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.units import KIB
 
 CHECKED_EARLY_BYTES = 16 * KIB
@@ -41,7 +40,7 @@ Page = Callable[[Connection, Request], None]
 
 
 class GatewayApp:
-    """The application behind the connections of one worker."""
+    """The application behind the connections of one worker. `new_id` makes a request id of a time in Unix seconds."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class GatewayApp:
         origin: Origin,
         calls: Calls,
         counting: Counting,
-        new_id: NewId,
+        new_id: Callable[[float], str],
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
@@ -84,16 +83,19 @@ class GatewayApp:
 
     def check(self, request: Request) -> None:
         """Decides at the head: streamed, refused, or to be handled when it is whole."""
-        request.id = self._new_id("req")
-        is_own = request.path in self._pages or request.path.startswith("/v1/") or request.path == "/v1"
+        path = request.path
+        request.id = self._new_id(unix_time())
+        is_inference = path in DECODERS
+        is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
         request.extra_head = b"x-request-id: %b\r\n" % request.id.encode()
         if is_own and request.origin is not None:
             request.extra_head += self._cors(request.origin)
         try:
-            if is_internal(request.path):
-                raise _no_such_path()
-            if request.path in DECODERS:
+            if is_inference:
                 self._check_inference(request)
+                return
+            if is_internal(path):
+                raise _no_such_path()
             request.is_streamed = not is_own and request.method != b"OPTIONS" and self._control is not None
         except CloudcrestError as error:
             self._origin.metrics.responses[error.status] += 1
@@ -103,7 +105,7 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
-            if request.method == b"OPTIONS" and (request.path.startswith("/v1") or request.path in self._pages):
+            if request.method == b"OPTIONS" and (path.startswith("/v1") or path in self._pages):
                 self._preflight(connection, request)
                 return None
             if path in DECODERS:

@@ -7,6 +7,7 @@ Idle connections wait in a last-in-first-out pool, so the fewest stay warm.
 import asyncio
 import re
 import ssl
+from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -17,9 +18,10 @@ MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 4.0
 """Shorter than the keep-alive of what stands behind (llama.cpp and uvicorn close after 5 s)."""
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
+# For heads in lower case: a pattern that begins with fixed bytes is searched for fast.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close")
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
@@ -224,17 +226,18 @@ class UpstreamConnection(asyncio.Protocol):
             self.data_received(rest)
 
     def _set_framing(self, status: int, head: bytes, *, is_http_1_0: bool) -> bool:
-        lengths = set(_LENGTH.findall(head))
-        is_chunked = _CHUNKED.search(head) is not None
-        self._is_reusable = not is_http_1_0 and _CLOSE.search(head) is None
-        if len(lengths) > 1 or (lengths and is_chunked):
+        lower = head.lower()
+        lengths = _LENGTH.findall(lower)
+        is_chunked = b"\r\ntransfer-encoding:" in lower and _CHUNKED.search(lower) is not None
+        self._is_reusable = not is_http_1_0 and (b"\r\nconnection:" not in lower or _CLOSE.search(lower) is None)
+        if lengths and (is_chunked or lengths.count(lengths[0]) != len(lengths)):
             return False
         if self._is_head_request or status in (204, 304):
             self._state, self._needed_bytes = _LENGTH_BODY, 0
         elif is_chunked:
             self._state = _CHUNK_LINE
         elif lengths:
-            self._state, self._needed_bytes = _LENGTH_BODY, int(lengths.pop())
+            self._state, self._needed_bytes = _LENGTH_BODY, int(lengths[0])
         else:
             self._state, self._is_reusable = _UNTIL_CLOSE, False
         return True
@@ -312,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
         if may_stay and upstream.has_room(self._max_idle):
             self._was_reused = True
             self._transport.resume_reading()
-            self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = monotonic()
             upstream.idle.append(self)
         else:
             self._is_lost = True

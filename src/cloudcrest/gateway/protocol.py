@@ -50,6 +50,7 @@ class ServerConnection(asyncio.Protocol):
         "_paused_since",
         "_peer",
         "_queue",
+        "_read_bytes",
         "_responder",
         "_since",
         "_state",
@@ -67,6 +68,7 @@ class ServerConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._target = b""
         self._head_bytes = 0
+        self._read_bytes = 0
         self._is_in_head = False
         self._incoming: Request | None = None
         self._body: list[bytes] = []
@@ -124,6 +126,7 @@ class ServerConnection(asyncio.Protocol):
             self._linger(len(data))
             return
         was_in_head = self._is_in_head
+        self._read_bytes = self._read_bytes + len(data) if was_in_head else len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -131,10 +134,9 @@ class ServerConnection(asyncio.Protocol):
             self._break(None)
         except httptools.HttpParserError:
             self._break(InvalidInput("this is not a well-formed HTTP/1.1 request", code="bad_http"))
-        if self._is_in_head and was_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._state.settings.max_head_bytes:
-                self._break(HeadTooLarge("the request's head is too large"))
+        if self._is_in_head:  # it goes on in the next read
+            self._head_bytes = self._head_bytes + len(data) if was_in_head else self._head_size()
+            self._check_head(self._head_bytes)
         is_ahead = self._current is not self._incoming and self._body_bytes > MAX_UNREAD_BODY_BYTES
         if self._current is not None and (self._queue or is_ahead):
             self._hold(_HELD_BY_PIPELINE)
@@ -150,18 +152,15 @@ class ServerConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_in_head:
-            return  # a trailer
-        self._headers.append((name.lower(), value))
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._state.settings.max_head_bytes or len(self._headers) > MAX_HEADERS:
-            self._break(HeadTooLarge("the request's head is too large"))
+        if self._is_in_head:  # else it is a trailer
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        # Adding up is for heads that may be too large: no head is larger than the reads it came in.
+        self._check_head(self._head_size() if self._read_bytes > self._state.settings.max_head_bytes else 0)
         if self._is_broken:
             return
         parser = self._parser
@@ -235,8 +234,8 @@ class ServerConnection(asyncio.Protocol):
         if request is None:
             return
         lines = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
-        head = self._head(request, status, extra if status == 204 else lines)
-        self._transport.write(head if request.is_head else head + body)
+        body = b"" if request.is_head else body
+        self._transport.write(self._head(request, status, extra if status == 204 else lines, body))
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:
@@ -270,8 +269,9 @@ class ServerConnection(asyncio.Protocol):
             self._start(self._queue.popleft())
         else:
             self._since = self._state.now
-            self._held = 0
-            self._transport.resume_reading()
+            if self._held:
+                self._held = 0
+                self._transport.resume_reading()
 
     def hold_body(self, is_held: bool) -> None:
         """Stops or goes on reading the body of a streamed request."""
@@ -325,9 +325,16 @@ class ServerConnection(asyncio.Protocol):
             if responder is not None and self._paused_since is not None:
                 responder.client_paused()
 
-    def _head(self, request: Request, status: int, headers: bytes) -> bytes:
-        close = b"" if self._will_keep_alive(request) else b"connection: close\r\n"
-        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, close, b"\r\n"))
+    def _head(self, request: Request, status: int, headers: bytes, body: bytes = b"") -> bytes:
+        end = b"\r\n" if self._will_keep_alive(request) else b"connection: close\r\n\r\n"
+        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, end, body))
+
+    def _head_size(self) -> int:
+        return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
+    def _check_head(self, size_bytes: int) -> None:
+        if size_bytes > self._state.settings.max_head_bytes or len(self._headers) > MAX_HEADERS:
+            self._break(HeadTooLarge("the request's head is too large"))
 
     def _will_keep_alive(self, request: Request) -> bool:
         return request.keep_alive and not self._is_broken and not self._state.is_draining

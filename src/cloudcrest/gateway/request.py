@@ -7,6 +7,18 @@ from cloudcrest.gateway.errors import ExpectationFailed
 from cloudcrest.gateway.http1 import Headers, listed
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
+_READ_HEADERS = frozenset(
+    (
+        b"content-length",
+        b"authorization",
+        b"host",
+        b"origin",
+        b"transfer-encoding",
+        b"expect",
+        b"connection",
+    )
+)
+
 
 class Request:
     """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
@@ -14,28 +26,20 @@ class Request:
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
     """
 
-    __slots__ = (
-        "authorization",
-        "body",
-        "content_length",
-        "expects_continue",
-        "extra_head",
-        "headers",
-        "host",
-        "id",
-        "is_chunked",
-        "is_head",
-        "is_http_1_0",
-        "is_streamed",
-        "keep_alive",
-        "method",
-        "origin",
-        "path",
-        "peer",
-        "query",
-        "refusal",
-        "target",
-    )
+    id: str = ""
+    peer: str = ""
+    path: str = ""
+    query: bytes = b""
+    body: bytes = b""
+    extra_head: bytes = b""
+    refusal: CloudcrestError | None = None
+    is_streamed: bool = False
+    content_length: int | None = None
+    is_chunked: bool = False
+    expects_continue: bool = False
+    authorization: bytes | None = None
+    origin: bytes | None = None
+    host: bytes | None = None
 
     def __init__(self, method: bytes, target: bytes, version: str, headers: Headers, keep_alive: bool) -> None:
         self.method = method
@@ -44,49 +48,37 @@ class Request:
         self.keep_alive = keep_alive
         self.is_http_1_0 = version == "1.0"
         self.is_head = method == b"HEAD"
-        self.id = ""
-        self.peer = ""
-        self.path = ""
-        self.query = b""
-        self.body = b""
-        self.extra_head = b""
-        self.refusal: CloudcrestError | None = None
-        self.is_streamed = False
-        self.content_length: int | None = None
-        self.is_chunked = False
-        self.expects_continue = False
-        self.authorization: bytes | None = None
-        self.origin: bytes | None = None
-        self.host: bytes | None = None
 
     def read_head(self) -> None:
         """Takes out what the server needs. Raises `InvalidInput` for what could be read in two ways."""
         for name, value in self.headers:
-            match name:
-                case b"content-length":
-                    self.content_length = int(value)
-                case b"authorization":
-                    self.authorization = _once(self.authorization, value, name)
-                case b"host":
-                    self.host = _once(self.host, value, name)
-                case b"origin":
-                    self.origin = value
-                case b"transfer-encoding":
-                    if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
-                        raise InvalidInput(
-                            "only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http"
-                        )
-                    self.is_chunked = True
-                case b"expect":
-                    if value.strip().lower() != b"100-continue":
-                        raise ExpectationFailed("only 'Expect: 100-continue' is understood")
-                    self.expects_continue = not self.is_http_1_0
-                case b"connection":
-                    if b"close" in listed(value):
-                        self.keep_alive = False
+            if name in _READ_HEADERS:
+                self._read_header(name, value)
         if self.host is None and not self.is_http_1_0:
             raise InvalidInput("a Host header is needed", code="bad_http")
         self._read_target()
+
+    def _read_header(self, name: bytes, value: bytes) -> None:
+        match name:
+            case b"content-length":
+                self.content_length = int(value)
+            case b"authorization":
+                self.authorization = _once(self.authorization, value, name)
+            case b"host":
+                self.host = _once(self.host, value, name)
+            case b"origin":
+                self.origin = value
+            case b"transfer-encoding":
+                if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
+                    raise InvalidInput("only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http")
+                self.is_chunked = True
+            case b"expect":
+                if value.strip().lower() != b"100-continue":
+                    raise ExpectationFailed("only 'Expect: 100-continue' is understood")
+                self.expects_continue = not self.is_http_1_0
+            case b"connection":
+                if b"close" in listed(value):
+                    self.keep_alive = False
 
     def _read_target(self) -> None:
         target = self.target

@@ -17,6 +17,7 @@ from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
+from cloudcrest.gateway.request_id import RequestIds
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
@@ -24,7 +25,6 @@ from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
 from cloudcrest.kernel.clock import Clock, SystemClock
 from cloudcrest.kernel.errors import SetupError
-from cloudcrest.kernel.ids import id_maker
 from cloudcrest.metering.spool import SpoolWriter
 
 TICK_SECONDS = 0.5
@@ -51,7 +51,7 @@ class Gateway:
             origin=origin,
             calls=self._calls,
             counting=self._counting,
-            new_id=id_maker(clock),
+            new_id=RequestIds().make,
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
         self._app.connections = lambda: len(self._state.connections)

@@ -14,7 +14,7 @@ from cloudcrest.kernel.usage import Usage
 
 MAX_EVENT_BYTES = 4 * MIB
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
-_USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})')
+_USAGE_OBJECT = re.compile(rb'"usage"\s*+:\s*+(\{(?:[^{}"]++|"[^"\\]*+"|\{[^{}]*+\})*+\})')
 _DONE = b"[DONE]"
 
 
@@ -33,6 +33,10 @@ class _UsageBody(msgspec.Struct):
     completion_tokens_details: _OutputDetails | None = None
 
 
+class _EndOfAnswer(msgspec.Struct):
+    usage: _UsageBody
+
+
 class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
     usage: _UsageBody | None = None
@@ -41,6 +45,7 @@ class _Chunk(msgspec.Struct):
 
 _chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
 _usage: msgspec.json.Decoder[_UsageBody] = msgspec.json.Decoder(_UsageBody)
+_end_of_answer: msgspec.json.Decoder[_EndOfAnswer] = msgspec.json.Decoder(_EndOfAnswer)
 
 
 class StreamScanner:
@@ -131,22 +136,22 @@ def usage_in_answer(body: bytes) -> Usage | None:
     start = body.rfind(b'"usage"')
     if start < 0:
         return None
-    match = _USAGE_OBJECT.match(body, start)
-    if match is None:
-        return None
     try:
-        return _to_usage(_usage.decode(match[1]))
+        # Where it is a field of the answer itself, the rest of the answer is an object that begins with it.
+        return _to_usage(_end_of_answer.decode(b"{" + body[start:]).usage)
+    except (msgspec.DecodeError, RecursionError):
+        match = _USAGE_OBJECT.match(body, start)
+    try:
+        return _to_usage(_usage.decode(match[1])) if match is not None else None
     except (msgspec.DecodeError, RecursionError):
         return None
 
 
 def _to_usage(body: _UsageBody) -> Usage:
-    cached = body.prompt_tokens_details.cached_tokens if body.prompt_tokens_details else 0
-    reasoning = body.completion_tokens_details.reasoning_tokens if body.completion_tokens_details else 0
-    input_tokens, output_tokens = max(0, body.prompt_tokens), max(0, body.completion_tokens)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=min(max(0, cached or 0), input_tokens),
-        reasoning_tokens=min(max(0, reasoning or 0), output_tokens),
-    )
+    cached = (body.prompt_tokens_details.cached_tokens or 0) if body.prompt_tokens_details else 0
+    reasoning = (body.completion_tokens_details.reasoning_tokens or 0) if body.completion_tokens_details else 0
+    input_tokens, output_tokens = body.prompt_tokens, body.completion_tokens
+    if input_tokens >= cached >= 0 and output_tokens >= reasoning >= 0:
+        return Usage(input_tokens, output_tokens, cached, reasoning)
+    input_tokens, output_tokens = max(0, input_tokens), max(0, output_tokens)
+    return Usage(input_tokens, output_tokens, min(max(0, cached), input_tokens), min(max(0, reasoning), output_tokens))

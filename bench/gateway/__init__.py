@@ -1,0 +1,1 @@
+"""The gateway against nginx and other gateways; `python -m bench.gateway --help`."""

@@ -1,0 +1,39 @@
+"""Request ids: `req_` and a ULID, as kernel/ids.py makes them, with the randomness taken in batches."""
+
+import os
+from base64 import b32encode
+from collections.abc import Callable
+
+from cloudcrest.kernel.ids import encode_ulid
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+_COARSE_CHARACTERS = 8
+_RANDOM_BYTES = 10
+_RANDOM_CHARACTERS = 16
+_BATCH = 256
+
+
+class RequestIds:
+    """A worker's. `random_bytes(n)` gives n random bytes (the operating system's); each is used once."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._random_bytes = random_bytes
+        self._random = ""
+        self._position = 0
+        self._coarse = -1
+        self._prefix = ""
+
+    def make(self, unix_seconds: float) -> str:
+        """A fresh id that sorts by its time, to the millisecond."""
+        milliseconds = int(unix_seconds * 1000)
+        if milliseconds >> 10 != self._coarse:
+            self._coarse = milliseconds >> 10
+            self._prefix = "req_" + encode_ulid(milliseconds, 0)[:_COARSE_CHARACTERS]
+        start = self._position
+        if start == len(self._random):
+            batch = b32encode(self._random_bytes(_BATCH * _RANDOM_BYTES))
+            self._random, start = batch.translate(_TO_CROCKFORD).decode(), 0
+        self._position = end = start + _RANDOM_CHARACTERS
+        return f"{self._prefix}{_PAIRS[milliseconds & 1023]}{self._random[start:end]}"
