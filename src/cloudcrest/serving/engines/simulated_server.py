@@ -81,10 +81,11 @@ class TemplateRequest(msgspec.Struct):
 
 
 class Choice(msgspec.Struct):
-    """One choice under way: `tokens` said so far, `finish` once it is over."""
+    """One choice under way: `tokens` made so far, `finish` once it is over. `held`: text that may begin a stop."""
 
     index: int
     tokens: list[int] = []
+    held: str = ""
     finish: str | None = None
 
 
@@ -243,10 +244,9 @@ class SimulatedReplica:
                 yield chunk(choice.index, None, None, is_first=True)
         async with aclosing(self._tokens(body, prompt, choices)) as steps:
             async for choice, text in steps:
-                if text:
-                    yield chunk(choice.index, text, None)
-                if choice.finish:
-                    yield chunk(choice.index, None, choice.finish)
+                # A stop and the text before it are one event: between the two a cut would show no token's end.
+                if text or choice.finish:
+                    yield chunk(choice.index, text or None, choice.finish)
         if body.stream_options.include_usage:
             yield _event(head | {"choices": [], "usage": _usage(prompt, choices)})
         yield b"data: [DONE]\n\n"
@@ -275,13 +275,15 @@ class SimulatedReplica:
                     token = next(makers[choice.index], None) if len(choice.tokens) < limit else None
                     if token is None:
                         choice.finish = "length" if len(choice.tokens) >= limit else "stop"
-                        yield choice, ""
+                        yield choice, choice.held
                         continue
                     choice.tokens.append(token)
                     self._count_output_token()
-                    text = token_bytes(token).decode(errors="replace")
-                    if stops and any(stop in detokenize(choice.tokens) for stop in stops):
-                        choice.finish, text = "stop", ""
+                    text = choice.held + token_bytes(token).decode(errors="replace")
+                    if stops and any(stop in text for stop in stops):
+                        choice.finish, text, choice.held = "stop", _until_stop(text, stops), ""
+                    elif stops:
+                        text, choice.held = _hold_back(text, stops)
                     yield choice, text
 
     def _count_output_token(self) -> None:
@@ -328,6 +330,15 @@ def _stops(body: Generation) -> list[str]:
 def _until_stop(text: str, stops: list[str]) -> str:
     places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
     return text[: min(places)] if places else text
+
+
+def _hold_back(text: str, stops: list[str]) -> tuple[str, str]:
+    """The text that may go out, and its end where a stop may have begun: a cut stream then never ends inside one."""
+    longest = min(len(text), max(map(len, stops)) - 1)
+    for size in range(longest, 0, -1):
+        if any(stop.startswith(text[-size:]) for stop in stops):
+            return text[:-size], text[-size:]
+    return text, ""
 
 
 def _embedding_texts(given: str | list[str | int | list[int]]) -> list[str]:
