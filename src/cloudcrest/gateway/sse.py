@@ -6,6 +6,7 @@ that talks about usage does not match.
 """
 
 import re
+from typing import Annotated
 
 import msgspec
 
@@ -18,6 +19,10 @@ _USAGE_OBJECT = re.compile(rb'"usage"\s*+:\s*+(\{(?:[^{}"]++|"[^"\\]*+"|\{[^{}]*
 _DONE = b"[DONE]"
 
 
+Count = Annotated[int, msgspec.Meta(le=1_000_000_000)]
+"""Of tokens, as far as an engine is believed: a count beyond any context would be no bill that anyone could take."""
+
+
 class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
 
@@ -27,8 +32,8 @@ class _OutputDetails(msgspec.Struct):
 
 
 class _UsageBody(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int = 0
+    prompt_tokens: Count
+    completion_tokens: Count = 0
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 

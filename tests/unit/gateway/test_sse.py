@@ -90,6 +90,14 @@ def test_the_usage_of_a_whole_answer(indent: int | None) -> None:
     assert usage_in_answer(json.dumps(tricky).encode()) == Usage(5, 7)
 
 
+def test_a_count_beyond_belief_is_none() -> None:
+    absurd = {"prompt_tokens": 5, "completion_tokens": 10**13}
+    assert usage_in_answer(json.dumps({"usage": absurd}).encode()) is None
+    scanner = StreamScanner(passes_usage=True)
+    scanner.feed(chunk_event(choices=[], usage=absurd) + DONE)
+    assert scanner.usage is None
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"usage":null}', b'{"usage":{"prompt_tokens":"x"}}', b'"usage":{{'])
 def test_an_answer_without_usage_has_none(body: bytes) -> None:
     assert usage_in_answer(body) is None
