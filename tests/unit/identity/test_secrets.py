@@ -156,8 +156,9 @@ async def test_smtp_mailer_speaks_to_a_server(clock: ManualClock) -> None:
     )
     async with server:
         await over_smtp.send(Mail(to="ada@example.com", subject="s", body="choose a password\n"))
-    assert "mail FROM:<no-reply@cloud.example>" in " ".join(heard)
-    assert "rcpt TO:<ada@example.com>" in heard
+    commands = " ".join(heard).lower()  # how they are written differs between versions of Python
+    assert "mail from:<no-reply@cloud.example>" in commands
+    assert "rcpt to:<ada@example.com>" in commands
     assert "choose a password" in heard
 
 
