@@ -108,7 +108,11 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
         )
     is_forced = isinstance(body, ChatBody) and body.tool_choice not in (None, "none", "auto")
     if is_forced and route.engine == "llamacpp":
-        raise InvalidInput("this model's engine does not honour a forced tool_choice", param="tool_choice")
+        raise InvalidInput(
+            "this model's engine does not honour a forced tool_choice",
+            param="tool_choice",
+            hint="use 'auto', or ask for the arguments with a response_format of json_schema",
+        )
     if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and route.engine != "upstream":
         parsed.max_tokens = route.context_tokens
 
@@ -229,4 +233,5 @@ def _explain(text: str) -> InvalidInput:
         if field["how"] == "missing required":
             return InvalidInput(f"'{param}' is missing", param=param, code="missing_required_parameter")
         return InvalidInput(f"'{param}' is not a known field", param=param, code="unknown_parameter")
+    what = what.replace("Invalid enum value", "Unsupported value")
     return InvalidInput(f"'{path}': {what[:_MAX_SHOWN]}" if path else what[:_MAX_SHOWN], param=path or None)

@@ -147,11 +147,19 @@ def test_a_model_for_another_task_is_refused(endpoint: str, task: Any) -> None:
     assert caught.value.param == "model"
 
 
+def test_a_value_that_is_not_taken_is_told_without_jargon() -> None:
+    body = json.dumps({"model": "m", "prompt": "x", "echo": True}).encode()
+    assert refusal(COMPLETIONS, body).message == "'echo': Unsupported value True"
+    message = {"role": "usr", "content": "x"}
+    assert refusal(CHAT, chat(messages=[message])).message == "'messages[0].role': Unsupported value 'usr'"
+
+
 def test_what_llamacpp_ignores_is_refused() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     parsed = parse(CHAT, chat(tools=tools, tool_choice="required"))
-    with pytest.raises(InvalidInput, match="forced tool_choice"):
+    with pytest.raises(InvalidInput, match="forced tool_choice") as caught:
         check_engine(parsed, route_document(engine="llamacpp"))
+    assert "response_format" in (caught.value.hint or "")
     check_engine(parsed, route_document(engine="vllm"))
 
 
