@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
-from cloudcrest.gateway.route import choose
+from cloudcrest.gateway.route import Trip
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
@@ -97,23 +97,27 @@ class Call:
         self._active_at = 0.0
         self.is_repeatable = True
         self.replica: Upstream | None = None
+        self._picked: Trip[Upstream] | None = None
+        self._trip: Trip[Upstream] | None = None
+        self._awaits_token = False
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
-        replicas = self._route.replicas
-        excluded = [index for index, replica in enumerate(replicas) if replica in self._tried]
-        self._route.turn += 1
-        index = choose(replicas, now=self._calls.monotonic(), turn=self._route.turn, excluded=excluded)
-        if index is None:
-            raise no_replica(self._route)
-        self.replica = replicas[index]
-        return self.replica
+        route = self._route
+        trip = route.balancer.pick(route.replicas, self._body, self._calls.monotonic(), self._tried)
+        if trip is None:
+            raise no_replica(route)
+        self._picked = trip
+        self.replica = trip.replica
+        return trip.replica
 
     def start(self) -> None:
         """Sends the request to the picked replica."""
-        replica = self.replica
-        if replica is None:
+        trip = self._trip = self._picked
+        if trip is None:
             raise ValueError("pick a replica first")
+        replica = trip.replica
+        trip.begin(self._calls.monotonic())
         self._calls.active.add(self)
         self._tried.append(replica)
         replica.in_flight += 1
@@ -181,11 +185,17 @@ class Call:
         if status == 503 and self._start_over():
             return
         self._has_head = True
+        # Only a stream's first bytes say when the prompt was read.
+        self._awaits_token = status == 200 and b"text/event-stream" in head
         if self._sink is not None:
             self._sink.call_head(status, head)
 
     def answer_data(self, data: bytes) -> None:
         self._was_active = True
+        if self._awaits_token:
+            self._awaits_token = False
+            if self._trip is not None:
+                self._trip.first_token(self._calls.monotonic())
         if self._sink is not None:
             self._sink.call_data(data)
 
@@ -207,6 +217,8 @@ class Call:
         if replica is not None:
             _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id.decode())
             replica.paused_until_seconds = now + settings.replica_pause_seconds
+        if self._trip is not None:
+            self._trip.end(now, is_failure=True)
         self._losses += 1
         self._give_up_at = now + settings.replica_wait_seconds
         if self._losses > MAX_LOSSES or not self._start_over():
@@ -243,6 +255,8 @@ class Call:
             _log.warning("replica_unreachable", replica=replica.name, error=str(error))
             self._starting = None
             replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
+            if self._trip is not None:
+                self._trip.end(self._calls.monotonic(), is_failure=True)
             if not self._start_over():
                 self._fail(
                     Unavailable(
@@ -294,7 +308,7 @@ class Call:
             self._connection = None
         if replica is not None and self._is_in_flight:
             replica.in_flight -= 1
-        self._is_in_flight = False
+        self._end_trip()
 
     def _fail(self, error: CloudcrestError) -> None:
         self._release()
@@ -306,7 +320,13 @@ class Call:
         self._calls.active.discard(self)
         if self._is_in_flight and self.replica is not None:
             self.replica.in_flight -= 1
+        self._end_trip()
+
+    def _end_trip(self) -> None:
         self._is_in_flight = False
+        if self._trip is not None:
+            self._trip.end(self._calls.monotonic())
+            self._trip = None
 
 
 def no_replica(route: Route) -> Unavailable:

@@ -1,34 +1,90 @@
-"""Which replica gets a request: the least loaded ready one. Pure."""
+"""The replicas of one model name as the live gateway sees them. How one is chosen: `routing/`."""
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from cloudcrest.gateway.routing.prompt import BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes
+from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
+
+_TOKENS_PER_SECOND = 5_000.0
+_OVERHEAD_SECONDS = 0.01
+_CROWDING_SECONDS = 0.1
+"""What a full replica's decoding counts for in seconds of waiting, on the reference replica."""
 
 
-class Load(Protocol):
-    """What routing looks at of a replica: requests at work, room, and until when it is avoided (monotonic seconds)."""
+class Replica(Protocol):
+    """What routing looks at of a replica. It is avoided until `paused_until_seconds`, monotonic."""
 
-    in_flight: int
+    name: str
     slots: int
     paused_until_seconds: float
 
 
-def choose(replicas: Sequence[Load], *, now: float, turn: int, excluded: Collection[int] = ()) -> int | None:
-    """The index of the replica with the least work per slot; ties rotate with `turn`.
+ReplicaType = TypeVar("ReplicaType", bound=Replica)
 
-    Replicas that just failed to connect are used only when there is no other. `excluded` were tried already.
-    None: nothing is left.
-    """
-    count = len(replicas)
-    if count == 1 and not excluded:
-        return 0
-    best: int | None = None
-    best_rank = (True, 0.0)
-    for step in range(count):
-        index = (turn + step) % count
-        if index in excluded:
-            continue
-        replica = replicas[index]
-        rank = (replica.paused_until_seconds > now, replica.in_flight / replica.slots)
-        if best is None or rank < best_rank:
-            best, best_rank = index, rank
-    return best
+
+def prefill_seconds(new_tokens: int, cached_tokens: int) -> float:  # noqa: ARG001  # the cost's shape
+    """Of the reference replica; how much slower or faster each one is, the router learns from first tokens."""
+    return _OVERHEAD_SECONDS + new_tokens / _TOKENS_PER_SECOND
+
+
+class Trip(Generic[ReplicaType]):
+    """One attempt of a request at a replica: `begin`, `first_token` where it is seen, `end` once or more often."""
+
+    __slots__ = ("_router", "_ticket", "replica")
+
+    def __init__(self, replica: ReplicaType, router: Router, ticket: Ticket | None) -> None:
+        self.replica = replica
+        self._router = router
+        self._ticket = ticket
+
+    def begin(self, now: float) -> None:
+        if self._ticket is not None:
+            self._router.send(self._ticket, now)
+
+    def first_token(self, now: float) -> None:
+        if self._ticket is not None:
+            self._router.first_token(self._ticket, now)
+
+    def end(self, now: float, *, is_failure: bool = False) -> None:
+        """`is_failure`: the replica's doing."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._router.end(ticket, now, is_failure=is_failure)
+
+
+class Balancer:
+    """Chooses replicas for one model name and learns from what becomes of the requests. Times are monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        self.router = Router(prefill_seconds, crowding_seconds=_CROWDING_SECONDS, now=now)
+
+    def set_replicas(
+        self,
+        replicas: Sequence[Replica],
+        now: float,
+        *,
+        deployments: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """`deployments`: by replica's name; `weights`: their shares. Without weights all replicas compete."""
+        of = deployments or {}
+        members = [Member(each.name, each.slots, of.get(each.name, "")) for each in replicas]
+        self.router.set_members(members, now, weights)
+
+    def pick(
+        self, replicas: Sequence[ReplicaType], body: bytes, now: float, excluded: Collection[ReplicaType] = ()
+    ) -> Trip[ReplicaType] | None:
+        """The replica for a request with this body; None: all are in `excluded`."""
+        if len(replicas) == 1:  # nothing to weigh, and no reason to read the prompt
+            return None if excluded and replicas[0] in excluded else Trip(replicas[0], self.router, None)
+        ask = Ask(len(body) // BYTES_PER_TOKEN + 1, block_hashes(body), BLOCK_TOKENS)
+        tried = [each.name for each in excluded] if excluded else ()
+        avoided = [each.name for each in replicas if each.paused_until_seconds > now]
+        ticket = self.router.choose(ask, now, tried, avoided)
+        if ticket is None:
+            return None
+        for each in replicas:
+            if each.name == ticket.name:
+                return Trip(each, self.router, ticket)
+        return None

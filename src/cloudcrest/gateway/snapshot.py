@@ -11,6 +11,7 @@ import structlog
 
 from cloudcrest.gateway.admit import Scope, ScopeKind
 from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.route import Balancer
 from cloudcrest.identity.api import (
     KEY_KIND,
     ORGANIZATION_KIND,
@@ -31,12 +32,12 @@ DocumentType = TypeVar("DocumentType", KeyDocument, ProjectDocument, Organizatio
 
 
 class Route:
-    """A public model name with its replicas; `turn` rotates ties between them."""
+    """A public model name with its replicas, and what is known of them. `now`: monotonic seconds."""
 
-    def __init__(self, document: RouteDocument) -> None:
+    def __init__(self, document: RouteDocument, now: float = 0.0) -> None:
         self.document = document
+        self.balancer = Balancer(now)
         self.replicas: list[Upstream] = []
-        self.turn = 0
         self.scope: Scope | None = None
 
 
@@ -152,7 +153,7 @@ class Snapshot:
     def _set_route(self, document: RouteDocument) -> None:
         route = self.routes.get(document.model_name)
         if route is None:
-            route = self.routes[document.model_name] = Route(document)
+            route = self.routes[document.model_name] = Route(document, self._monotonic())
         route.document = document
         before = {(replica.name, replica.url): replica for replica in route.replicas}
         replicas: list[Upstream] = []
@@ -164,6 +165,7 @@ class Snapshot:
         for gone in before.values():
             gone.retire()
         route.replicas = replicas
+        route.balancer.set_replicas(replicas, self._monotonic())
         route.scope = self._limit("model", document.model_name, document.limits)
 
     def _drop_route(self, model_name: str) -> None:
