@@ -6,8 +6,10 @@ one how it is. Everything it starts listens on `http://127.0.0.1:<port>` and wan
     validate ─► prepare ─► process_spec ─► (the fabric runs it) ─► probe … probe ─► gone
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import httpx2
@@ -148,6 +150,32 @@ def replica_labels(deployment: DeploymentDocument, launch: Launch) -> dict[str, 
         "generation": str(deployment.generation),
         "port": str(launch.port),
     }
+
+
+def own_server(
+    module: str,
+    arguments: object,
+    deployment: DeploymentDocument,
+    launch: Launch,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> ProcessSpec:
+    """The process of one of our own servers: `python -m <module> <arguments as JSON>`."""
+    return ProcessSpec(
+        id=launch.replica_id,
+        argv=(sys.executable, "-m", f"cloudcrest.serving.engines.{module}", msgspec.json.encode(arguments).decode()),
+        environment={TOKEN_VARIABLE: launch.token, **environment},
+        labels=replica_labels(deployment, launch),
+        stop_grace_seconds=3.0,
+    )
+
+
+async def probe_own_server(client: httpx2.AsyncClient, url: str, token: str) -> Probe:
+    """How a replica is whose `/health` tells `in_flight` and `reason`."""
+    response, reason = await probe_http(client, url, token)
+    if response is None:
+        return Probe(is_ready=False, is_alive=False, reason=reason)
+    body = response.json()
+    return Probe(is_ready=response.status_code == 200, in_flight=body["in_flight"], reason=body.get("reason"))
 
 
 async def probe_http(

@@ -5,13 +5,11 @@ divides its context among its slots, so a replica is given `slots × context_tok
 """
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import httpx2
-import msgspec
 
 from cloudcrest.catalog.api import ArtifactFormat
 from cloudcrest.compute.api import ProcessSpec
@@ -19,13 +17,12 @@ from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.units import MIB
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import (
-    TOKEN_VARIABLE,
     Launch,
     Probe,
     check_options,
     check_shape,
+    own_server,
     probe_http,
-    replica_labels,
     require_artifact,
 )
 
@@ -72,15 +69,9 @@ class LlamaCppEngine:
             "prompt_cache_mib": options.get("prompt_cache_mib", _PROMPT_CACHE_MIB),
             "flash_attention": options.get("flash_attention", True),
         }
-        module = "cloudcrest.serving.engines.llamacpp_server"
-        return ProcessSpec(
-            id=launch.replica_id,
-            argv=(sys.executable, "-m", module, msgspec.json.encode(arguments).decode()),
-            # An abort then ends in one line, not in a debugger's pages.
-            environment={TOKEN_VARIABLE: launch.token, "GGML_NO_BACKTRACE": "1"},
-            labels=replica_labels(deployment, launch),
-            stop_grace_seconds=3.0,
-        )
+        # An abort then ends in one line, not in a debugger's pages.
+        environment = {"GGML_NO_BACKTRACE": "1"}
+        return own_server("llamacpp_server", arguments, deployment, launch, environment)
 
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
         response, reason = await probe_http(client, url, token)

@@ -1,6 +1,5 @@
 """The simulated engine: no weights, a timing profile, and answers that follow from the prompt. For tests, planning."""
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -14,13 +13,12 @@ from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.units import MIB
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import (
-    TOKEN_VARIABLE,
     Launch,
     Probe,
     check_options,
     check_shape,
-    probe_http,
-    replica_labels,
+    own_server,
+    probe_own_server,
 )
 
 
@@ -87,18 +85,7 @@ class SimulatedEngine:
             dimensions=deployment.model.dimensions or 384,
             profile=msgspec.convert(deployment.engine_options, Profile),
         )
-        module = "cloudcrest.serving.engines.simulated_server"
-        return ProcessSpec(
-            id=launch.replica_id,
-            argv=(sys.executable, "-m", module, msgspec.json.encode(arguments).decode()),
-            environment={TOKEN_VARIABLE: launch.token},
-            labels=replica_labels(deployment, launch),
-            stop_grace_seconds=3.0,
-        )
+        return own_server("simulated_server", arguments, deployment, launch)
 
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
-        response, reason = await probe_http(client, url, token)
-        if response is None:
-            return Probe(is_ready=False, is_alive=False, reason=reason)
-        body = response.json()
-        return Probe(is_ready=response.status_code == 200, in_flight=body["in_flight"], reason=body.get("reason"))
+        return await probe_own_server(client, url, token)

@@ -1,6 +1,5 @@
 """An upstream provider: any OpenAI-compatible service behind one of our model names. No weights, no chip of ours."""
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -15,13 +14,12 @@ from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.units import MIB
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import (
-    TOKEN_VARIABLE,
     Launch,
     Probe,
     check_options,
     check_shape,
-    probe_http,
-    replica_labels,
+    own_server,
+    probe_own_server,
 )
 
 SEALED_KEY_VARIABLE = "CLOUDCREST_UPSTREAM_KEY_SEALED"
@@ -92,21 +90,8 @@ class UpstreamEngine:
             secrets_path=str(self._secrets_path) if self._secrets_path else None,
             outbound_allowed=self._outbound_allowed,
         )
-        environment = {TOKEN_VARIABLE: launch.token}
-        if options.get("api_key"):
-            environment[SEALED_KEY_VARIABLE] = str(options["api_key"])
-        module = "cloudcrest.serving.engines.upstream_server"
-        return ProcessSpec(
-            id=launch.replica_id,
-            argv=(sys.executable, "-m", module, msgspec.json.encode(arguments).decode()),
-            environment=environment,
-            labels=replica_labels(deployment, launch),
-            stop_grace_seconds=3.0,
-        )
+        environment = {SEALED_KEY_VARIABLE: str(options["api_key"])} if options.get("api_key") else {}
+        return own_server("upstream_server", arguments, deployment, launch, environment)
 
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
-        response, reason = await probe_http(client, url, token)
-        if response is None:
-            return Probe(is_ready=False, is_alive=False, reason=reason)
-        body = response.json()
-        return Probe(is_ready=response.status_code == 200, in_flight=body["in_flight"], reason=body.get("reason"))
+        return await probe_own_server(client, url, token)
