@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from tests.support import databases
 from tests.support.cloud import Cloud, new_cloud
+from tests.support.waiting import until
 
 ORIGIN = "https://app.example.com"
 
@@ -63,7 +64,7 @@ def test_tls_another_database_and_no_models(postgres: EmbeddedPostgres, tmp_path
     with new_cloud(flags=[*flags, "--database-url", url]) as cloud:
         cloud.start()
         assert cloud.base_url.startswith("https://127.0.0.1:")
-        assert "No models are deployed yet" in cloud.output
+        until(lambda: "No models are deployed yet" in cloud.output, "what `up` says once it is ready")
         assert not (cloud.data / "postgres").exists()
         trust = ssl.create_default_context(cafile=str(cert))
         trust.check_hostname = False
