@@ -208,7 +208,7 @@ class StreamRelay(Relay):
         events = scanner.feed(data)
         if scanner.error is not None:
             self._call.abort()
-            self._engine_said(scanner.error)
+            self._engine_said(scanner.error, events)
             return
         if scanner.usage is not None and scanner.is_finished:
             self._account.end("completed", scanner.usage)
@@ -276,9 +276,11 @@ class StreamRelay(Relay):
             self._account.end("completed", self._scanner.usage)
         self._count(outcome, self._kept, self._relayed_tokens())
 
-    def _engine_said(self, error: bytes) -> None:
-        """An error event from the engine: a refusal where nothing was sent, else a lost stream."""
+    def _engine_said(self, error: bytes, events: bytes) -> None:
+        """An error event from the engine, after `events`: a refusal where nothing was sent, else a lost stream."""
         is_refusal = b'"code":400' in error.replace(b" ", b"")
+        if events and self._hold is None and (self._has_begun or not is_refusal):
+            self._relay(events)
         self._lost("engine_error", engine_error(400 if is_refusal else 500, error), is_final=is_refusal)
 
     def _relayed_tokens(self) -> int:

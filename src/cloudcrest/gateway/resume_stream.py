@@ -94,15 +94,14 @@ class RestOfStream:
                 self._error_body += data
             return
         events = self._scanner.feed(data)
-        if self._scanner.error is not None:
-            self._stop()
-            self.resume("engine_error", engine_error(500, self._scanner.error))
-            return
         rewritten = self._rewriter.feed(events) if events else b""
         if rewritten and self._hold is not None:
             rewritten = self._hold.feed(rewritten)
         if rewritten:
             self._relay(rewritten)
+        if self._scanner.error is not None:
+            self._stop()
+            self.resume("engine_error", engine_error(500, self._scanner.error))
 
     def call_end(self) -> None:
         if self._status != 200:
