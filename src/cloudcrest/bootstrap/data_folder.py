@@ -103,11 +103,6 @@ class DataFolder:
             write_atomic(root / "VERSION", msgspec.json.encode(_Version(FORMAT)), 0o644)
         return folder
 
-    @property
-    def is_first_start(self) -> bool:
-        """Whether no start was ever completed: connection.json is written when the cloud is ready."""
-        return not (self.root / "connection.json").exists()
-
     def secrets(self) -> Secrets:
         """The folder's secrets, made when there are none. Raises `SetupError` where the file is damaged."""
         path = self.root / "secrets.json"

@@ -80,6 +80,7 @@ class RegionService:
             new_id=new_id,
             on_routes=self._on_routes,
             on_status=self._on_status,
+            settings=settings.serving,
             replica_secret=_replica_secret(settings.gateway_token),
         )
 

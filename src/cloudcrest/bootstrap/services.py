@@ -21,6 +21,7 @@ from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.guard import guarded
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.infra.settings import load_settings
+from cloudcrest.serving.settings import ServingSettings
 
 REGION = "local"
 POSTGRES = "postgres"
@@ -137,6 +138,7 @@ def region_service(plan: Plan) -> Service:
         models_folder=plan.models_folder,
         runtimes_folder=plan.folder.root / "runtimes",
         catalog=plan.catalog(),
+        serving=load_settings(ServingSettings, plan.environment, "CLOUDCREST_SERVING_"),
         log=plan.log,
         allowed_upstreams=plan.settings.allowed_upstreams,
     )
@@ -158,6 +160,7 @@ def gateway_service(plan: Plan) -> Service:
         tls_certificate_path=plan.certificate,
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,
+        metrics_token=plan.settings.metrics_token,
         log_level=plan.log.level.upper(),
         log_json=plan.log.json,
         drain_seconds=_GATEWAY_DRAIN_SECONDS,

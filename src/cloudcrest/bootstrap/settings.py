@@ -21,6 +21,8 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_STARTING_CREDIT   what a new organization starts with, a decimal amount
     CLOUDCREST_REGISTRATION      open, invitation or closed; with the rest of identity/settings.py (SMTP, lifetimes)
     CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
+    CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
+    CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
 """
 
 from pathlib import Path
@@ -33,6 +35,7 @@ from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.errors import SetupError
+from cloudcrest.serving.settings import ServingSettings
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -53,6 +56,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     log_level: str = "info"
     log_json: bool = True
     allowed_upstreams: tuple[str, ...] = ()
+    metrics_token: str | None = None
     operator_email: str = "operator@cloudcrest.internal"
     operator_password: str | None = None
 
@@ -102,6 +106,7 @@ class RegionSettings(msgspec.Struct, frozen=True):
     models_folder: Path
     runtimes_folder: Path
     catalog: CatalogSettings
+    serving: ServingSettings
     log: LogSettings
     allowed_upstreams: tuple[str, ...] = ()
 

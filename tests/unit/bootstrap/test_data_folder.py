@@ -16,7 +16,6 @@ def test_a_new_folder_has_its_version_and_is_its_owners_alone(tmp_path: Path) ->
     folder = DataFolder.open(tmp_path / "deep" / "data")
     assert json.loads((folder.root / "VERSION").read_text()) == {"format": 1}
     assert stat.S_IMODE(folder.root.stat().st_mode) == 0o700
-    assert folder.is_first_start
     folder.close()
 
 
