@@ -26,7 +26,7 @@ MAX_JOBS = 1_000
 MAX_AT_ONCE = 4
 TIMEOUT_SECONDS = 10.0
 _TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
-_TOKENIZERS = ("llamacpp", "vllm")
+_TOKENIZERS = ("llamacpp", "vllm", "simulated")
 _log = structlog.get_logger(__name__)
 
 

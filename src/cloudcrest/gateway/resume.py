@@ -84,6 +84,7 @@ class Said:
                 fields = _slices.decode(data)
                 self.identity = {name: bytes(fields[name]) for name in IDENTITY_FIELDS if name in fields}
         except (msgspec.DecodeError, RecursionError):
+            self.hindrance = "a part of it could not be read"
             return
         for choice in choices:
             self._add(choice)

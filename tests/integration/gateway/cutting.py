@@ -48,12 +48,12 @@ class Wire:
                         await writer.drain()
                         writer.close()
                         return
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):  # uvloop's word for a closed connection
             pass
         finally:
             forwarding.cancel()
             for end in (writer, upstream_writer):
-                with contextlib.suppress(ConnectionError):
+                with contextlib.suppress(ConnectionError, RuntimeError):
                     end.close()
 
 

@@ -77,7 +77,7 @@ async def test_a_client_that_leaves_ends_the_generation_and_pays_for_what_it_got
                 async with asyncio.timeout(0.005):
                     await request.is_gone.wait()
 
-    async with cloud(tmp_path, endless, route={"engine": "simulated"}) as c:
+    async with cloud(tmp_path, endless, route={"engine": "upstream"}) as c:
         async with c.client.stream(
             "POST", CHAT, json=HELLO | {"stream": True}, headers={"authorization": f"Bearer {KEY}"}
         ) as r:
@@ -93,7 +93,7 @@ async def test_a_client_that_leaves_ends_the_generation_and_pays_for_what_it_got
 
 
 async def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it_too(tmp_path: Path) -> None:
-    async with cloud(tmp_path, lambda _: None, route={"engine": "simulated"}) as c:
+    async with cloud(tmp_path, lambda _: None, route={"engine": "upstream"}) as c:
         asking = asyncio.create_task(c.chat())
         await until_async(lambda: c.upstreams[0].received, "the engine is at work")
         asking.cancel()

@@ -211,6 +211,24 @@ async def test_a_stream_waits_for_its_only_replica_to_come_back(tmp_path: Path) 
         assert resumed.outline() == whole.outline()
 
 
+async def test_a_client_that_leaves_after_a_resume_pays_for_exactly_what_it_got(tmp_path: Path) -> None:
+    async with cloud(tmp_path, speed=100) as c:
+        c.cut(2_500)
+        body = {"model": NAME, "messages": chat(), "stream": True}
+        got = 0
+        async with c.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.aiter_lines()
+            while got < 30:
+                got += '"content":" ' in await anext(lines)
+        await until_async(lambda: len(c.spool.ended) == 1, "it is counted")
+        whole = await c.stream(messages=chat())
+        (event,) = c.spool.ended[:1]
+        assert await c.resumes() == 1
+        assert (event.outcome, event.usage.is_estimate) == ("cancelled", False)
+        assert event.usage.input_tokens == whole.usages[0]["prompt_tokens"]
+        assert got <= event.usage.output_tokens < 40
+
+
 async def test_a_client_that_leaves_while_a_resume_waits_ends_it(tmp_path: Path) -> None:
     async with cloud(tmp_path, 1, speed=50) as c:
         body = {"model": NAME, "messages": chat(), "stream": True}

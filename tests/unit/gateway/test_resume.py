@@ -134,7 +134,9 @@ TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"
         ("vllm", chat(), [chunk_event("a"), choice_event({}, "stop")], Finish("a")),
         ("vllm", chat(), [choice_event({}, "stop")], Finish("")),
         ("vllm", chat(), [], Restart()),
-        ("vllm", chat(), [b"data: {broken\n\n", b": ping\n\n", b'data: {"choices":3}\n\n'], Restart()),
+        ("vllm", chat(), [b": ping\n\n", b"data: x\n\n", b"\n\n"], Restart()),
+        ("vllm", chat(), [b"data: {broken\n\n"], Impossible),
+        ("vllm", chat(), [b'data: {"choices":3}\n\n'], Impossible),
         (
             "llamacpp",
             chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [{"id": "c", "type": "function",
