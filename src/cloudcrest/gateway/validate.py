@@ -139,9 +139,20 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     return fields
 
 
+class _Keys(dict[str, bytes]):
+    """JSON keys with their colon, each made once: the names are those of the bodies' fields."""
+
+    def __missing__(self, name: str) -> bytes:
+        key = self[name] = b'"%b":' % name.encode()
+        return key
+
+
+_KEYS = _Keys()
+
+
 def build(fields: dict[str, bytes]) -> bytes:
     """The JSON object of these slices."""
-    return b"{" + b",".join([b'"%b":%b' % (name.encode(), raw) for name, raw in fields.items()]) + b"}"
+    return b"{" + b",".join([_KEYS[name] + raw for name, raw in fields.items()]) + b"}"
 
 
 def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, context_tokens: int) -> None:
@@ -162,23 +173,33 @@ def _check_chat(body: ChatBody) -> None:
     if body.tool_choice not in (None, "none") and not body.tools:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
     for index, message in enumerate(body.messages):
-        _check_message(message, f"messages[{index}]")
+        wrong = _wrong_in(message)
+        if wrong is not None:
+            field, why = wrong
+            raise InvalidInput(why, param=f"messages[{index}].{field}")
     for index, tool in enumerate(body.tools or ()):
         _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
         _check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
 
 
-def _check_message(message: ChatMessage, path: str) -> None:
-    is_assistant = message.role == "assistant"
-    if message.content is None and not (is_assistant and (message.tool_calls or message.refusal)):
-        raise InvalidInput(f"a message of role {message.role} needs content", param=f"{path}.content")
-    if not is_assistant:
-        for name in ("tool_calls", "refusal", "reasoning_content"):
-            if getattr(message, name) is not None:
-                raise InvalidInput(f"only assistant messages have {name}", param=f"{path}.{name}")
-    if (message.role == "tool") != (message.tool_call_id is not None):
-        raise InvalidInput("tool messages, and only they, have a tool_call_id", param=f"{path}.tool_call_id")
+def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:
+    """The field of a message that does not go with its role, and why."""
+    role = message.role
+    if (role == "tool") != (message.tool_call_id is not None):
+        return "tool_call_id", "tool messages, and only they, have a tool_call_id"
+    if role == "assistant":
+        if message.content is None and not (message.tool_calls or message.refusal):
+            return "content", "a message of role assistant needs content"
+        return None
+    if message.content is None:
+        return "content", f"a message of role {role} needs content"
+    if message.tool_calls is not None or message.refusal is not None or message.reasoning_content is not None:
+        name = next(
+            name for name in ("tool_calls", "refusal", "reasoning_content") if getattr(message, name) is not None
+        )
+        return name, f"only assistant messages have {name}"
+    return None
 
 
 def _check_nesting(value: object, path: str) -> None:

@@ -115,7 +115,7 @@ class SpoolWriter:
                 self._refused_because = error.strerror or str(error)
                 self._next_check = self._monotonic() + _RETRY_SECONDS
                 raise self._unavailable() from error
-        self._dirty.set()
+        self._note_written()
 
     def mark(self, record: MarkRecord) -> None:
         """Records a stream's progress. On a full disk marks give way to ends: they are dropped and counted."""
@@ -124,7 +124,7 @@ class SpoolWriter:
                 self._append_admitted(encode_line(SpoolRecord(mark=record)), share_of_reserve=0.5)
             except OSError:
                 self.marks_dropped += 1
-        self._dirty.set()
+        self._note_written()
 
     def end(self, event: UsageEvent) -> None:
         """Records how a request ended. Raises `SpoolUnavailable` only when the reserve is spent too; then the request
@@ -136,7 +136,7 @@ class SpoolWriter:
             except OSError as error:
                 self._refused_because = error.strerror or str(error)
                 raise self._unavailable() from error
-        self._dirty.set()
+        self._note_written()
 
     def close(self) -> None:
         """Syncs everything and lets go of the folder. What is still open is settled at its last mark."""
@@ -151,6 +151,11 @@ class SpoolWriter:
         with contextlib.suppress(OSError):
             (self.folder / RESERVE_NAME).unlink(missing_ok=True)
         os.close(self._lock_fd)
+
+    def _note_written(self) -> None:
+        """Wakes the syncing thread. It clears the flag before it syncs, so a flag that is set covers this record."""
+        if not self._dirty.is_set():
+            self._dirty.set()
 
     def _check_room(self) -> None:
         """Raises `SpoolUnavailable` where new work could not be recorded to its end."""
