@@ -1,11 +1,11 @@
-"""Prefix-aware routing, replayed: how often a prompt's tokens are cached already, and the time to the first token.
+"""Prefix-aware routing, replayed: the share of prompt tokens that are cached, and the time to the first token.
 
     python -m bench.routing [--trace FILE] [--jitters N] [--quick]
 
-Replays Mooncake's conversation trace (see trace.SOURCE) against peers' routing rules and the gateway's own, which is the
-function the live gateway calls. `--trace`, or the environment's CLOUDCREST_MOONCAKE_TRACE, names the file, gzipped or
-not; without one a small made sample stands in. Prints tables and writes bench/out/routing.json. No GPU: replicas are
-simulated (replicas.py). Figures do not depend on the machine, but for the time of a decision.
+Replays Mooncake's conversation trace (trace.py names its public source) with peers' rules and the gateway's own, which
+is the function that the live gateway calls. `--trace`, or the environment's CLOUDCREST_MOONCAKE_TRACE, names the file,
+gzipped or not; without one a small made sample stands in. Prints tables and writes bench/out/routing.json. No GPU:
+replicas are simulated (replicas.py). Figures do not depend on the machine, but for the time of a decision.
 """
 
 import argparse

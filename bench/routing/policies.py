@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  # every policy is given all that a router knows
 """The policies that are compared: peers' rules as their documentation describes them, and the gateway's own.
 
 Each sees what a router sees: what it sent, which first tokens and ends came back, and its own bounded index.
@@ -57,7 +58,7 @@ class Policy:
         self.waiting_seconds[place] -= seconds
         self.queue_ends_at[place] = now + self.waiting_seconds[place]
 
-    def end(self, job: Job, now: float) -> None:  # noqa: ARG002  # the router of ours looks at the time
+    def end(self, job: Job, now: float) -> None:
         place, _, _ = self._sent.pop(job.number)
         self.outstanding[place] -= 1
         self.active_tokens[place] -= job.tokens
@@ -137,8 +138,8 @@ class LlmdStyle(Policy):
 
 
 class AibrixStyle(Policy):
-    """AIBrix's prefix-cache: fewest requests where loads differ by over 8; else the longest match among replicas with at
-    most mean + 1 standard deviation of requests."""
+    """AIBrix's prefix-cache: fewest requests where loads differ by over 8; else the longest match among replicas with
+    at most mean + 1 standard deviation of requests."""
 
     def pick(self, job: Job, cached: list[int], now: float) -> int:
         loads = self.outstanding

@@ -11,6 +11,9 @@ _OVERHEAD_SECONDS = 0.01
 _CROWDING_SECONDS = 0.1
 """What a full replica's decoding counts for in seconds of waiting, on the reference replica."""
 
+_STREAM = b'"stream":true'
+"""As the rebuilt body has it; inside a string its quotes would be escaped."""
+
 
 class Replica(Protocol):
     """What routing looks at of a replica. It is avoided until `paused_until_seconds`, monotonic."""
@@ -31,16 +34,19 @@ def prefill_seconds(new_tokens: int, cached_tokens: int) -> float:  # noqa: ARG0
 class Trip(Generic[ReplicaType]):
     """One attempt of a request at a replica: `begin`, `first_token` where it is seen, `end` once or more often."""
 
-    __slots__ = ("_router", "_ticket", "replica")
+    __slots__ = ("_is_stream", "_router", "_ticket", "replica")
 
-    def __init__(self, replica: ReplicaType, router: Router, ticket: Ticket | None) -> None:
+    def __init__(
+        self, replica: ReplicaType, router: Router, ticket: Ticket | None = None, *, is_stream: bool = False
+    ) -> None:
         self.replica = replica
+        self._is_stream = is_stream
         self._router = router
         self._ticket = ticket
 
     def begin(self, now: float) -> None:
         if self._ticket is not None:
-            self._router.send(self._ticket, now)
+            self._router.send(self._ticket, now, is_observed=self._is_stream)
 
     def first_token(self, now: float) -> None:
         if self._ticket is not None:
@@ -64,20 +70,19 @@ class Balancer:
         replicas: Sequence[Replica],
         now: float,
         *,
-        deployments: Mapping[str, str] | None = None,
-        weights: Mapping[str, float] | None = None,
+        deployments: Mapping[str, str],
+        shares: Mapping[str, float],
     ) -> None:
-        """`deployments`: by replica's name; `weights`: their shares. Without weights all replicas compete."""
-        of = deployments or {}
-        members = [Member(each.name, each.slots, of.get(each.name, "")) for each in replicas]
-        self.router.set_members(members, now, weights)
+        """`deployments`: by replica's name. `shares`: of requests, by deployment; without them all replicas compete."""
+        members = [Member(each.name, each.slots, deployments[each.name]) for each in replicas]
+        self.router.set_members(members, now, shares)
 
     def pick(
         self, replicas: Sequence[ReplicaType], body: bytes, now: float, excluded: Collection[ReplicaType] = ()
     ) -> Trip[ReplicaType] | None:
         """The replica for a request with this body; None: all are in `excluded`."""
         if len(replicas) == 1:  # nothing to weigh, and no reason to read the prompt
-            return None if excluded and replicas[0] in excluded else Trip(replicas[0], self.router, None)
+            return None if excluded and replicas[0] in excluded else Trip(replicas[0], self.router)
         ask = Ask(len(body) // BYTES_PER_TOKEN + 1, block_hashes(body), BLOCK_TOKENS)
         tried = [each.name for each in excluded] if excluded else ()
         avoided = [each.name for each in replicas if each.paused_until_seconds > now]
@@ -86,5 +91,5 @@ class Balancer:
             return None
         for each in replicas:
             if each.name == ticket.name:
-                return Trip(each, self.router, ticket)
+                return Trip(each, self.router, ticket, is_stream=_STREAM in body)
         return None

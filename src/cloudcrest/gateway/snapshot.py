@@ -165,7 +165,8 @@ class Snapshot:
         for gone in before.values():
             gone.retire()
         route.replicas = replicas
-        route.balancer.set_replicas(replicas, self._monotonic())
+        deployments = {each.id: each.deployment_id or document.deployment_id for each in document.replicas}
+        route.balancer.set_replicas(replicas, self._monotonic(), deployments=deployments, shares=document.shares)
         route.scope = self._limit("model", document.model_name, document.limits)
 
     def _drop_route(self, model_name: str) -> None:

@@ -42,18 +42,23 @@ class DeploymentDocument(msgspec.Struct, frozen=True):
 
 
 class ReplicaEndpoint(msgspec.Struct, frozen=True):
-    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header."""
+    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header.
+
+    `deployment_id`: whose it is; empty: the route's own.
+    """
 
     id: str
     url: str
     token: str
     slots: int
+    deployment_id: str = ""
 
 
 class RouteDocument(msgspec.Struct, frozen=True):
     """How a gateway reaches one public model name. The document's id is `model_name`.
 
     No replicas: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
+    `shares`: of the requests, by deployment id, in any unit; empty: every replica competes with every other.
     """
 
     model_name: str
@@ -66,6 +71,7 @@ class RouteDocument(msgspec.Struct, frozen=True):
     unavailable_reason: str | None = None
     organization_id: str | None = None
     limits: Limits = Limits()
+    shares: dict[str, float] = {}
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
 PROMPT = list(range(100, 120))
 
 
-def cost(new_tokens: int, cached_tokens: int) -> float:  # noqa: ARG001
+def cost(new_tokens: int, cached_tokens: int) -> float:
     return new_tokens / 1_000
 
 
@@ -42,7 +42,7 @@ def test_only_the_eligible_are_chosen_and_always_one_of_them(data: st.DataObject
     def column() -> list[float]:
         return data.draw(st.lists(costs, min_size=count, max_size=count))
 
-    fleet = Fleet(column(), column(), column(), column(), column(), [[] for _ in range(count)], orders_queue=orders)
+    fleet = Fleet(column(), column(), column(), column(), [[] for _ in range(count)], orders_queue=orders)
     eligible = data.draw(st.integers(0, (1 << count) - 1))
     chosen = choose(fleet, column(), now=50.0, turn=data.draw(st.integers(0, 99)), eligible=eligible)
     assert (chosen is None) == (eligible == 0)

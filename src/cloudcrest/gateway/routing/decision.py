@@ -10,7 +10,8 @@ _SHARE_HURT = 0.5
 _BALANCE_WEIGHT = 1.0
 PATIENCE = 0.1
 """Replicas that order their queue forgive this many seconds of prefill for each second waited."""
-_DRAG_HALF = 20.0
+_OWN_WEIGHT = 1.5
+"""Prefill that another replica's cache would have spared also takes cache room from others."""
 _NEVER = float("inf")
 
 
@@ -19,7 +20,6 @@ class Fleet(msgspec.Struct):
 
     queue_ends_at: when the prefill work sent to it is expected to be done, monotonic seconds.
     slot_wait: seconds that a request waits there besides, for a slot.
-    drag: how much longer a chunk of prefill takes there because it decodes, as a share; 0 where it does not.
     slowness: its prefill time over the reference's; a warming-up replica is slower, too.
     assigned: recent prefill seconds sent to it, in a unit that `assigned_scale` turns into a share of its time, 0…1.
     waiting: for replicas that order their queue: [rank, prefill seconds left, as of when] of each request without a
@@ -29,7 +29,6 @@ class Fleet(msgspec.Struct):
 
     queue_ends_at: list[float]
     slot_wait: list[float]
-    drag: list[float]
     slowness: list[float]
     assigned: list[float]
     waiting: list[list[list[float]]]
@@ -66,42 +65,29 @@ def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eli
 def _arrival_costs(fleet: Fleet, seconds: Sequence[float], now: float) -> list[float]:
     hurt = _SHARE_HURT * fleet.arrivals_per_second / (2 * (1 - min(fleet.utilization, _MAX_UTILIZATION)))
     weight = _BALANCE_WEIGHT * fleet.assigned_scale
-    usual = _usual_seconds(fleet)
     return [
         (wait := (end - now if end > now else 0.0) + slot_wait)
-        + (own := prefill * slowness * (1.0 + drag * prefill / (prefill + usual))) * (1.0 + hurt * (wait + wait + own))
+        + (own := prefill * slowness) * (_OWN_WEIGHT + hurt * (wait + wait + own))
         + weight * assigned
-        for prefill, end, slot_wait, drag, slowness, assigned in zip(
-            seconds, fleet.queue_ends_at, fleet.slot_wait, fleet.drag, fleet.slowness, fleet.assigned, strict=True
+        for prefill, end, slot_wait, slowness, assigned in zip(
+            seconds, fleet.queue_ends_at, fleet.slot_wait, fleet.slowness, fleet.assigned, strict=True
         )
     ]
 
 
 def _ordered_costs(fleet: Fleet, seconds: Sequence[float], now: float) -> list[float]:
     weight = _BALANCE_WEIGHT * fleet.assigned_scale
-    usual = _usual_seconds(fleet)
     costs = []
-    for prefill, waiting, slot_wait, drag, slowness, assigned in zip(
-        seconds, fleet.waiting, fleet.slot_wait, fleet.drag, fleet.slowness, fleet.assigned, strict=True
+    for prefill, waiting, slot_wait, slowness, assigned in zip(
+        seconds, fleet.waiting, fleet.slot_wait, fleet.slowness, fleet.assigned, strict=True
     ):
         cost = prefill
         if waiting:
             rank = prefill + PATIENCE * now
             for other_rank, left, _ in waiting:
                 cost += left if other_rank <= rank else prefill
-        costs.append(slot_wait + cost * slowness * (1.0 + drag * cost / (cost + usual)) + weight * assigned)
+        costs.append(slot_wait + cost * slowness + weight * assigned)
     return costs
-
-
-def _usual_seconds(fleet: Fleet) -> float:
-    """Where a prefill counts its delay by decoding in half: some times the usual prefill.
-
-    Who avoids a replica that decodes makes another one decode, which those who come next pay for. For a short prefill
-    that is about as much as it gains; a long one gains more.
-    """
-    if fleet.arrivals_per_second <= 0.0:
-        return 1.0
-    return _DRAG_HALF * fleet.utilization / fleet.arrivals_per_second + 1e-9
 
 
 def work_off(waiting: list[list[float]], slowness: float, now: float) -> None:

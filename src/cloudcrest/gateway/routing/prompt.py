@@ -15,9 +15,9 @@ def block_hashes(body: bytes) -> list[int]:
 
     The index is one model's, so model and adapter, which the name stands for, are not hashed. Tools come before the
     messages in chat templates and so count from the first block on. A quote inside a JSON string is escaped, so the
-    keys found are keys. Each block is known by its last 256 bytes and all blocks before it: two prompts that differ only
-    elsewhere are taken for one, which costs a wrong guess and no wrong answer, while hashing every byte would cost a long
-    prompt as much as the rest of the gateway.
+    keys found are keys. Each block is known by its last 256 bytes and all blocks before it: two prompts that differ
+    only elsewhere are taken for one, which costs a wrong guess and no wrong answer, while hashing every byte would
+    cost a long prompt as much as the rest of the gateway.
     """
     if len(body) < BLOCK_BYTES:
         return []

@@ -17,8 +17,10 @@ _FAR_OFF = 1.5
 DECODE_DRAG = 0.43
 DECODE_DRAG_PER_REQUEST = 0.026
 """A decode step beside a chunk of prefill takes this share of the chunk's time, and so much more for each request."""
+_AVOID_DECODING = 0.05
+"""The part of that for which a replica that does not decode is preferred: who goes there makes it decode, too."""
 _MAX_OBSERVED_SECONDS = 600.0
-WD=0
+_AGE_EACH_SECONDS = 0.02
 _RESCALE_AT = 30.0
 
 Cost = Callable[[int, int], float]
@@ -104,13 +106,13 @@ class Router:
         self._crowding_seconds = crowding_seconds
         self._rules = rules or HealthRules()
         self.index = PrefixIndex(max_blocks_per_replica)
-        self.fleet = Fleet([], [], [], [], [], [], orders_queue=orders_queue)
+        self.fleet = Fleet([], [], [], [], [], orders_queue=orders_queue)
         self._replicas: list[_Replica | None] = []
         self._places: dict[str, int] = {}
         self._all = 0
         self._ejected: dict[int, float] = {}
         self._warming: set[int] = set()
-        self._weights: Mapping[str, float] = {}
+        self._shares: Mapping[str, float] = {}
         self._credits: Mapping[str, float] = {}
         self._aged_at = now
         self._masks: dict[str, int] = {}
@@ -122,10 +124,10 @@ class Router:
 
     # who there is
 
-    def set_members(self, members: Sequence[Member], now: float, weights: Mapping[str, float] | None = None) -> None:
+    def set_members(self, members: Sequence[Member], now: float, shares: Mapping[str, float] | None = None) -> None:
         """Takes over the replicas there are now; those that stay keep what is known of them.
 
-        `weights`: shares by deployment id; without them every replica competes with every other.
+        `shares`: by deployment id; without them every replica competes with every other.
         """
         is_first = not self._places
         named = {member.name: member for member in members}
@@ -137,8 +139,8 @@ class Router:
             if known is not None:
                 known.member = member
             else:
-                self._add(member, now - self._rules.warm_up_seconds if is_first else now)
-        self._weights = dict(weights or {})
+                self._add(member, now - self._rules.warm_up_seconds if is_first else now, now)
+        self._shares = dict(shares or {})
         self._credits = {}
         self._masks = {}
         for name, place in self._places.items():
@@ -149,7 +151,7 @@ class Router:
         """The index of a replica in the fleet."""
         return self._places.get(name)
 
-    def _add(self, member: Member, since: float) -> None:
+    def _add(self, member: Member, since: float, now: float) -> None:
         known = [replica.learned for replica in self._replicas if replica is not None]
         learned = median(known) if known else 1.0
         replica = _Replica(member, Health(since=since), _Pace(learned, 1.0), learned)
@@ -160,7 +162,7 @@ class Router:
         else:
             place = len(self._replicas)
             self._replicas.append(replica)
-            for column in (fleet.queue_ends_at, fleet.slot_wait, fleet.drag, fleet.slowness, fleet.assigned):
+            for column in (fleet.queue_ends_at, fleet.slot_wait, fleet.slowness, fleet.assigned):
                 column.append(0.0)
             fleet.waiting.append([])
         self._places[member.name] = place
@@ -168,7 +170,7 @@ class Router:
         fleet.assigned[place] = self._assigned / max(1, len(self._places) - 1)
         self._assigned += fleet.assigned[place]
         self._warming.add(place)
-        self._set_slowness(place, replica, since)
+        self._set_slowness(place, replica, now)
 
     def _remove(self, place: int) -> None:
         fleet = self.fleet
@@ -190,11 +192,13 @@ class Router:
 
         Those `avoided`, like those ejected, are used only where there is no other.
         """
-        eligible = self._eligible(now, excluded, avoided)
+        is_usual = not (excluded or avoided or self._ejected or self._shares)
+        eligible = self._all if is_usual else self._eligible(now, excluded, avoided)
         if not eligible:
             return None
         fleet, tokens = self.fleet, ask.tokens
-        self._age(now)
+        if fleet.orders_queue or now - self._aged_at > _AGE_EACH_SECONDS:
+            self._age(now)
         work = [self._cost(tokens, 0)] * len(self._replicas)
         for depth, mask in self.index.match(ask.blocks, eligible):
             cached = min(depth * ask.block_tokens, tokens - 1)
@@ -209,23 +213,28 @@ class Router:
         replica = self._replicas[index] if index is not None else None
         if index is None or replica is None:
             return None
-        return Ticket(index, replica.member.name, ask, work[index], work[index] * replica.learned * (1.0 + fleet.drag[index]))
+        seconds = work[index] * replica.learned * (1.0 + _drag(replica))
+        return Ticket(index, replica.member.name, ask, work[index], seconds)
 
-    def send(self, ticket: Ticket, now: float) -> None:
-        """The request goes to its replica, which is about to hold its prompt."""
+    def send(self, ticket: Ticket, now: float, *, is_observed: bool = True) -> None:
+        """The request goes to its replica, which is about to hold its prompt.
+
+        Not `is_observed`: its first token will not be told of (a whole answer); it is taken to come when expected.
+        """
         replica = self._of(ticket)
         if replica is None:
             return
         fleet, place = self.fleet, ticket.index
         ticket.sent_at = now
-        ticket.is_held = ticket.is_waiting = True
+        ticket.is_held, ticket.is_waiting = True, is_observed
         replica.in_flight += 1
-        if not replica.waiting:
-            replica.mark = now
-        replica.waiting += 1
-        replica.waiting_seconds += ticket.work
+        if is_observed:
+            if not replica.waiting:
+                replica.mark = now
+            replica.waiting += 1
+            replica.waiting_seconds += ticket.work
         fleet.queue_ends_at[place] = max(fleet.queue_ends_at[place], now) + ticket.seconds
-        if fleet.orders_queue:
+        if fleet.orders_queue and is_observed:
             ticket.queued = [ticket.work + PATIENCE * now, ticket.work, now]
             fleet.waiting[place].append(ticket.queued)
         gain = ticket.seconds / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
@@ -244,11 +253,12 @@ class Router:
         # Between two first tokens it worked on the one it finished, or on others that it finishes later.
         observed = min(max(0.0, now - replica.mark), _MAX_OBSERVED_SECONDS)
         replica.mark = now
-        self._learn(replica, observed, ticket.work * (1.0 + self.fleet.drag[ticket.index]))
-        replica.health.failures_in_a_row = 0
+        self._learn(replica, observed, ticket.work * (1.0 + _drag(replica)))
         replica.health.slow_samples += 1
         self._leave_queue(ticket, replica, now)
         self._set_slowness(ticket.index, replica, now)
+        if replica.learned > self._rules.slow_factor * self._pace.slowness():
+            self._judge(now)
 
     def end(self, ticket: Ticket, now: float, *, is_failure: bool = False) -> None:
         """The request is over, however. A failure is the replica's, not the request's."""
@@ -263,6 +273,7 @@ class Router:
             replica.health.failures_in_a_row += 1
             self._judge(now)
         else:
+            replica.health.failures_in_a_row = 0
             took = now - ticket.sent_at
             replica.service_seconds += 0.1 * (took - replica.service_seconds)
         self._set_slowness(ticket.index, replica, now)
@@ -299,9 +310,9 @@ class Router:
             self._ejected = {place: until for place, until in self._ejected.items() if until > now}
         out = self._mask(avoided) | sum(1 << place for place in self._ejected)
         eligible = eligible & ~out or eligible
-        if self._weights and eligible:
-            weights = {name: weight for name, weight in self._weights.items() if self._masks.get(name, 0) & eligible}
-            deployment, credits_left = next_deployment(weights, self._credits)
+        if self._shares and eligible:
+            shares = {name: share for name, share in self._shares.items() if self._masks.get(name, 0) & eligible}
+            deployment, credits_left = next_deployment(shares, self._credits)
             if deployment is not None:
                 self._credits = {**self._credits, **credits_left}
                 eligible &= self._masks[deployment]
@@ -313,6 +324,7 @@ class Router:
     def _age(self, now: float) -> None:
         """Lets what was assigned fade, the young grow warm, and ordered queues be worked off."""
         fleet = self.fleet
+        self._aged_at = now
         age = (now - self._epoch) / UTILIZATION_WINDOW_SECONDS
         scale = exp(-age)
         if age > _RESCALE_AT:
@@ -329,16 +341,17 @@ class Router:
             if replica is not None:
                 self._set_slowness(place, replica, now)
         if fleet.orders_queue:
-            for slowness, drag, waiting in zip(fleet.slowness, fleet.drag, fleet.waiting, strict=True):
-                if waiting:
-                    work_off(waiting, slowness * (1.0 + drag * WD), now)
+            for replica, waiting in zip(self._replicas, fleet.waiting, strict=True):
+                if waiting and replica is not None:
+                    work_off(waiting, replica.learned * (1.0 + _drag(replica)), now)
 
     def _set_slowness(self, place: int, replica: _Replica, now: float) -> None:
-        warm = warmth(replica.health, now, self._rules)
-        if warm <= 1.0:
-            self._warming.discard(place)
-        self.fleet.slowness[place] = replica.learned * warm
-        self.fleet.drag[place] = _drag(replica)
+        warm = 1.0
+        if place in self._warming:
+            warm = warmth(replica.health, now, self._rules)
+            if warm <= 1.0:
+                self._warming.discard(place)
+        self.fleet.slowness[place] = replica.learned * warm * (1.0 + _AVOID_DECODING * _drag(replica))
 
     def _crowd(self, place: int, replica: _Replica) -> None:
         """Beyond its slots a request waits for one of them; within, others' decoding slows it down."""

@@ -1,0 +1,105 @@
+"""The live gateway's side of routing: what it asks of the router and tells it."""
+
+import msgspec
+import pytest
+
+from cloudcrest.gateway.route import Balancer, Trip
+
+DEPLOYMENTS = {"a": "dep_1", "b": "dep_1", "c": "dep_2"}
+
+
+class Replica(msgspec.Struct):
+    name: str
+    slots: int = 4
+    paused_until_seconds: float = 0.0
+
+
+def body(text: str, *, is_stream: bool = True) -> bytes:
+    stream = ',"stream":true' if is_stream else ""
+    return f'{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]{stream}}}'.encode()
+
+
+def make(replicas: list[Replica], shares: dict[str, float] | None = None) -> Balancer:
+    balancer = Balancer(0.0)
+    balancer.set_replicas(replicas, 0.0, deployments=DEPLOYMENTS, shares=shares or {})
+    return balancer
+
+
+def pick(
+    balancer: Balancer, replicas: list[Replica], data: bytes, now: float, excluded: list[Replica] | None = None
+) -> Trip[Replica]:
+    trip = balancer.pick(replicas, data, now, excluded or [])
+    assert trip is not None
+    return trip
+
+
+def test_one_replica_needs_no_choice_and_none_is_none() -> None:
+    only = Replica("a")
+    balancer = make([only])
+    trip = pick(balancer, [only], body("hi"), 0.0)
+    trip.begin(0.0)
+    trip.first_token(1.0)
+    trip.end(2.0)
+    assert balancer.pick([only], body("hi"), 0.0, [only]) is None
+    assert make([]).pick([], body("hi"), 0.0) is None
+
+
+def test_a_long_prompt_returns_to_where_it_was() -> None:
+    replicas = [Replica("a"), Replica("b"), Replica("c")]
+    balancer = make(replicas)
+    first = pick(balancer, replicas, body("x" * 40_000), 0.0)
+    first.begin(0.0)
+    first.first_token(1.0)
+    first.end(2.0)
+    for number in range(6):
+        again = pick(balancer, replicas, body("x" * 40_000 + "y" * 3_000), 10.0 + number)
+        assert again.replica is first.replica
+
+
+def test_a_paused_replica_is_used_only_where_there_is_no_other() -> None:
+    replicas = [Replica("a", paused_until_seconds=5.0), Replica("b")]
+    balancer = make(replicas)
+    assert all(pick(balancer, replicas, body("hi"), 1.0).replica.name == "b" for _ in range(4))
+    assert pick(balancer, replicas, body("hi"), 1.0, [replicas[1]]).replica.name == "a"
+    assert balancer.pick(replicas, body("hi"), 1.0, replicas) is None
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_requests_under_way_are_spread_and_leave_nothing_behind(is_stream: bool) -> None:
+    replicas = [Replica("a"), Replica("b"), Replica("c")]
+    balancer = make(replicas)
+    trips = []
+    for _ in range(9):
+        trip = pick(balancer, replicas, body("hi", is_stream=is_stream), 1.0)
+        trip.begin(1.0)
+        trips.append(trip)
+    names = [trip.replica.name for trip in trips]
+    assert {name: names.count(name) for name in set(names)} == {"a": 3, "b": 3, "c": 3}
+    for trip in trips:
+        trip.end(2.0)
+        trip.end(2.0)
+    place = balancer.router.place("a")
+    assert place is not None
+    assert balancer.router.fleet.slot_wait[place] == 0.0
+
+
+def test_a_replica_that_fails_again_and_again_is_left_out() -> None:
+    replicas = [Replica("a"), Replica("b")]
+    balancer = make(replicas)
+    for _ in range(5):
+        trip = pick(balancer, replicas, body("hi"), 1.0, [replicas[1]])
+        trip.begin(1.0)
+        trip.end(1.0, is_failure=True)
+    assert all(pick(balancer, replicas, body("hi"), 2.0).replica.name == "b" for _ in range(8))
+
+
+def test_a_canary_gets_its_share() -> None:
+    replicas = [Replica("a"), Replica("b"), Replica("c")]
+    balancer = make(replicas, {"dep_1": 80, "dep_2": 20})
+    names = []
+    for number in range(100):
+        trip = pick(balancer, replicas, body("hi"), float(number))
+        trip.begin(float(number))
+        trip.end(number + 0.5)
+        names.append(trip.replica.name)
+    assert names.count("c") == 20
