@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -42,7 +43,7 @@ Context = Annotated[int | None, Parameter(name="--context-tokens", help="Context
 Slots = Annotated[int | None, Parameter(help="Requests that a replica runs at once.")]
 EngineOptions = Annotated[
     list[str] | None,
-    Parameter(name="--engine-option", negative=(), help="name=value, the engine's own; may be repeated."),
+    Parameter(name="--engine-option", negative=(), help="name=value, or name=@FILE for a secret; may be repeated."),
 ]
 
 
@@ -256,10 +257,17 @@ def _replicas(least: int, most: int | None) -> Json:
 
 
 def engine_option(text: str) -> tuple[str, str | int | float | bool]:
-    """`name=value`, with numbers and true/false as such."""
+    """`name=value`, with numbers and true/false as such; `name=@file` is the file's text, which no process list shows."""
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise WrongUsage(f"'{text}' is no engine option", hint="write --engine-option name=value")
+    if value.startswith("@"):
+        try:
+            return name, Path(value[1:]).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise WrongUsage(
+                f"{value[1:]} cannot be read: {error}", hint=f"check --engine-option {name}=@FILE"
+            ) from error
     if value in ("true", "false"):
         return name, value == "true"
     for kind in (int, float):

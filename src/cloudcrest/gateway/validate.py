@@ -113,6 +113,12 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
             param="tool_choice",
             hint="use 'auto', or ask for the arguments with a response_format of json_schema",
         )
+    if isinstance(body, CompletionBody) and body.logprobs is not None and route.engine == "llamacpp":
+        raise InvalidInput(
+            "this model's engine gives no logprobs in the shape of /v1/completions",
+            param="logprobs",
+            hint="ask /v1/chat/completions for them",
+        )
     if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and route.engine != "upstream":
         parsed.max_tokens = route.context_tokens
 

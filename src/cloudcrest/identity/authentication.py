@@ -15,12 +15,12 @@ from cloudcrest.identity.records import ApiKey
 from cloudcrest.identity.repository import accounts, keys, members
 from cloudcrest.identity.tokens import csrf_token, same, sha256_hex
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.http.app import CSRF_HEADER
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, PermissionDenied, Unauthenticated
 
 SESSION_COOKIE = "cloudcrest_session"
 CSRF_COOKIE = "cloudcrest_csrf"
-CSRF_HEADER = "x-csrf-token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CREDENTIAL_CHARACTERS_MAX = 512
 _MANAGED_PATHS = "/api/"

@@ -375,3 +375,17 @@ async def test_the_api_document_says_what_holds_for_all(client: httpx2.AsyncClie
     assert set(document["components"]["securitySchemes"]) == {"api_key", "session"}
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert document["servers"]
+
+
+async def test_a_named_origin_may_use_its_session(client: httpx2.AsyncClient) -> None:
+    asked = {
+        "origin": "https://console.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type, x-csrf-token",
+    }
+    answer = await client.options(THINGS, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://console.example"
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    strange = await client.options(THINGS, headers={**asked, "origin": "https://elsewhere.example"})
+    assert "access-control-allow-origin" not in strange.headers

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from cloudcrest.cli import credentials
+from cloudcrest.cli.deployments import engine_option
+from cloudcrest.cli.errors import WrongUsage
 from tests.unit.cli.conftest import Cli, FakeCloud
 
 KEY = {
@@ -240,6 +242,13 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
     out = capsys.readouterr().out
     assert "1/1" in out
     assert "rep_1" in out
+
+
+def test_an_engine_option_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-secret\n")
+    assert engine_option(f"api_key=@{tmp_path / 'key'}") == ("api_key", "sk-secret")
+    with pytest.raises(WrongUsage, match="cannot be read"):
+        engine_option(f"api_key=@{tmp_path / 'none'}")
 
 
 @pytest.mark.parametrize(("newest", "code"), [("ready", 0), ("backoff", 1)])

@@ -207,3 +207,11 @@ def test_nothing_but_our_own_errors_comes_out(endpoint: str, body: bytes) -> Non
         return
     assert json.loads(build(forwarded_fields(parsed, route_document())))["model"] == "m"
     assert parsed.estimated_tokens(4096) > 0
+
+
+def test_completions_logprobs_are_refused_where_the_engine_answers_in_chats_shape() -> None:
+    parsed = parse(COMPLETIONS, json.dumps({"model": "m", "prompt": "a", "logprobs": 2}).encode())
+    with pytest.raises(InvalidInput, match="logprobs") as caught:
+        check_engine(parsed, route_document(engine="llamacpp"))
+    assert caught.value.param == "logprobs"
+    check_engine(parsed, route_document(engine="vllm"))

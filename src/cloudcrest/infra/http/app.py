@@ -23,6 +23,9 @@ from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import Clock, SystemClock
 from cloudcrest.kernel.ids import NewId, new_id
 
+CSRF_HEADER = "x-csrf-token"
+"""What a page sends with writes that a session cookie signs (identity checks it)."""
+
 API_PREFIX = "/api/v1"
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -106,8 +109,10 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
+        # Signed-in sessions are for origins that are named: with `*` any page could act for who is signed in.
+        allow_credentials="*" not in origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "idempotency-key", REQUEST_ID_HEADER],
+        allow_headers=["authorization", "content-type", "idempotency-key", CSRF_HEADER, REQUEST_ID_HEADER],
         expose_headers=[REQUEST_ID_HEADER, REPLAYED_HEADER, "retry-after"],
     )
     return [cors]
