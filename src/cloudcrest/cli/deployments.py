@@ -257,7 +257,7 @@ def _replicas(least: int, most: int | None) -> Json:
 
 
 def engine_option(text: str) -> tuple[str, str | int | float | bool]:
-    """`name=value`, with numbers and true/false as such; `name=@file` is the file's text, which no process list shows."""
+    """`name=value`, with numbers and true/false as such; `name=@file` is the file's text, kept from process lists."""
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise WrongUsage(f"'{text}' is no engine option", hint="write --engine-option name=value")
