@@ -23,6 +23,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*close")
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
+_CHUNK_START = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 _IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
@@ -177,7 +178,10 @@ class UpstreamConnection(asyncio.Protocol):
             sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and self._state == _HEAD)
 
     def data_received(self, data: bytes) -> None:
-        if self._state in (_CHUNK_LINE, _CHUNK_DATA):
+        if self._state == _CHUNK_LINE:
+            match = _CHUNK_START.match(data)
+            if match is not None and not self._buffer and self._read_whole_chunk(data, match.end(), int(match[1], 16)):
+                return
             self._read_chunks(data)
         elif self._state == _LENGTH_BODY:
             self._read_length_body(data)
@@ -251,6 +255,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.answer_data(data)
         if self._needed_bytes == 0 and self._sink is not None:
             self._done()
+
+    def _read_whole_chunk(self, data: bytes, start: int, size_bytes: int) -> bool:
+        """Takes a read that is one chunk, as an event of a stream mostly is; False: it is something else."""
+        if size_bytes == 0 or len(data) != start + size_bytes + 2 or not data.endswith(b"\r\n"):
+            return False
+        if self._sink is not None:
+            self._sink.answer_data(data[start:-2])
+        return True
 
     def _read_chunks(self, data: bytes) -> None:
         """Takes the framing off. All payload of one read goes to the sink in one piece."""
