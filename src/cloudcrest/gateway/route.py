@@ -3,16 +3,13 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from cloudcrest.gateway.routing.prompt import BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes
+from cloudcrest.gateway.routing.prompt import BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes, is_stream
 from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
 
 _TOKENS_PER_SECOND = 5_000.0
 _OVERHEAD_SECONDS = 0.01
 _CROWDING_SECONDS = 0.1
 """What a full replica's decoding counts for in seconds of waiting, on the reference replica."""
-
-_STREAM = b'"stream":true'
-"""As the rebuilt body has it; inside a string its quotes would be escaped."""
 
 
 class Replica(Protocol):
@@ -91,5 +88,5 @@ class Balancer:
             return None
         for each in replicas:
             if each.name == ticket.name:
-                return Trip(each, self.router, ticket, is_stream=_STREAM in body)
+                return Trip(each, self.router, ticket, is_stream=is_stream(body))
         return None

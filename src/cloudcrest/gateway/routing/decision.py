@@ -10,7 +10,7 @@ _SHARE_HURT = 0.5
 _BALANCE_WEIGHT = 1.0
 PATIENCE = 0.1
 """Replicas that order their queue forgive this many seconds of prefill for each second waited."""
-_OWN_WEIGHT = 1.5
+_OWN_WEIGHT = 1.25
 """Prefill that another replica's cache would have spared also takes cache room from others."""
 _NEVER = float("inf")
 

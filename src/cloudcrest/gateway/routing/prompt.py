@@ -6,26 +6,32 @@ MAX_BLOCKS = 256
 BYTES_PER_TOKEN = 4
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 _SAMPLE_BYTES = 256
+_STREAM = b'"stream":true'
 _KEYS = (b'"messages":', b'"prompt":')
-_TOOLS = b'"tools":'
+_EDGE_BYTES = 1_024
+"""Keys are looked for this near to an end of the body: reading all of a long one takes longer than the choice."""
 
 
 def block_hashes(body: bytes) -> list[int]:
     """Chained hashes of the prompt's whole blocks, good within this process. Empty: it is shorter than a block.
 
-    The index is one model's, so model and adapter, which the name stands for, are not hashed. Tools come before the
-    messages in chat templates and so count from the first block on. A quote inside a JSON string is escaped, so the
-    keys found are keys. Each block is known by its last 256 bytes and all blocks before it: two prompts that differ
-    only elsewhere are taken for one, which costs a wrong guess and no wrong answer, while hashing every byte would
-    cost a long prompt as much as the rest of the gateway.
+    The index is one model's, so model and adapter, which the name stands for, are not hashed. Blocks begin at the
+    messages: what differs in each request before them does not matter. Each block is known by its last 256 bytes and
+    all blocks before it: two prompts that differ only elsewhere are taken for one, which costs a wrong guess and no
+    wrong answer, while hashing every byte would cost a long prompt as much as the rest of the gateway.
     """
     if len(body) < BLOCK_BYTES:
         return []
-    start = next((at for at in map(body.find, _KEYS) if at >= 0), 0)
-    tools = body.find(_TOOLS)
-    chained = hash(body[tools : tools + _SAMPLE_BYTES]) if tools >= 0 else 0
+    # A quote inside a JSON string is escaped, so what is found is a key.
+    start = next((at for key in _KEYS if (at := body.find(key, 0, _EDGE_BYTES)) >= 0), 0)
+    chained = 0
     hashes = []
     for end in range(start + BLOCK_BYTES, min(len(body), start + MAX_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
         chained = hash((chained, body[end - _SAMPLE_BYTES : end]))
         hashes.append(chained)
     return hashes
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether the answer will be a stream, as far as the body's edges tell."""
+    return body.find(_STREAM, 0, _EDGE_BYTES) >= 0 or body.find(_STREAM, -_EDGE_BYTES) >= 0
