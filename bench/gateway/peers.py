@@ -50,24 +50,17 @@ def _litellm(binaries: Path, scratch: Path, port: int, replica_ports: Sequence[i
 
 
 def _vllm_router(binaries: Path, _: Path, port: int, replica_ports: Sequence[int]) -> list[str]:
-    urls = [f"http://127.0.0.1:{replica}" for replica in replica_ports]
-    return [
-        str(binaries / "vllm-router"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--policy",
-        "round_robin",
-        "--worker-urls",
-        *urls,
-    ]
+    return [str(binaries / "vllm-router"), *_router_options(port, replica_ports)]
 
 
 def _sglang_router(binaries: Path, _: Path, port: int, replica_ports: Sequence[int]) -> list[str]:
-    urls = [f"http://127.0.0.1:{replica}" for replica in replica_ports]
-    launcher = [str(binaries / "python"), "-m", "sglang_router.launch_router"]
-    return [*launcher, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin", "--worker-urls", *urls]
+    return [str(binaries / "python"), "-m", "sglang_router.launch_router", *_router_options(port, replica_ports)]
+
+
+def _router_options(port: int, replica_ports: Sequence[int]) -> list[str]:
+    """Both have the same; without a port of their own for metrics they would meet on a fixed one."""
+    own = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]
+    return [*own, "--policy", "round_robin", "--worker-urls", *(f"http://127.0.0.1:{port}" for port in replica_ports)]
 
 
 PEERS = (
