@@ -72,7 +72,8 @@ class Snapshot:
         """The limits a request of this key for this model is held to, narrowest first."""
         get = self._scopes.get
         found = (
-            get(("key", key.id)),
+            # A key's buckets are made with its first request: most of a large cloud's keys are idle at one worker.
+            get(("key", key.id)) or self._limit("key", key.id, key.limits),
             get(("project", key.project_id)),
             get(("organization", key.organization_id)),
             route.scope,
@@ -142,7 +143,8 @@ class Snapshot:
             self.keys.pop(previous, None)
         self._key_digests[document.id] = digest
         self.keys[digest] = document
-        self._limit("key", document.id, document.limits)
+        if ("key", document.id) in self._scopes:
+            self._limit("key", document.id, document.limits)
 
     def _drop_key(self, key_id: str) -> None:
         digest = self._key_digests.pop(key_id, None)
