@@ -198,7 +198,12 @@ class Ours(Policy):
 
     def __init__(self, replicas: int) -> None:
         super().__init__(replicas)
-        self.router = Router(prefill_seconds, max_blocks_per_replica=CACHE_BLOCKS, orders_queue=self.orders_queue)
+        self.router = Router(
+            prefill_seconds,
+            max_blocks_per_replica=CACHE_BLOCKS,
+            max_blocks=CACHE_BLOCKS * replicas,
+            orders_queue=self.orders_queue,
+        )
         self.router.set_members([Member(str(number), slots=1_000_000) for number in range(replicas)], 0.0)
         self._tickets: dict[int, Ticket] = {}
 

@@ -196,3 +196,12 @@ def test_what_was_assigned_long_ago_is_forgotten() -> None:
     assert max(router.fleet.assigned) > 0
     router.choose(Ask(10, [], 50), 10_000.0)
     assert router.fleet.utilization < 1e-9
+
+
+def test_the_index_of_all_replicas_together_is_bounded() -> None:
+    router = Router(cost, max_blocks_per_replica=100, max_blocks=120)
+    router.set_members([Member(f"r{number}", 4) for number in range(6)], 0.0)
+    for number in range(300):
+        finish(router, go(router, float(number), list(range(number * 50, number * 50 + 30))), number + 0.5)
+        assert len(router.index) <= 120
+    assert len(router.index) == 120

@@ -20,7 +20,7 @@ class Fleet(msgspec.Struct):
 
     queue_ends_at: when the prefill work sent to it is expected to be done, monotonic seconds.
     slot_wait: seconds that a request waits there besides, for a slot.
-    slowness: its prefill time over the reference's; a warming-up replica is slower, too.
+    slowness: its prefill time over the others'; a warming-up replica is slower, too.
     assigned: recent prefill seconds sent to it, in a unit that `assigned_scale` turns into a share of its time, 0…1.
     waiting: for replicas that order their queue: [rank, prefill seconds left, as of when] of each request without a
     first token, rank = seconds left + 0.1 · arrival time; the least goes first.
@@ -41,7 +41,7 @@ class Fleet(msgspec.Struct):
 def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eligible: int) -> int | None:
     """The replica with the least cost; ties rotate with `turn`. None: `eligible`, a mask, names none.
 
-    seconds: by replica, the request's prefill on the reference replica with what that one holds of its prefix.
+    seconds: by replica, the request's prefill at the others' pace with what that one holds of its prefix.
 
     In order of arrival, cost = wait + prefill + what others will wait longer for it + a little for work sent of late.
     The third term: half of those who come while the queue and this prefill last (at rate λ, for a time stretched by

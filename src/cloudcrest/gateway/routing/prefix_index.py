@@ -10,13 +10,13 @@ from collections.abc import Sequence
 class PrefixIndex:
     """Block hashes with their holders; each replica's least recently used blocks go first.
 
-    `max_blocks_per_replica` bounds it: at most that many entries for each replica, some 150 bytes each.
+    `max_blocks_per_replica` bounds it: at most that many entries for each replica, some 200 bytes each.
     A prompt's blocks are touched from the last to the first, so a prefix is never forgotten before what follows it:
     whoever holds block i holds all before it, and `match` can skip.
     """
 
     def __init__(self, max_blocks_per_replica: int) -> None:
-        self._max_blocks = max_blocks_per_replica
+        self.max_blocks_per_replica = max_blocks_per_replica
         self._holders: dict[int, int] = {}
         self._recency: dict[int, OrderedDict[int, None]] = {}
 
@@ -34,15 +34,15 @@ class PrefixIndex:
         if order is None:
             order = self._recency[bit] = OrderedDict()
         holders, mask = self._holders, 1 << bit
-        if len(blocks) > self._max_blocks:
-            blocks = blocks[: self._max_blocks]
+        if len(blocks) > self.max_blocks_per_replica:
+            blocks = blocks[: self.max_blocks_per_replica]
         for block in reversed(blocks):
             if block in order:
                 order.move_to_end(block)
             else:
                 order[block] = None
                 holders[block] = holders.get(block, 0) | mask
-        while len(order) > self._max_blocks:
+        while len(order) > self.max_blocks_per_replica:
             self._let_go(order.popitem(last=False)[0], mask)
 
     def match(self, blocks: Sequence[int], among: int) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import exp
-from statistics import median
 
 import msgspec
 
@@ -11,11 +10,12 @@ from cloudcrest.gateway.routing.health import Health, HealthRules, ejected, to_e
 from cloudcrest.gateway.routing.prefix_index import PrefixIndex
 from cloudcrest.gateway.routing.shares import next_deployment
 
-MAX_BLOCKS_PER_REPLICA = 8_192
+MAX_BLOCKS_PER_REPLICA = 4_096
+MAX_BLOCKS_PER_MODEL = 32_768
 _LEARNING_SECONDS = 120.0
 _FAR_OFF = 1.5
-DECODE_DRAG = 0.43
-DECODE_DRAG_PER_REQUEST = 0.026
+_DECODE_DRAG = 0.43
+_DECODE_DRAG_PER_REQUEST = 0.026
 """A decode step beside a chunk of prefill takes this share of the chunk's time, and so much more for each request."""
 _AVOID_DECODING = 0.05
 """The part of that for which a replica that does not decode is preferred: who goes there makes it decode, too."""
@@ -78,10 +78,10 @@ class _Replica(msgspec.Struct):
     member: Member
     health: Health
     pace: "_Pace"
-    learned: float = 1.0
+    slowness: float = 1.0
     in_flight: int = 0
     waiting: int = 0
-    waiting_seconds: float = 0.0
+    waiting_work: float = 0.0
     mark: float = 0.0
     service_seconds: float = 0.0
 
@@ -97,6 +97,7 @@ class Router:
         cost: Cost,
         *,
         max_blocks_per_replica: int = MAX_BLOCKS_PER_REPLICA,
+        max_blocks: int = MAX_BLOCKS_PER_MODEL,
         orders_queue: bool = False,
         crowding_seconds: float = 0.0,
         rules: HealthRules | None = None,
@@ -105,6 +106,8 @@ class Router:
         self._cost = cost
         self._crowding_seconds = crowding_seconds
         self._rules = rules or HealthRules()
+        self._max_blocks_per_replica = max_blocks_per_replica
+        self._max_blocks = max_blocks
         self.index = PrefixIndex(max_blocks_per_replica)
         self.fleet = Fleet([], [], [], [], [], orders_queue=orders_queue)
         self._replicas: list[_Replica | None] = []
@@ -140,6 +143,9 @@ class Router:
                 known.member = member
             else:
                 self._add(member, now - self._rules.warm_up_seconds if is_first else now, now)
+        self.index.max_blocks_per_replica = min(
+            self._max_blocks_per_replica, self._max_blocks // max(1, len(self._places))
+        )
         self._shares = dict(shares or {})
         self._credits = {}
         self._masks = {}
@@ -152,9 +158,7 @@ class Router:
         return self._places.get(name)
 
     def _add(self, member: Member, since: float, now: float) -> None:
-        known = [replica.learned for replica in self._replicas if replica is not None]
-        learned = median(known) if known else 1.0
-        replica = _Replica(member, Health(since=since), _Pace(learned, 1.0), learned)
+        replica = _Replica(member, Health(since=since), _Pace(self._pace.slowness(), 1.0))
         fleet = self.fleet
         if None in self._replicas:
             place = self._replicas.index(None)
@@ -199,22 +203,23 @@ class Router:
         fleet, tokens = self.fleet, ask.tokens
         if fleet.orders_queue or now - self._aged_at > _AGE_EACH_SECONDS:
             self._age(now)
-        work = [self._cost(tokens, 0)] * len(self._replicas)
+        pace = self._pace.slowness()
+        expected = [self._cost(tokens, 0) * pace] * len(self._replicas)
         for depth, mask in self.index.match(ask.blocks, eligible):
             cached = min(depth * ask.block_tokens, tokens - 1)
-            seconds = self._cost(tokens - cached, cached)
+            seconds = self._cost(tokens - cached, cached) * pace
             left = mask
             while left:
                 lowest = left & -left
-                work[lowest.bit_length() - 1] = seconds
+                expected[lowest.bit_length() - 1] = seconds
                 left ^= lowest
         self._turn += 1
-        index = choose(fleet, work, now=now, turn=self._turn, eligible=eligible)
+        index = choose(fleet, expected, now=now, turn=self._turn, eligible=eligible)
         replica = self._replicas[index] if index is not None else None
         if index is None or replica is None:
             return None
-        seconds = work[index] * replica.learned * (1.0 + _drag(replica))
-        return Ticket(index, replica.member.name, ask, work[index], seconds)
+        seconds = expected[index] * replica.slowness * (1.0 + _drag(replica))
+        return Ticket(index, replica.member.name, ask, expected[index] / pace, seconds)
 
     def send(self, ticket: Ticket, now: float, *, is_observed: bool = True) -> None:
         """The request goes to its replica, which is about to hold its prompt.
@@ -232,10 +237,11 @@ class Router:
             if not replica.waiting:
                 replica.mark = now
             replica.waiting += 1
-            replica.waiting_seconds += ticket.work
+            replica.waiting_work += ticket.work
         fleet.queue_ends_at[place] = max(fleet.queue_ends_at[place], now) + ticket.seconds
         if fleet.orders_queue and is_observed:
-            ticket.queued = [ticket.work + PATIENCE * now, ticket.work, now]
+            left = ticket.work * self._pace.slowness()
+            ticket.queued = [left + PATIENCE * now, left, now]
             fleet.waiting[place].append(ticket.queued)
         gain = ticket.seconds / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
         fleet.assigned[place] += gain
@@ -257,7 +263,7 @@ class Router:
         replica.health.slow_samples += 1
         self._leave_queue(ticket, replica, now)
         self._set_slowness(ticket.index, replica, now)
-        if replica.learned > self._rules.slow_factor * self._pace.slowness():
+        if replica.slowness > self._rules.slow_factor:
             self._judge(now)
 
     def end(self, ticket: Ticket, now: float, *, is_failure: bool = False) -> None:
@@ -282,11 +288,11 @@ class Router:
     # inside
 
     def _learn(self, replica: _Replica, observed: float, worked: float) -> None:
-        """Takes the fleet's pace for a replica's, unless its own is far off: who finishes when says little of one."""
+        """A replica counts as the others do, unless it is far off: who finishes when says little of one."""
         replica.pace.add(observed, worked, 1.0)
         self._pace.add(observed, worked, 1.0 / max(1, len(self._places)))
-        own, common = replica.pace.slowness(), self._pace.slowness()
-        replica.learned = own if own > common * _FAR_OFF or own * _FAR_OFF < common else common
+        ratio = replica.pace.slowness() / self._pace.slowness()
+        replica.slowness = ratio if ratio > _FAR_OFF or ratio * _FAR_OFF < 1.0 else 1.0
 
     def _of(self, ticket: Ticket) -> _Replica | None:
         """The ticket's replica, unless its place is another's by now."""
@@ -296,9 +302,9 @@ class Router:
     def _leave_queue(self, ticket: Ticket, replica: _Replica, now: float) -> None:
         ticket.is_waiting = False
         replica.waiting -= 1
-        replica.waiting_seconds = replica.waiting_seconds - ticket.work if replica.waiting else 0.0
-        decoding = 1.0 + _drag(replica)
-        self.fleet.queue_ends_at[ticket.index] = now + replica.waiting_seconds * replica.learned * decoding
+        replica.waiting_work = replica.waiting_work - ticket.work if replica.waiting else 0.0
+        pace = self._pace.slowness() * replica.slowness * (1.0 + _drag(replica))
+        self.fleet.queue_ends_at[ticket.index] = now + replica.waiting_work * pace
         if self.fleet.orders_queue:
             waiting = self.fleet.waiting[ticket.index]
             self.fleet.waiting[ticket.index] = [entry for entry in waiting if entry is not ticket.queued]
@@ -343,7 +349,7 @@ class Router:
         if fleet.orders_queue:
             for replica, waiting in zip(self._replicas, fleet.waiting, strict=True):
                 if waiting and replica is not None:
-                    work_off(waiting, replica.learned * (1.0 + _drag(replica)), now)
+                    work_off(waiting, replica.slowness * (1.0 + _drag(replica)), now)
 
     def _set_slowness(self, place: int, replica: _Replica, now: float) -> None:
         warm = 1.0
@@ -351,7 +357,7 @@ class Router:
             warm = warmth(replica.health, now, self._rules)
             if warm <= 1.0:
                 self._warming.discard(place)
-        self.fleet.slowness[place] = replica.learned * warm * (1.0 + _AVOID_DECODING * _drag(replica))
+        self.fleet.slowness[place] = replica.slowness * warm * (1.0 + _AVOID_DECODING * _drag(replica))
 
     def _crowd(self, place: int, replica: _Replica) -> None:
         """Beyond its slots a request waits for one of them; within, others' decoding slows it down."""
@@ -359,14 +365,14 @@ class Router:
         over = replica.in_flight + 1 - slots
         share = replica.in_flight / slots
         wait = replica.service_seconds * over / slots if over > 0 else 0.0
-        self.fleet.slot_wait[place] = wait + self._crowding_seconds * replica.learned * share
+        self.fleet.slot_wait[place] = wait + self._crowding_seconds * self._pace.slowness() * replica.slowness * share
 
     def _judge(self, now: float) -> None:
         """Ejects those that fail or lag, within the share that may be out."""
         places = [place for place, replica in enumerate(self._replicas) if replica is not None]
         replicas = [replica for replica in self._replicas if replica is not None]
         healths = [replica.health for replica in replicas]
-        for number in to_eject(healths, [replica.learned for replica in replicas], now, self._rules):
+        for number in to_eject(healths, [replica.slowness for replica in replicas], now, self._rules):
             replica, place = replicas[number], places[number]
             replica.health = ejected(replica.health, now, self._rules)
             self._ejected[place] = replica.health.ejected_until
@@ -375,4 +381,4 @@ class Router:
 
 def _drag(replica: _Replica) -> float:
     decoding = replica.in_flight - replica.waiting
-    return DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 0.0
+    return _DECODE_DRAG + _DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 0.0
