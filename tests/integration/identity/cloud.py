@@ -10,7 +10,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from cloudcrest.identity import routes
-from cloudcrest.identity.authentication import CSRF_HEADER, authentication
+from cloudcrest.identity.authentication import authentication
 from cloudcrest.identity.fakes import FakeMailer, FakeOrganizationCreated
 from cloudcrest.identity.passwords import Passwords
 from cloudcrest.identity.provider import configured_provider
@@ -25,7 +25,7 @@ from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tasks import blueprint
 from cloudcrest.identity.tokens import new_secret
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.http.app import create_app
+from cloudcrest.infra.http.app import CSRF_HEADER, create_app
 from cloudcrest.infra.jobs import Jobs
 from cloudcrest.infra.publication import read_page
 from cloudcrest.infra.sealing import Sealer

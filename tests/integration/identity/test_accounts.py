@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import text
 
-from cloudcrest.identity.authentication import CSRF_HEADER
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.http.app import CSRF_HEADER
 from cloudcrest.kernel.clock import ManualClock
 from tests.integration.identity.cloud import PASSWORD, Cloud, Tenant, build, mailed_token, make_key, register
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from cloudcrest.identity.authentication import CSRF_HEADER
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.http.app import CSRF_HEADER
 from cloudcrest.kernel.clock import ManualClock
 from tests.integration.identity.cloud import PASSWORD, Cloud, build, mailed_token, register
 from tests.integration.identity.oidc_provider import (

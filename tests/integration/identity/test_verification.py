@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
-from cloudcrest.identity.authentication import CSRF_HEADER
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.http.app import CSRF_HEADER
 from cloudcrest.kernel.clock import ManualClock
 from tests.integration.identity.cloud import (
     FIRST_KEY,
