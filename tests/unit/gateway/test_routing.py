@@ -115,6 +115,16 @@ def test_a_slow_replica_is_found_out_and_used_less() -> None:
     assert counts[1] > 5 * counts[0]
 
 
+def test_replicas_that_were_not_used_yet_count_at_the_pace_of_the_others() -> None:
+    router = make(4)
+    counts = Counter[int]()
+    for number in range(200):
+        ticket = go(router, float(number))
+        counts[ticket.index] += 1
+        finish(router, ticket, number + 0.3)
+    assert min(counts[place] for place in range(4)) > 30
+
+
 def test_one_that_lags_far_behind_is_ejected_and_comes_back() -> None:
     rules = HealthRules(slow_samples=3)
     router = make(4, rules=rules)
