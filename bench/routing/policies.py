@@ -43,7 +43,7 @@ class Policy:
         self.waiting_tokens[place] += new_tokens
         self.waiting_seconds[place] += seconds
         self.queue_ends_at[place] = max(self.queue_ends_at[place], now) + seconds
-        self.active_tokens[place] += job.tokens
+        self.active_tokens[place] += new_tokens
         if self.needs_index:
             self.index.insert(place, job.blocks)
         return place
@@ -59,9 +59,9 @@ class Policy:
         self.queue_ends_at[place] = now + self.waiting_seconds[place]
 
     def end(self, job: Job, now: float) -> None:
-        place, _, _ = self._sent.pop(job.number)
+        place, new_tokens, _ = self._sent.pop(job.number)
         self.outstanding[place] -= 1
-        self.active_tokens[place] -= job.tokens
+        self.active_tokens[place] -= new_tokens
 
     def cached(self, job: Job) -> list[int]:
         """Tokens of the job's prompt that each replica holds, by this router's index."""
@@ -139,14 +139,14 @@ class LlmdStyle(Policy):
 
 class AibrixStyle(Policy):
     """AIBrix's prefix-cache: fewest requests where loads differ by over 8; else the longest match among replicas with
-    at most mean + 1 standard deviation of requests."""
+    at most mean + 2 standard deviations of requests."""
 
     def pick(self, job: Job, cached: list[int], now: float) -> int:
         loads = self.outstanding
         if max(loads) - min(loads) > 8:
             return self.least([float(number) for number in loads])
         mean = sum(loads) / self.count
-        limit = mean + sqrt(sum((load - mean) ** 2 for load in loads) / self.count)
+        limit = mean + 2 * sqrt(sum((load - mean) ** 2 for load in loads) / self.count)
         return self.least(
             [
                 -tokens + load / 1000 if load <= limit else float("inf")
@@ -168,12 +168,12 @@ class LMetric(Policy):
 
 
 class DynamoStyle(Policy):
-    """Dynamo's KV router: blocks to prefill (with those that wait) + blocks in use, the least."""
+    """Dynamo's KV router: blocks to prefill (with those that wait) + blocks in use, shared ones once, the least."""
 
     def pick(self, job: Job, cached: list[int], now: float) -> int:
         return self.least(
             [
-                (waiting + job.tokens - tokens + active + job.tokens) / BLOCK_TOKENS
+                (waiting + active + 2 * (job.tokens - tokens)) / BLOCK_TOKENS
                 for waiting, tokens, active in zip(self.waiting_tokens, cached, self.active_tokens, strict=True)
             ]
         )
