@@ -18,8 +18,8 @@ from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
 MAX_LOSSES = 3
 """How many engines may take a request and lose it; each resume counts as one."""
-LOOK_SECONDS = 0.2
-"""Between two looks for a replica that is ready again."""
+LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 1.0
+"""Between two looks for a replica that is ready again: at first, and at most."""
 _log = structlog.get_logger(__name__)
 
 
@@ -90,6 +90,7 @@ class Call:
         self._tried: list[Upstream] = []
         self._losses = losses
         self._give_up_at = calls.monotonic() + calls.settings.replica_wait_seconds
+        self._look_seconds = LOOK_SECONDS
         self._is_in_flight = False
         self._has_head = False
         self.is_paused = False
@@ -252,7 +253,8 @@ class Call:
         try:
             connection = await replica.dial(settings.connect_timeout_seconds, settings.max_idle_upstream_connections)
         except OSError as error:  # TimeoutError is one
-            _log.warning("replica_unreachable", replica=replica.name, error=str(error))
+            if self._losses == 0:  # later ones are looks for a replica that comes back
+                _log.warning("replica_unreachable", replica=replica.name, error=str(error))
             self._starting = None
             replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
             if self._trip is not None:
@@ -296,7 +298,8 @@ class Call:
 
     async def _wait(self) -> None:
         """Looks again in a moment, at every replica there is then."""
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(self._look_seconds)
+        self._look_seconds = min(2 * self._look_seconds, MAX_LOOK_SECONDS)
         self._starting = None
         self._tried.clear()
         if not self._start_over():

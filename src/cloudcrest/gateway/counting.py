@@ -134,7 +134,7 @@ class Counting:
         try:
             async with self._turns:
                 usage = await self._count(job)
-        except (OSError, EngineFault, msgspec.DecodeError) as error:
+        except (OSError, EngineFault, ValueError) as error:  # ValueError: its answer is no JSON or no UTF-8
             _log.warning("tokens_estimated", id=job.account.id, error=str(error))
             usage = job.estimate()
         finally:
@@ -159,7 +159,7 @@ class Counting:
 
 
 async def count_input(replica: Upstream, route: RouteDocument, parsed: Parsed) -> int:
-    """The tokens of a request's prompt, by the replica's tokenizer. Raises `OSError`, `EngineFault`, `DecodeError`."""
+    """The tokens of a request's prompt, by the replica's tokenizer. Raises `OSError`, `EngineFault`, `ValueError`."""
     engine = route.engine
     if not isinstance(parsed.body, ChatBody):
         return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])

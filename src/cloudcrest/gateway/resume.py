@@ -83,7 +83,7 @@ class Said:
             if not self.identity:
                 fields = _slices.decode(data)
                 self.identity = {name: bytes(fields[name]) for name in IDENTITY_FIELDS if name in fields}
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, no UTF-8, or no chunk
             self.hindrance = "a part of it could not be read"
             return
         for choice in choices:

@@ -42,7 +42,7 @@ class Rewriter:
             return b""
         try:
             fields = {name: bytes(raw) for name, raw in _slices.decode(data).items() if name not in _NEVER_PASSED}
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON or no UTF-8
             return b""
         choices = fields.get("choices")
         if choices is None:
@@ -92,7 +92,7 @@ def _without_role(choices: bytes) -> bytes | None:
         for choice in decoded:
             choice["delta"].pop("role", None)
         is_empty = all(not any(choice["delta"].values()) and not choice.get("finish_reason") for choice in decoded)
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return choices
     return None if is_empty else msgspec.json.encode(decoded)
 

@@ -6,10 +6,9 @@ is in resume.py, how events are rewritten in resume_rewrite.py.
 
 import asyncio
 
-import msgspec
 import structlog
 
-from cloudcrest.gateway.call import LOOK_SECONDS, MAX_LOSSES, Call, no_replica
+from cloudcrest.gateway.call import LOOK_SECONDS, MAX_LOOK_SECONDS, MAX_LOSSES, Call, no_replica
 from cloudcrest.gateway.counting import CountJob, Kept, count_input, text_tokens
 from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
@@ -62,6 +61,7 @@ class RestOfStream:
             return
         parts.account.resumed(reason)
         self._task = parts.calls.spawn(self._go_on(decision, error))
+        self._task.add_done_callback(self._went_on)
 
     # the client's side
 
@@ -175,11 +175,19 @@ class RestOfStream:
             self._call.pause()
         self._call.start_or_wait()
 
+    def _went_on(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own on the way must not leave the client waiting for ever."""
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            _log.error("resume_failed", id=self._parts.account.id, exc_info=fault)
+            self._fail(EngineFault("the model's engine was lost"), "something went wrong on the way")
+
     async def _count(self, text: str) -> list[int]:
         """The tokens of the text so far, from a replica that is alive, and the prompt's. Raises `Unavailable`."""
         parts, calls = self._parts, self._parts.calls
         document = parts.route.document
         give_up_at = calls.monotonic() + calls.settings.replica_wait_seconds
+        pause_seconds, reason = LOOK_SECONDS, ""
         while True:
             now = calls.monotonic()
             for replica in sorted(parts.route.replicas, key=lambda r: (r.paused_until_seconds > now, r.in_flight)):
@@ -188,13 +196,15 @@ class RestOfStream:
                         if self._input_tokens is None:
                             self._input_tokens = await count_input(replica, document, parts.parsed)
                         return await text_tokens(replica, document.engine, text)
-                except (OSError, EngineFault, msgspec.DecodeError) as error:  # TimeoutError is an OSError
-                    _log.info("resume_waits", id=parts.account.id, replica=replica.name, error=str(error))
+                except (OSError, EngineFault, ValueError) as error:  # no answer, or none that could be read
+                    reason = str(error)
                 if calls.monotonic() >= give_up_at:
                     break
             if calls.monotonic() >= give_up_at:
+                _log.warning("resume_found_no_replica", id=parts.account.id, reason=reason)
                 raise no_replica(parts.route)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MAX_LOOK_SECONDS)
 
     def _begin(self) -> None:
         """A stream from a new replica follows."""

@@ -136,6 +136,8 @@ TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"
         ("vllm", chat(), [], Restart()),
         ("vllm", chat(), [b": ping\n\n", b"data: x\n\n", b"\n\n"], Restart()),
         ("vllm", chat(), [b"data: {broken\n\n"], Impossible),
+        ("vllm", chat(), [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n'], Impossible),
+        ("vllm", chat(), [b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'], Impossible),
         ("vllm", chat(), [b'data: {"choices":3}\n\n'], Impossible),
         (
             "llamacpp",
@@ -211,6 +213,7 @@ def test_a_role_beside_text_goes_without_the_text() -> None:
 
 def test_garbage_is_not_passed_on() -> None:
     rewriter = Rewriter(IDENTITY, has_role=True)
+    assert rewriter.feed(b'data: {"\xff":1,"choices":[]}\n\n') == b""
     assert rewriter.feed(b'data: {broken\n\ndata: {"a":1}\n\n: ping\n\nevent: x\n\n') == b""
     odd = b'data: {"choices":[{"role":3}]}\n\n'
     assert json.loads(event_data(rewriter.feed(odd)))["choices"] == [{"role": 3}]
