@@ -182,7 +182,7 @@ def show(result: dict[str, Any]) -> None:
             value = of_target.get(label)
             if value is None:
                 continue
-            ratio = f"{value / nginx[label]:>8.3f} of nginx" if nginx.get(label) else ""
+            ratio = f"{value / nginx[label]:>8.3f} of nginx" if "CPU" in label and nginx.get(label) else ""
             print(f"    {name:<16}{value:>12,}{ratio}")
     print()
 
