@@ -13,6 +13,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `name` tells this worker from others of the region and names its spool folder. `feed_url` is the region service's
     feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API and the
     console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
+    `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `metrics_token`: who brings it may read /metrics; without one only this machine may.
     """
 

@@ -82,9 +82,13 @@ class Answer:
 
 
 @asynccontextmanager
-async def cloud(folder: Path, replicas: int = 2, *, speed: float = 0.0, **settings: Any) -> AsyncIterator[Cloud]:
+async def cloud(
+    folder: Path, replicas: int = 2, *, speed: float = 0.0, slots: int = 3, **settings: Any
+) -> AsyncIterator[Cloud]:
     async with AsyncExitStack() as stack:
-        document = deployment("simulated", options={"decode_tokens_per_second": speed, "answer_tokens": 40})
+        document = deployment(
+            "simulated", slots=slots, options={"decode_tokens_per_second": speed, "answer_tokens": 40}
+        )
         made = await asyncio.gather(
             *[stack.enter_async_context(running(SimulatedEngine(), document)) for _ in range(replicas)]
         )
@@ -155,6 +159,23 @@ async def test_killed_mid_stream_the_openai_client_sees_one_answer(tmp_path: Pat
         assert chunks[-1].usage.to_dict() == whole.usages[0]
         assert await c.resumes() == 1
         assert [event.outcome for event in c.spool.ended] == ["completed"] * 2
+
+
+async def test_all_streams_of_a_killed_replica_go_on_at_once(tmp_path: Path) -> None:
+    async with cloud(tmp_path, speed=60, slots=32) as c:
+        wholes = await asyncio.gather(*[c.stream(messages=chat(number)) for number in range(24)])
+        again = [asyncio.create_task(c.stream(messages=chat(number))) for number in range(24)]
+        sent = sum(one.answered_bytes for one in c.wires)
+        await until_async(
+            lambda: sum(one.answered_bytes for one in c.wires) > sent + 24 * 2_000, "all stream", pause_seconds=0.01
+        )
+        c.replicas[0].process.kill()
+        resumed = await asyncio.gather(*again)
+        assert [answer.outline() for answer in resumed] == [answer.outline() for answer in wholes]
+        assert await c.resumes() >= 6
+        assert [event.outcome for event in c.spool.ended] == ["completed"] * 48
+        assert len({event.id for event in c.spool.ended}) == 48
+        assert [replica.in_flight for replica in c.gateway.gateway.snapshot.routes[NAME].replicas] == [0, 0]
 
 
 async def test_a_whole_answer_whose_replica_dies_is_made_again_elsewhere(tmp_path: Path) -> None:
