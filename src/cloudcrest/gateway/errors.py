@@ -76,13 +76,16 @@ def error_event(error: CloudcrestError) -> bytes:
     return b"data: " + error_document(error) + b"\n\n"
 
 
-def engine_error(status: int, body: bytes) -> CloudcrestError:
-    """What an engine's refusal means to the caller. Only the two numbers of a context error are taken from it."""
+def engine_error(status: int, body: bytes, *, input_field: str) -> CloudcrestError:
+    """What an engine's refusal means to the caller, who wrote the prompt in `input_field`.
+
+    Only the two numbers of a context error are taken from it.
+    """
     text = body[:_MAX_ENGINE_ERROR_BYTES].decode("utf-8", "replace")
     if (status in (400, 413, 422) and _CONTEXT.search(text)) or _BATCH.search(text):
-        return context_too_long(body)
+        return context_too_long(body, input_field)
     if status in (400, 422):
-        return _refusal(text)
+        return _refusal(text, input_field)
     if status in (429, 503):
         return Unavailable("the model's replica is busy or still loading", retry_after_seconds=1)
     return EngineFault(
@@ -90,18 +93,18 @@ def engine_error(status: int, body: bytes) -> CloudcrestError:
     )
 
 
-def context_too_long(body: bytes) -> ContextTooLong:
+def context_too_long(body: bytes, input_field: str) -> ContextTooLong:
     """The context error with the numbers the engine gave, where it gave them."""
     prompt = re.search(rb'"n_prompt_tokens"\s*:\s*(\d{1,9})', body)
     context = re.search(rb'"n_ctx"\s*:\s*(\d{1,9})', body) or re.search(rb"context length is (\d{1,9})", body)
     limit = f"this model's context length is {int(context[1])} tokens" if context else "this model's context is shorter"
     asked = f", and your input has {int(prompt[1])}" if prompt else " than your input and the output you ask for"
-    return ContextTooLong(limit + asked, param="messages", hint="shorten the input or lower max_tokens")
+    return ContextTooLong(limit + asked, param=input_field, hint="shorten the input or ask for less output")
 
 
-def _refusal(text: str) -> InvalidInput:
+def _refusal(text: str, input_field: str) -> InvalidInput:
     if _MEDIA.search(text):
-        return InvalidInput("this model takes text only", param="messages", code="unsupported_content")
+        return InvalidInput("this model takes text only", param=input_field, code="unsupported_content")
     if _SCHEMA.search(text):
         return InvalidInput("the model's engine cannot follow this response_format", param="response_format")
     if _TEMPLATE.search(text):

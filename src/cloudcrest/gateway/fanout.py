@@ -5,6 +5,7 @@ The prompt is charged once, as everywhere; a list of prompts is handled in the s
 chunk, because index and id change: the price of the translation.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -87,7 +88,7 @@ class _Branch:
         if self.status == 200:
             self._parent.branch_end(self)
         else:
-            self._parent.branch_failed(engine_error(self.status, bytes(self.body)))
+            self._parent.branch_failed(self._parent.meaning(self.status, bytes(self.body)))
 
     def call_restarted(self) -> None:
         self.body.clear()
@@ -102,7 +103,7 @@ class _Branch:
             self._parent.mark()
 
 
-class Fanout:
+class Fanout(ABC):
     """What plain and streamed answers have in common. The first failure ends them all."""
 
     def __init__(self, parts: Parts, fields: dict[str, bytes]) -> None:
@@ -140,11 +141,15 @@ class Fanout:
         if self._has_begun:
             self._parts.account.mark(sum(branch.scanner.events for branch in self._branches))
 
-    def branch_data(self, branch: _Branch, data: bytes) -> None:
-        raise NotImplementedError
+    def meaning(self, status: int, body: bytes) -> CloudcrestError:
+        """What an engine's error means to the caller."""
+        return engine_error(status, body, input_field=self._parts.parsed.input_field)
 
-    def branch_end(self, branch: _Branch) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def branch_data(self, branch: _Branch, data: bytes) -> None: ...
+
+    @abstractmethod
+    def branch_end(self, branch: _Branch) -> None: ...
 
     def branch_failed(self, error: CloudcrestError) -> None:
         """Before the first byte an error of its own; after it an event in the stream."""
@@ -238,7 +243,7 @@ class StreamFanout(Fanout):
         events = branch.scanner.feed(data)
         branch.usage = branch.scanner.usage
         if branch.scanner.error is not None:
-            self.branch_failed(engine_error(500, branch.scanner.error))
+            self.branch_failed(self.meaning(500, branch.scanner.error))
         elif events:
             self._relay(branch, events)
 

@@ -5,6 +5,8 @@ client goes away it is counted off the hot path (counting.py), and when its engi
 on another one (resume_stream.py).
 """
 
+from abc import ABC, abstractmethod
+
 import structlog
 
 from cloudcrest.gateway.call import Call
@@ -24,7 +26,7 @@ _MAX_LOGGED_BYTES = 300
 _log = structlog.get_logger(__name__)
 
 
-class Relay:
+class Relay(ABC):
     """What plain answers and streams have in common: one call, one account, one client."""
 
     def __init__(self, parts: Parts) -> None:
@@ -79,14 +81,14 @@ class Relay:
         self._status = status
         self._note_replica()
 
-    def call_data(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def call_data(self, data: bytes) -> None: ...
 
-    def call_end(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def call_end(self) -> None: ...
 
-    def call_restarted(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def call_restarted(self) -> None: ...
 
     def call_failed(self, error: CloudcrestError) -> None:
         """Before the first byte: an error of its own, and nothing is charged."""
@@ -100,14 +102,17 @@ class Relay:
         if self._status >= 500:
             said = self._error_body[:_MAX_LOGGED_BYTES].decode("utf-8", "replace")
             _log.warning("engine_fault", id=self._account.id, status=self._status, said=said)
-        self._connection.respond_error(engine_error(self._status, self._error_body))
+        self._connection.respond_error(self._meaning(self._status, self._error_body))
+
+    def _meaning(self, status: int, body: bytes) -> CloudcrestError:
+        return engine_error(status, body, input_field=self._parsed.input_field)
 
     def _note_replica(self) -> None:
         if self._call.replica is not None:
             self._account.replica_id = self._call.replica.name
 
-    def _settle_uncounted(self, outcome: Outcome) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _settle_uncounted(self, outcome: Outcome) -> None: ...
 
     def _count(self, outcome: Outcome, kept: Kept | None, events: int) -> None:
         """Has the tokens counted from what was relayed; the limits are freed at once."""
@@ -281,7 +286,7 @@ class StreamRelay(Relay):
         is_refusal = b'"code":400' in error.replace(b" ", b"")
         if events and self._hold is None and (self._has_begun or not is_refusal):
             self._relay(events)
-        self._lost("engine_error", engine_error(400 if is_refusal else 500, error), is_final=is_refusal)
+        self._lost("engine_error", self._meaning(400 if is_refusal else 500, error), is_final=is_refusal)
 
     def _relayed_tokens(self) -> int:
         """About one for each event after the first, which only names the role."""

@@ -101,11 +101,14 @@ class RestOfStream:
             self._relay(rewritten)
         if self._scanner.error is not None:
             self._stop()
-            self.resume("engine_error", engine_error(500, self._scanner.error))
+            self.resume("engine_error", self._meaning(500, self._scanner.error))
+
+    def _meaning(self, status: int, body: bytes) -> CloudcrestError:
+        return engine_error(status, body, input_field=self._parts.parsed.input_field)
 
     def call_end(self) -> None:
         if self._status != 200:
-            error = engine_error(self._status, self._error_body)
+            error = self._meaning(self._status, self._error_body)
             _log.warning("resume_refused", id=self._parts.account.id, status=self._status)
             self._fail(error, "the engine does not take it up again")
             return

@@ -51,6 +51,13 @@ class Parsed(msgspec.Struct):
     max_tokens: int | None = None
     prompts: tuple[bytes, ...] = ()
 
+    @property
+    def input_field(self) -> str:
+        """Where the caller wrote the prompt."""
+        if isinstance(self.body, ChatBody):
+            return "messages"
+        return "prompt" if isinstance(self.body, CompletionBody) else "input"
+
     def estimated_input_tokens(self) -> int:
         """From its size, roughly."""
         return self.size_bytes // BYTES_PER_TOKEN + 1

@@ -76,17 +76,19 @@ VLLM_CONTEXT = (
     ],
 )  # fmt: skip
 def test_engines_errors_are_mapped_and_never_passed_on(status: int, body: bytes, expected: int, code: str) -> None:
-    error = engine_error(status, body)
+    error = engine_error(status, body, input_field="messages")
     assert (error.status, error.code) == (expected, code)
     for word in ("secret", "sk-abc", "traceback", "/home/x"):
         assert word not in str(error)
 
 
 def test_a_context_error_gives_the_numbers() -> None:
-    message = engine_error(400, LLAMA_CONTEXT).message
+    message = engine_error(400, LLAMA_CONTEXT, input_field="messages").message
     assert "4096" in message
     assert "6031" in message
-    assert "512" in engine_error(400, VLLM_CONTEXT).message
+    refusal = engine_error(400, VLLM_CONTEXT, input_field="prompt")
+    assert "512" in refusal.message
+    assert refusal.param == "prompt"
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,17 @@ def test_key_document_holds_no_secret_and_none_once_revoked(clock: ManualClock) 
 
 
 @pytest.mark.anyio
-async def test_folder_mailer_writes_private_files_and_keeps_the_newest(tmp_path: Path, clock: ManualClock) -> None:
+async def test_folder_mailer_writes_private_files_and_keeps_the_newest(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudcrest.identity.mail.FOLDER_MAILS_MAX", 5)
     folder = tmp_path / "mail"
     into_folder = FolderMailer(folder, sender="Cloudcrest <no-reply@localhost>", clock=clock, new_id=id_maker(clock))
-    for number in range(502):
+    for number in range(7):
         clock.advance(1)
         await into_folder.send(Mail(to="ada@example.com", subject=f"Grüße {number}", body="Wörter\n"))
     files = sorted(folder.iterdir())
-    assert len(files) == 500
+    assert len(files) == 5
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     newest = message_from_bytes(files[-1].read_bytes())
