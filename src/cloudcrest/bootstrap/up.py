@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -59,9 +60,9 @@ class Up:
         self._stop = asyncio.Event()
         self._lifeline = Lifeline()
         run = self._folder.run
-        hosts = {"log_folder": self._folder.logs, "working_folder": run, "lifeline": self._lifeline}
-        self._services = ProcessHost(**hosts, environment=services.service_environment(plan.environment))  # type: ignore[arg-type]
-        self._replicas = ProcessHost(**hosts, environment=services.replica_environment(plan.environment))  # type: ignore[arg-type]
+        host = partial(ProcessHost, log_folder=self._folder.logs, working_folder=run, lifeline=self._lifeline)
+        self._services = host(environment=services.service_environment(plan.environment))
+        self._replicas = host(environment=services.replica_environment(plan.environment))
         self._agent = NodeAgent(self._replicas, plan.node_socket)
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)
 
