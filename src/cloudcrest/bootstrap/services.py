@@ -161,6 +161,7 @@ def gateway_service(plan: Plan) -> Service:
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,
         metrics_token=plan.settings.metrics_token,
+        request_timeout_seconds=plan.settings.request_timeout_seconds,
         log_level=plan.log.level.upper(),
         log_json=plan.log.json,
         drain_seconds=_GATEWAY_DRAIN_SECONDS,

@@ -23,10 +23,11 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
+    CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -57,6 +58,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     log_json: bool = True
     allowed_upstreams: tuple[str, ...] = ()
     metrics_token: str | None = None
+    request_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
     operator_email: str = "operator@cloudcrest.internal"
     operator_password: str | None = None
 

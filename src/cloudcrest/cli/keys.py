@@ -32,6 +32,9 @@ _KEY: list[Column] = [
 Requests = Annotated[int | None, Parameter(name="--requests-per-minute", help="Limit of its own.")]
 Tokens = Annotated[int | None, Parameter(name="--tokens-per-minute", help="Limit of its own.")]
 Concurrent = Annotated[int | None, Parameter(name="--concurrent-requests", help="Limit of its own.")]
+Timeout = Annotated[
+    int | None, Parameter(name="--request-timeout-seconds", help="How long each of its requests may take.")
+]
 Labels = Annotated[list[str] | None, Parameter(name="--label", negative=(), help="name=value; may be repeated.")]
 Models = Annotated[
     list[str] | None, Parameter(name="--model", negative=(), help="A model it may use, else all; may be repeated.")
@@ -69,6 +72,7 @@ def create(
     requests_per_minute: Requests = None,
     tokens_per_minute: Tokens = None,
     concurrent_requests: Concurrent = None,
+    request_timeout_seconds: Timeout = None,
     keep: Annotated[
         bool, Parameter(negative=(), help="Keep it in the login's profile, for `cloudcrest chat`.")
     ] = False,
@@ -78,7 +82,7 @@ def create(
 
     It stands alone on stdout, so that a script can take it.
     """
-    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests)
+    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests, request_timeout_seconds)
     with Client(management(options)) as cloud:
         body: Json = {"name": name, "project_id": choose.project_id(cloud, project), "scopes": scope or ["inference"]}
         if organization_wide:
@@ -108,13 +112,14 @@ def update(
     requests_per_minute: Requests = None,
     tokens_per_minute: Tokens = None,
     concurrent_requests: Concurrent = None,
+    request_timeout_seconds: Timeout = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Changes a key: what is given, and nothing else.
 
     Scopes never change: make another key.
     """
-    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests)
+    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests, request_timeout_seconds)
     body = _changes(models, expires_at, labels, limits)
     if name is not None:
         body["name"] = name
@@ -134,8 +139,13 @@ def revoke(key_id: str, /, *, options: Options = DEFAULTS) -> None:
         note(f"revoked {key_id}")
 
 
-def _limits(requests: int | None, tokens: int | None, concurrent: int | None) -> Json:
-    named = {"requests_per_minute": requests, "tokens_per_minute": tokens, "concurrent_requests": concurrent}
+def _limits(requests: int | None, tokens: int | None, concurrent: int | None, timeout_seconds: int | None) -> Json:
+    named = {
+        "requests_per_minute": requests,
+        "tokens_per_minute": tokens,
+        "concurrent_requests": concurrent,
+        "request_timeout_seconds": timeout_seconds,
+    }
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -16,6 +16,7 @@ from cloudcrest.gateway.authenticate import authenticate
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
 from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.http1 import JSON
@@ -156,6 +157,7 @@ class GatewayApp:
             raise _not_ready(route)
         scopes = self._snapshot.scopes_of(key, route)
         now = self._calls.monotonic()
+        set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
         try:
             grant = admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
         finally:

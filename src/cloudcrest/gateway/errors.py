@@ -14,6 +14,7 @@ from cloudcrest.kernel.errors import (
     InvalidInput,
     LimitExceeded,
     PermissionDenied,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
@@ -24,6 +25,7 @@ _TYPES: dict[int, str] = {
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
+    504: "timeout_error",
 }
 _CONTEXT = re.compile(r"context (size|length|window)|exceed_context_size|maximum context", re.IGNORECASE)
 _BATCH = re.compile(r"too large to process", re.IGNORECASE)  # llama.cpp calls it a fault of its own
@@ -41,6 +43,11 @@ class HeadTooLarge(InvalidInput):
 class RequestTimeout(InvalidInput):
     status = 408
     default_code = "request_timeout"
+
+
+class DeadlinePassed(CloudcrestError):
+    status = 504
+    default_code = "deadline_exceeded"
 
 
 class MethodNotAllowed(InvalidInput):
@@ -110,6 +117,10 @@ def _refusal(text: str, input_field: str) -> InvalidInput:
     if _TEMPLATE.search(text):
         return InvalidInput("these messages do not fit the model's chat template", param="messages")
     return InvalidInput("the model's engine refused this request", code="invalid_request")
+
+
+def body_too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"the request's body is over {limit_bytes} bytes")
 
 
 def unknown_key() -> Unauthenticated:

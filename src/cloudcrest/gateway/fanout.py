@@ -12,6 +12,7 @@ import msgspec
 
 from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
@@ -123,6 +124,16 @@ class Fanout(ABC):
     def client_gone(self) -> None:
         self._stop()
         self._count("cancelled")
+
+    def deadline_passed(self) -> None:
+        self._stop()
+        self._count("timed_out")
+        parts = self._parts
+        if self._has_begun:
+            parts.write(error_event(deadline_passed(parts.request)))
+            parts.finish_stream()
+        else:
+            refuse(parts.connection, parts.request)
 
     def client_paused(self) -> None:
         for branch in self._branches:

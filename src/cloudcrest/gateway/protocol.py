@@ -6,15 +6,16 @@ bare line feeds, folded headers. A request that cannot be trusted ends its conne
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import Any, cast
 
 import httptools
 
-from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, error_document
+from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_large, error_document
 from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
 from cloudcrest.gateway.request import Request, Responder
 from cloudcrest.gateway.state import ServerState
-from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge, Unavailable
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, Unavailable
 from cloudcrest.kernel.units import KIB, MIB
 
 MAX_HEADERS = 100
@@ -180,7 +181,7 @@ class ServerConnection(asyncio.Protocol):
         self._state.application.check(request)
         limit = self._state.settings.max_body_bytes
         if request.refusal is None and (request.content_length or 0) > limit and not request.is_streamed:
-            request.refusal = _too_large(limit)
+            request.refusal = body_too_large(limit)
         if request.refusal is not None:
             if request.expects_continue or request.is_chunked or (request.content_length or 0) > MAX_UNREAD_BODY_BYTES:
                 self._break(request.refusal, request)
@@ -203,7 +204,7 @@ class ServerConnection(asyncio.Protocol):
                 self._responder.body_data(data)
             return
         if self._body_bytes > self._state.settings.max_body_bytes:
-            self._break(_too_large(self._state.settings.max_body_bytes), request)
+            self._break(body_too_large(self._state.settings.max_body_bytes), request)
             return
         self._body.append(data)
         self._gather(len(data))
@@ -286,7 +287,11 @@ class ServerConnection(asyncio.Protocol):
     # time
 
     def check_deadline(self, now: float) -> None:
-        """Ends the connection where the client is overdue."""
+        """Ends the request whose time is over, and the connection where the client is overdue."""
+        current = self._current
+        if current is not None and now >= current.deadline and self._responder is not None:
+            current.deadline = inf
+            self._responder.deadline_passed()
         settings = self._state.settings
         if self._lingered_bytes >= 0:
             if now - self._since > LINGER_SECONDS:
@@ -393,7 +398,3 @@ class ServerConnection(asyncio.Protocol):
             self._lingered_bytes += received_bytes
             if self._lingered_bytes > MAX_LINGER_BYTES:
                 self._transport.abort()
-
-
-def _too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"the request's body is over {limit_bytes} bytes")

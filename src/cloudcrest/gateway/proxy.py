@@ -79,6 +79,9 @@ class ProxyExchange:
         if self._connection is not None:
             self._connection.resume()
 
+    def deadline_passed(self) -> None:
+        """What is passed through has `proxy_timeout_seconds`, and no deadline."""
+
     def body_data(self, data: bytes) -> None:
         self._was_active = True
         if self._connection is None:

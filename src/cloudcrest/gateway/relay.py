@@ -11,6 +11,7 @@ import structlog
 
 from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.http1 import JSON
@@ -56,12 +57,20 @@ class Relay(ABC):
         self._call.start()
 
     def client_gone(self) -> None:
+        self._give_up("cancelled")
+
+    def deadline_passed(self) -> None:
+        self._give_up("timed_out")
+        refuse(self._connection, self._request)
+
+    def _give_up(self, outcome: Outcome) -> None:
+        """Stops the engine; what it has said is charged."""
         is_sent = self._call.is_sent
         self._call.abort()
         self._note_replica()
         if not is_sent:
-            self._account.end("cancelled", _NOTHING)
-        self._settle_uncounted("cancelled")
+            self._account.end(outcome, _NOTHING)
+        self._settle_uncounted(outcome)
 
     def client_paused(self) -> None:
         self._call.pause()
@@ -190,6 +199,16 @@ class StreamRelay(Relay):
             self._rest.client_gone()
         else:
             super().client_gone()
+
+    def deadline_passed(self) -> None:
+        if self._rest is not None:
+            self._rest.deadline_passed()
+        elif not self._has_begun:
+            super().deadline_passed()
+        else:
+            self._give_up("timed_out")
+            self._parts.write(error_event(deadline_passed(self._request)))
+            self._parts.finish_stream()
 
     def client_paused(self) -> None:
         super().client_paused()

@@ -1,5 +1,6 @@
 """A parsed request head, and the faces through which the server side and the application see each other."""
 
+from math import inf
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -7,6 +8,7 @@ from cloudcrest.gateway.errors import ExpectationFailed
 from cloudcrest.gateway.http1 import Headers, listed
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
+TIMEOUT_HEADER = b"x-request-timeout-ms"
 _READ_HEADERS = frozenset(
     (
         b"content-length",
@@ -16,6 +18,7 @@ _READ_HEADERS = frozenset(
         b"transfer-encoding",
         b"expect",
         b"connection",
+        TIMEOUT_HEADER,
     )
 )
 
@@ -24,6 +27,7 @@ class Request:
     """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
 
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
+    `timeout`: how long its caller gives it, as written. `deadline`: when it is ended, in monotonic seconds.
     """
 
     id: str = ""
@@ -40,6 +44,9 @@ class Request:
     authorization: bytes | None = None
     origin: bytes | None = None
     host: bytes | None = None
+    timeout: bytes | None = None
+    timeout_seconds: float = inf
+    deadline: float = inf
 
     def __init__(self, method: bytes, target: bytes, version: str, headers: Headers, keep_alive: bool) -> None:
         self.method = method
@@ -68,6 +75,8 @@ class Request:
                 self.host = _once(self.host, value, name)
             case b"origin":
                 self.origin = value
+            case b"x-request-timeout-ms":
+                self.timeout = value
             case b"transfer-encoding":
                 if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
                     raise InvalidInput("only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http")
@@ -107,6 +116,9 @@ class Responder(Protocol):
         """The client reads too slowly: stop writing until `client_resumed`."""
 
     def client_resumed(self) -> None: ...
+
+    def deadline_passed(self) -> None:
+        """The request's time is over: ends it with an error."""
 
     def body_data(self, data: bytes) -> None:
         """A part of the body of a streamed request."""

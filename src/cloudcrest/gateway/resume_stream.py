@@ -10,6 +10,7 @@ import structlog
 
 from cloudcrest.gateway.call import LOOK_SECONDS, MAX_LOOK_SECONDS, MAX_LOSSES, Call, no_replica
 from cloudcrest.gateway.counting import CountJob, Kept, count_input, text_tokens
+from cloudcrest.gateway.deadline import deadline_passed
 from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
@@ -66,10 +67,12 @@ class RestOfStream:
     # the client's side
 
     def client_gone(self) -> None:
-        self._stop()
-        if self._scanner.usage is not None:  # the engine was done: its own count stands
-            self._parts.account.end("completed", self._usage(self._scanner.usage))
-        self._settle("cancelled")
+        self._give_up("cancelled")
+
+    def deadline_passed(self) -> None:
+        self._give_up("timed_out")
+        self._parts.write(error_event(deadline_passed(self._parts.request)))
+        self._parts.finish_stream()
 
     def client_paused(self) -> None:
         self._is_paused = True
@@ -242,6 +245,12 @@ class RestOfStream:
         self._settle("engine_error")
         self._parts.write(error_event(EngineFault(message, code=error.code)))
         self._parts.finish_stream()
+
+    def _give_up(self, outcome: Outcome) -> None:
+        self._stop()
+        if self._scanner.usage is not None:  # the engine was done: its own count stands
+            self._parts.account.end("completed", self._usage(self._scanner.usage))
+        self._settle(outcome)
 
     def _stop(self) -> None:
         if self._task is not None:

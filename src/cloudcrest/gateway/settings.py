@@ -14,7 +14,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API and the
     console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
-    `metrics_token`: who brings it may read /metrics; without one only this machine may.
+    `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
+    organizations may have less. `metrics_token`: who brings it may read /metrics; without one only this machine may.
     """
 
     name: str
@@ -48,6 +49,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_timeout_seconds: float = 60
     connect_timeout_seconds: float = 3
     answer_timeout_seconds: float = 600
+    request_timeout_seconds: float = 1800
     proxy_timeout_seconds: float = 120
     replica_pause_seconds: float = 2
     replica_wait_seconds: float = 10

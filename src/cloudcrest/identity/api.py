@@ -51,11 +51,15 @@ SYSTEM_ORGANIZATION_ID = "org_00000000000000000000000002"
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Rate limits of a key, project, organization or model. None means no limit of its own."""
+    """Limits of a key, project, organization or model. None means no limit of its own.
+
+    `request_timeout_seconds`: how long each request may take from its last byte in to its last byte out.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+    request_timeout_seconds: int | None = None
 
 
 class OrganizationDocument(msgspec.Struct, frozen=True):

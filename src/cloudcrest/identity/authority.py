@@ -88,4 +88,5 @@ def tighter(first: Limits, second: Limits) -> Limits:
         requests_per_minute=smaller(first.requests_per_minute, second.requests_per_minute),
         tokens_per_minute=smaller(first.tokens_per_minute, second.tokens_per_minute),
         concurrent_requests=smaller(first.concurrent_requests, second.concurrent_requests),
+        request_timeout_seconds=smaller(first.request_timeout_seconds, second.request_timeout_seconds),
     )

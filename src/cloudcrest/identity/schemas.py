@@ -87,13 +87,16 @@ class Out(BaseModel):
 
 
 class Limits(BaseModel):
-    """Rate limits; null is no limit of its own. The tightest of key, project, organization and model holds."""
+    """Null is no limit of its own. The tightest of key, project, organization and model holds."""
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
 
     requests_per_minute: Limit | None = Field(default=None, examples=[600])
     tokens_per_minute: Limit | None = Field(default=None, examples=[100_000])
     concurrent_requests: Limit | None = Field(default=None, examples=[8])
+    request_timeout_seconds: Limit | None = Field(
+        default=None, examples=[120], description="How long a request may take"
+    )
 
     def to_api(self) -> api.Limits:
         """The same as the gateway knows them."""

@@ -4,8 +4,10 @@ from typing import Literal
 
 import msgspec
 
-Outcome = Literal["completed", "cancelled", "engine_error", "gateway_lost"]
-"""How a request ended: answered whole; the client went away; the engine failed mid-answer; its gateway died."""
+Outcome = Literal["completed", "cancelled", "timed_out", "engine_error", "gateway_lost"]
+"""How a request ended: answered whole; the client went away; its time was over; the engine failed mid-answer; its
+gateway died.
+"""
 
 
 class Usage(msgspec.Struct, frozen=True):
