@@ -160,6 +160,11 @@ class Call:
         if self._connection is not None:
             self._connection.pause()
 
+    def pass_chunks(self, take: Callable[[bytes], bool]) -> None:
+        """Offers every whole chunk of this answer to `take`, framed as it came; the sink gets what it does not take."""
+        if self._connection is not None:
+            self._connection.take_chunk = take
+
     def resume(self) -> None:
         self.is_paused = False
         self._was_active = True
@@ -170,8 +175,11 @@ class Call:
         """Fails where nothing has come from the engine for `answer_timeout_seconds`."""
         if self._sink is not None:
             self._sink.call_tick()
-        if self._was_active or self.is_paused:
+        connection = self._connection
+        if self._was_active or self.is_paused or (connection is not None and connection.has_spoken):
             self._was_active = False
+            if connection is not None:
+                connection.has_spoken = False
             self._active_at = now
         elif now - self._active_at > self._calls.settings.answer_timeout_seconds:
             sink = self._sink
@@ -182,7 +190,6 @@ class Call:
     # the connection's side
 
     def answer_head(self, status: int, head: bytes) -> None:
-        self._was_active = True
         if status == 503 and self._start_over():
             return
         self._has_head = True
@@ -192,7 +199,6 @@ class Call:
             self._sink.call_head(status, head)
 
     def answer_data(self, data: bytes) -> None:
-        self._was_active = True
         if self._awaits_token:
             self._awaits_token = False
             if self._trip is not None:

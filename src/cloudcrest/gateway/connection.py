@@ -7,6 +7,7 @@ Idle connections wait in a last-in-first-out pool, so the fewest stay warm.
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -23,10 +24,25 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*close")
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
-_CHUNK_START = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
+_MAX_SMALL_CHUNK_BYTES = 4 * KIB
+
 _IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
+
+
+def _first_lines() -> list[bytes]:
+    """By a whole chunk's size with its framing: the line it begins with. Some sizes no chunk has."""
+    lines = [b"no chunk"] * _MAX_SMALL_CHUNK_BYTES
+    for size_bytes in range(1, _MAX_SMALL_CHUNK_BYTES):
+        line = b"%x\r\n" % size_bytes
+        whole_bytes = len(line) + size_bytes + 2
+        if whole_bytes < _MAX_SMALL_CHUNK_BYTES:
+            lines[whole_bytes] = line
+    return lines
+
+
+_FIRST_LINES = _first_lines()
 
 
 class Sink(Protocol):
@@ -105,7 +121,12 @@ class Upstream:
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection: `send` a request, the sink gets the answer."""
+    """One connection: `send` a request, the sink gets the answer.
+
+    `take_chunk` may be set while an answer comes in chunks: each read that is one whole chunk is offered to it as it
+    is, with its framing, and goes to the sink where it says no. `has_spoken`: something came since it was set
+    False.
+    """
 
     def __init__(self, upstream: Upstream, max_idle: int) -> None:
         self._upstream = upstream
@@ -120,6 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_body_sent = True
         self._was_reused = False
         self._is_lost = False
+        self.take_chunk: Callable[[bytes], bool] | None = None
+        self.has_spoken = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -153,7 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drops the connection without a word to its sink: an engine stops generating."""
-        self._sink = None
+        self._sink = self.take_chunk = None
         self._is_lost = True
         self._transport.abort()
 
@@ -169,7 +192,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_lost = True
         if self in self._upstream.idle:
             self._upstream.idle.remove(self)
-        sink, self._sink = self._sink, None
+        sink, self._sink, self.take_chunk = self._sink, None, None
         if sink is None:
             return
         if self._state == _UNTIL_CLOSE and error is None:
@@ -178,10 +201,16 @@ class UpstreamConnection(asyncio.Protocol):
             sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and self._state == _HEAD)
 
     def data_received(self, data: bytes) -> None:
+        self.has_spoken = True
         if self._state == _CHUNK_LINE:
-            match = _CHUNK_START.match(data)
-            if match is not None and not self._buffer and self._read_whole_chunk(data, match.end(), int(match[1], 16)):
-                return
+            size_bytes = len(data)
+            # An event of a stream mostly is one read and one chunk.
+            if size_bytes < _MAX_SMALL_CHUNK_BYTES and not self._buffer and data.endswith(b"\r\n"):
+                line = _FIRST_LINES[size_bytes]
+                if data.startswith(line):
+                    if (self.take_chunk is None or not self.take_chunk(data)) and self._sink is not None:
+                        self._sink.answer_data(data[len(line) : -2])
+                    return
             self._read_chunks(data)
         elif self._state == _LENGTH_BODY:
             self._read_length_body(data)
@@ -256,14 +285,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self._needed_bytes == 0 and self._sink is not None:
             self._done()
 
-    def _read_whole_chunk(self, data: bytes, start: int, size_bytes: int) -> bool:
-        """Takes a read that is one chunk, as an event of a stream mostly is; False: it is something else."""
-        if size_bytes == 0 or len(data) != start + size_bytes + 2 or not data.endswith(b"\r\n"):
-            return False
-        if self._sink is not None:
-            self._sink.answer_data(data[start:-2])
-        return True
-
     def _read_chunks(self, data: bytes) -> None:
         """Takes the framing off. All payload of one read goes to the sink in one piece."""
         if self._buffer:
@@ -319,7 +340,7 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def _done(self) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self.take_chunk = self._sink, None, None
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
@@ -336,7 +357,7 @@ class UpstreamConnection(asyncio.Protocol):
             sink.answer_end()
 
     def _fault(self, reason: str) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self.take_chunk = self._sink, None, None
         self._state = _IDLE
         self._is_lost = True
         self._transport.abort()

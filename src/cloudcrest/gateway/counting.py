@@ -55,7 +55,7 @@ class Kept:
         self._said = Said()
 
     def add(self, events: bytes) -> None:
-        """Whole events only."""
+        """Whole events only. A chunk's framing around them does no harm: its lines are no data."""
         self._parts.append(events)
         self._size_bytes += len(events)
         if self._size_bytes > self._max_bytes:

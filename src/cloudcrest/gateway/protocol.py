@@ -6,6 +6,7 @@ bare line feeds, folded headers. A request that cannot be trusted ends its conne
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ class ServerConnection(asyncio.Protocol):
         "_target",
         "_transport",
         "is_tls",
+        "write",
     )
 
     def __init__(self, state: ServerState) -> None:
@@ -88,6 +90,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write: Callable[[bytes], None] = self._transport.write
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "local"
@@ -252,9 +255,6 @@ class ServerConnection(asyncio.Protocol):
         if request is None:
             return
         self._transport.write(self._head(request, status, headers))
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def finish(self, *, close: bool = False) -> None:
         """The current answer is whole: the next request's turn, or the end of the connection."""

@@ -322,3 +322,5 @@ class StreamRelay(Relay):
         self._call.is_repeatable = False
         self._account.first_token()
         self._parts.begin_stream()
+        if self._hold is None and not self._request.is_http_1_0:
+            self._call.pass_chunks(self._scanner.passage(self._kept.add, self._connection.write))

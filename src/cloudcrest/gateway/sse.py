@@ -6,6 +6,7 @@ that talks about usage does not match.
 """
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -86,6 +87,28 @@ class StreamScanner:
             return self._sift(data)
         self.events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
         return data
+
+    def passage(self, keep: Callable[[bytes], None], write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
+        """The short way for a chunk of whole events in which nothing is to be read: kept and written with its framing.
+
+        Says False to any other chunk, and does nothing with it: it is to be fed.
+        """
+
+        def take(chunk: bytes) -> bool:
+            if (
+                self._partial
+                or not chunk.endswith(b"\n\n\r\n")
+                or b'"usage"' in chunk
+                or b'"error"' in chunk
+                or _DONE in chunk
+            ):
+                return False
+            self.events += chunk.count(b"\n\n")
+            keep(chunk)
+            write(chunk)
+            return True
+
+        return take
 
     def end(self) -> bytes:
         """What is left when the stream ends inside an event."""

@@ -1,0 +1,118 @@
+"""The framing of replicas' answers: however an answer is cut into reads, sink and short way get the same."""
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.http1 import LAST_CHUNK, chunk
+from cloudcrest.gateway.sse import StreamScanner
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+payloads = st.lists(
+    st.one_of(
+        st.binary(min_size=1, max_size=40),
+        st.integers(1, 5_000).map(lambda size: b"x" * size),
+        st.sampled_from([
+            b"data: {}\n\n",
+            b"data: {}\r\n\r\n",
+            b"data: half",
+            b'data: {"usage":1}\n\n',
+            b"data: [DONE]\n\n",
+            b"5\r\n",
+        ]),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+class Gathered:
+    """A sink that keeps the payload."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.is_whole = False
+
+    def answer_head(self, status: int, head: bytes) -> None:
+        assert (status, head[:6]) == (200, b"HTTP/1")
+
+    def answer_data(self, data: bytes) -> None:
+        self.data += data
+
+    def answer_end(self) -> None:
+        self.is_whole = True
+
+    def answer_lost(self, reason: str, *, was_reused: bool) -> None:
+        raise AssertionError(reason, was_reused)
+
+    def upstream_paused(self, is_paused: bool) -> None: ...
+
+
+class Socket:
+    """As much of a transport as an answer needs."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def asked(sink: Gathered) -> UpstreamConnection:
+    connection = UpstreamConnection(Upstream("http://127.0.0.1:1"), 1)
+    connection.connection_made(Socket())  # type: ignore[arg-type]  # it has what is used of a transport
+    connection.send(b"", sink)
+    connection.data_received(HEAD)
+    return connection
+
+
+@settings(deadline=None)
+@given(payloads=payloads, cuts=st.lists(st.integers(0, 30_000)), takes=st.booleans())
+def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], takes: bool) -> None:
+    framed = b"".join(map(chunk, payloads)) + LAST_CHUNK
+    places = sorted({0, len(framed), *(cut % (len(framed) + 1) for cut in cuts)})
+    by_chunk = [*map(chunk, payloads), LAST_CHUNK]
+    for reads in (by_chunk, [framed[start:end] for start, end in itertools.pairwise(places)]):
+        sink = Gathered()
+        connection = asked(sink)
+
+        def take(data: bytes, sink: Gathered = sink) -> bool:
+            size, _, rest = data.partition(b"\r\n")
+            assert len(rest) == int(size, 16) + 2
+            if takes:
+                sink.data += rest[:-2]
+            return takes
+
+        connection.take_chunk = take
+        for data in reads:
+            connection.data_received(data)
+        assert sink.data == b"".join(payloads)
+        assert sink.is_whole
+
+
+@settings(deadline=None)
+@given(payloads=payloads)
+def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[bytes]) -> None:
+    scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
+    written: list[bytes] = []
+    passage = scanner.passage(lambda _: None, written.append)
+    for payload in payloads:
+        expected = fed.feed(payload)
+        if passage(chunk(payload)):
+            assert written.pop() == chunk(expected) == chunk(payload)
+        else:
+            assert scanner.feed(payload) == expected
+        assert (scanner.events, scanner.usage, scanner.is_finished) == (fed.events, fed.usage, fed.is_finished)
+
+
+def test_an_answer_is_noticed_until_it_is_looked_at() -> None:
+    connection = asked(Gathered())
+    assert connection.has_spoken
+    connection.has_spoken = False
+    connection.data_received(chunk(b"data: {}\n\n"))
+    assert connection.has_spoken
