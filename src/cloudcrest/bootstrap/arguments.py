@@ -1,6 +1,8 @@
 """The flags of `cloudcrest up`. They win over environment variables (settings.py lists those)."""
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import msgspec
 
 from cloudcrest.bootstrap.settings import UpSettings
+from cloudcrest.gateway.shared_limits import MAX_WORKERS
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.errors import SetupError
 
@@ -18,6 +21,9 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
     """What `up` was told. Raises `SetupError` naming what is wrong."""
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     given.setdefault("data", default_data_folder(environment))
+    given.setdefault(
+        "gateway_workers", environment.get("CLOUDCREST_GATEWAY_WORKERS") or default_gateway_workers(_cores())
+    )
     settings = load_settings(UpSettings, environment, overrides=given)
     if settings.database_url is not None:
         settings = msgspec.structs.replace(settings, database_url=database_url(settings.database_url))
@@ -28,6 +34,11 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
             raise SetupError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
     if not 0 <= settings.port <= 65535:
         raise SetupError(f"{settings.port} is no port", hint="choose one from 1024 to 65535 with --port, or 0 for any")
+    if not 1 <= settings.gateway_workers <= MAX_WORKERS:
+        raise SetupError(
+            f"{settings.gateway_workers} gateway workers cannot be run",
+            hint=f"choose from 1 to {MAX_WORKERS} with --gateway-workers",
+        )
     if settings.log_level.lower() not in _LOG_LEVELS:
         raise SetupError(f"'{settings.log_level}' is no log level", hint=f"choose one of {', '.join(_LOG_LEVELS)}")
     return settings
@@ -50,6 +61,16 @@ def default_data_folder(environment: Mapping[str, str]) -> str:
         return environment["CLOUDCREST_DATA"]
     base = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return str(Path(base) / "cloudcrest")
+
+
+def default_gateway_workers(cores: int) -> int:
+    """How many gateway processes so many cores get: replicas work on the same ones."""
+    return 1 if cores <= 2 else min(8, max(2, cores // 4))
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="cors_origins",
         metavar="ORIGIN",
     )
+    add("--gateway-workers", "gateway processes (default: 1, from three cores on a quarter of them)", metavar="N")
     add("--database-url", "use this PostgreSQL in place of the embedded one", metavar="URL")
     add("--models-folder", "where weights are kept (default: in the data folder)", metavar="DIR")
     add("--public-url", "how clients reach this cloud, where a proxy stands before it", metavar="URL")

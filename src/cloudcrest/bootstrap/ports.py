@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 
 from cloudcrest.kernel.errors import SetupError
 
@@ -28,6 +29,28 @@ def listen_publicly(host: str, port: int) -> socket.socket:
         listening.close()
         raise _explained(error, host, port) from error
     return listening
+
+
+def share(listening: socket.socket, workers: int) -> tuple[socket.socket, ...]:
+    """A listening socket for each worker, all on the address of this one, which is the first of them.
+
+    On Linux they have SO_REUSEPORT, and the kernel spreads connections over them by a hash: workers that accept from
+    one socket share long-lived connections badly. As `up` keeps all of them open, what waits at that of a worker that
+    died is there for its successor. Elsewhere the option spreads nothing, and all accept from the one socket.
+    """
+    if workers == 1 or sys.platform != "linux":
+        return (listening,) * workers
+    # Set only now that the address is ours: our first socket was bound without it.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    others = []
+    for _ in range(workers - 1):
+        other = socket.socket(listening.family, socket.SOCK_STREAM)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(listening.getsockname())
+        other.listen(_BACKLOG)
+        others.append(other)
+    return (listening, *others)
 
 
 def listen_on_loopback() -> socket.socket:

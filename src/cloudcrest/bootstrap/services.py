@@ -1,6 +1,7 @@
 """The processes that are always there: how each is started, and what it is told."""
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cloudcrest.bootstrap.supervise import Service
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.shared_limits import create_table
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.guard import guarded
 from cloudcrest.infra.postgres import EmbeddedPostgres
@@ -36,9 +38,11 @@ _SECRET = re.compile(r"SECRET|PASSWORD|TOKEN(?:$|_)|CREDENTIAL|ACCESS_KEY|API_KE
 
 @dataclass(frozen=True)
 class Sockets:
-    """The listening sockets: the public one, and those on loopback between our own processes."""
+    """The listening sockets: the public ones, one for each gateway worker, and those on loopback between our own
+    processes.
+    """
 
-    public: socket
+    public: tuple[socket, ...]
     control: socket
     region: socket
 
@@ -145,15 +149,35 @@ def region_service(plan: Plan) -> Service:
     return _own(plan, REGION_SERVICE, settings, plan.sockets.region)
 
 
-def gateway_service(plan: Plan) -> Service:
-    """The gateway, on the public socket."""
+def gateway_services(plan: Plan) -> list[Service]:
+    """The gateway's workers, each on its own public socket, and what they share: limits and metrics."""
+    workers = len(plan.sockets.public)
+    shared = plan.folder.run / "gateway"
+    shutil.rmtree(shared, ignore_errors=True)  # of a run before, which may have had more workers
+    if workers > 1:
+        create_table(shared / "limits", workers)
+    return [_gateway_service(plan, worker, shared if workers > 1 else None) for worker in range(workers)]
+
+
+def gateway_name(worker: int) -> str:
+    """The name of a worker by its number: of its process, its log, its spool and its metrics."""
+    return f"{GATEWAY}-{worker}" if worker else GATEWAY
+
+
+def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
     region = plan.folder.root / "regions" / REGION
+    listening = plan.sockets.public[worker]
+    name = gateway_name(worker)
     settings = GatewaySettings(
-        name=GATEWAY,
+        name=name,
+        worker=worker,
+        workers=len(plan.sockets.public),
+        limits_path=None if shared is None else shared / "limits",
+        metrics_folder=None if shared is None else shared / "metrics",
         region=REGION,
         spool_folder=region / "spool",
         feed_state_path=region / "gateway" / "feed.json",
-        listen_fd=plan.sockets.public.fileno(),
+        listen_fd=listening.fileno(),
         feed_url=f"{plan.sockets.region_url}/internal/v1/feed",
         feed_token=plan.secrets.gateway_token,
         control_url=plan.sockets.control_url,
@@ -166,7 +190,7 @@ def gateway_service(plan: Plan) -> Service:
         log_json=plan.log.json,
         drain_seconds=_GATEWAY_DRAIN_SECONDS,
     )
-    return _own(plan, GATEWAY, settings, plan.sockets.public, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
+    return _own(plan, GATEWAY, settings, listening, name=name, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
 
 
 def service_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -182,12 +206,20 @@ def replica_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _own(
-    plan: Plan, name: str, settings: msgspec.Struct, listening: socket, *, stop_grace_seconds: float = 5.0
+    plan: Plan,
+    role: str,
+    settings: msgspec.Struct,
+    listening: socket,
+    *,
+    name: str = "",
+    stop_grace_seconds: float = 5.0,
 ) -> Service:
+    """A process of ours in a role; `name` tells it from others of the same."""
+    name = name or role
     path = plan.folder.settings / f"{name}.json"
     write_settings(path, settings)
     # -P: what lies in the folder `up` was started in is not imported.
-    argv = (sys.executable, "-P", "-m", "cloudcrest.bootstrap", name, "--settings", str(path))
+    argv = (sys.executable, "-P", "-m", "cloudcrest.bootstrap", role, "--settings", str(path))
     spec = ProcessSpec(id=name, argv=argv, stop_grace_seconds=stop_grace_seconds)
     return Service(spec, inherited_fds=(listening.fileno(),))
 

@@ -9,6 +9,8 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_TLS_CERT          certificate chain in PEM (--tls-cert); TLS is on when it is set
     CLOUDCREST_TLS_KEY           its private key in PEM (--tls-key)
     CLOUDCREST_CORS_ORIGINS      origins whose pages may call, with commas (--cors-origin, once each)
+    CLOUDCREST_GATEWAY_WORKERS   gateway processes (--gateway-workers); default 1 on one or two cores, else a
+                                 quarter of the cores, at least 2 and at most 8
     CLOUDCREST_DATABASE_URL      a PostgreSQL of one's own (--database-url) in place of the embedded one
     CLOUDCREST_DEFAULT_MODELS    false: no deployments are made on the first start (--no-default-models)
     CLOUDCREST_MODELS_FOLDER     artifact store, may be shared by clouds (--models-folder); default <data>/models
@@ -59,6 +61,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     allowed_upstreams: tuple[str, ...] = ()
     metrics_token: str | None = None
     request_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
+    gateway_workers: int = 1
     operator_email: str = "operator@cloudcrest.internal"
     operator_password: str | None = None
 

@@ -87,7 +87,8 @@ class Up:
             self._ui.step("Starting PostgreSQL" if (self._folder.postgres).exists() else "Creating the database")
             self._supervisor.start(services.postgres_service(embedded))
         # These serve from what they last knew, so they need not wait for anybody.
-        self._supervisor.start(services.gateway_service(self._plan))
+        for worker in services.gateway_services(self._plan):
+            self._supervisor.start(worker)
         self._supervisor.start(services.region_service(self._plan))
         # It is patient with its database, and loads its code while that starts.
         database_url = self._plan.settings.database_url or ""
@@ -129,10 +130,11 @@ class Up:
         self._stop.set()
 
     async def _shut_down(self) -> None:
-        """Gateway first, so that nothing new comes in; the database last, so that everybody can still write."""
+        """Gateways first, so that nothing new comes in; the database last, so that everybody can still write."""
         self._ui.step("Stopping (Ctrl-C again ends everything at once)")
-        for name in (services.GATEWAY, services.REGION_SERVICE):
-            await self._supervisor.stop(name)
+        workers = range(len(self._plan.sockets.public))
+        await asyncio.gather(*(self._supervisor.stop(services.gateway_name(worker)) for worker in workers))
+        await self._supervisor.stop(services.REGION_SERVICE)
         await self._agent.close()
         await self._replicas.close()
         for name in (services.CONTROL, services.POSTGRES):
@@ -182,7 +184,8 @@ def _run(settings: UpSettings, folder: DataFolder, ui: Ui) -> None:
     )
     secrets = folder.secrets()
     public = ports.listen_publicly(settings.host, settings.port)
-    sockets = services.Sockets(public, ports.listen_on_loopback(), ports.listen_on_loopback())
+    workers = ports.share(public, settings.gateway_workers)
+    sockets = services.Sockets(workers, ports.listen_on_loopback(), ports.listen_on_loopback())
     base_url = ports.url_of(public, host=settings.host, has_tls=settings.has_tls)
     plan = services.Plan(settings, folder, secrets, sockets, base_url, dict(os.environ))
 

@@ -5,7 +5,7 @@ A request takes one from each request bucket and its estimated tokens from each 
 When it ends, the estimate is corrected to what was used: a bucket may go into debt, which later requests wait out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from cloudcrest.identity.api import Limits
@@ -54,6 +54,11 @@ class Bucket:
         """How long until the bucket is full."""
         return (self.per_minute - self.level) * 60 / self.per_minute if self.per_minute else 60.0
 
+    def correct(self, amount: float) -> None:
+        """Gives `amount` back, or takes it (below 0) even where that leaves a debt."""
+        level = self.level + amount
+        self.level = level if level < self.per_minute else float(self.per_minute)
+
     def resize(self, per_minute: int, now: float) -> None:
         """Changes the limit and keeps the share that is left."""
         self.refill(now)
@@ -63,14 +68,19 @@ class Bucket:
 
 
 class Scope:
-    """The limits of one key, project, organization or model, and what is used of them."""
+    """The limits of one key, project, organization or model, and what is used of them.
 
-    __slots__ = ("concurrent", "id", "kind", "limits", "requests", "tokens")
+    `digest` and `corrections` are those of its row where several workers share a table (shared_limits.py).
+    """
+
+    __slots__ = ("concurrent", "corrections", "digest", "id", "kind", "limits", "requests", "tokens")
 
     def __init__(self, kind: ScopeKind, scope_id: str, limits: Limits, now: float) -> None:
         self.kind = kind
         self.id = scope_id
         self.concurrent = 0
+        self.corrections = 0.0
+        self.digest: bytes | None = None
         self.limits = limits
         self.requests = _resized(None, limits.requests_per_minute, now)
         self.tokens = _resized(None, limits.tokens_per_minute, now)
@@ -107,15 +117,29 @@ class Grant:
         if self._is_settled:
             return
         self._is_settled = True
+        self.give_back(self.reserved_tokens - used_tokens)
+
+    def give_back(self, tokens: int) -> None:
+        """Frees the request's place in each scope, and corrects its estimate by `tokens`."""
         for scope in self.scopes:
             scope.concurrent -= 1
-            bucket = scope.tokens
-            if bucket is not None:
-                bucket.level = min(float(bucket.per_minute), bucket.level + self.reserved_tokens - used_tokens)
+            if scope.tokens is not None:
+                scope.tokens.correct(tokens)
+
+
+Admit = Callable[[Sequence[Scope], int, float], Grant]
+"""Admits a request of about so many tokens at a time (monotonic seconds), or raises `LimitExceeded`: `admit`, or that
+of a table which several workers share."""
 
 
 def admit(scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
     """Takes one request of about `tokens` tokens from every scope. Raises `LimitExceeded` and then takes nothing."""
+    take(scopes, tokens, now)
+    return Grant(scopes, tokens)
+
+
+def take(scopes: Sequence[Scope], tokens: int, now: float) -> None:
+    """The same, without the hold that gives it back."""
     for scope in scopes:
         _check(scope, tokens, now)
     for scope in scopes:
@@ -124,7 +148,6 @@ def admit(scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
             scope.requests.level -= 1
         if scope.tokens is not None:
             scope.tokens.level -= tokens
-    return Grant(scopes, tokens)
 
 
 def _check(scope: Scope, tokens: int, now: float) -> None:

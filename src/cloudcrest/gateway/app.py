@@ -11,7 +11,7 @@ import msgspec
 
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Account, Origin
-from cloudcrest.gateway.admit import admit, limit_headers
+from cloudcrest.gateway.admit import Admit, admit, limit_headers
 from cloudcrest.gateway.authenticate import authenticate
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
@@ -41,7 +41,10 @@ Page = Callable[[Connection, Request], None]
 
 
 class GatewayApp:
-    """The application behind the connections of one worker. `new_id` makes a request id of a time in Unix seconds."""
+    """The application behind the connections of one worker. `new_id` makes a request id of a time in Unix seconds.
+
+    `admit` holds callers to their limits; of several workers, each is given that of the table that they share.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class GatewayApp:
         calls: Calls,
         counting: Counting,
         new_id: Callable[[float], str],
+        admit: Admit = admit,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
@@ -59,11 +63,12 @@ class GatewayApp:
         self._calls = calls
         self._counting = counting
         self._new_id = new_id
+        self._admit = admit
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
-        self.connections: Callable[[], int] = lambda: 0
+        self.metrics_page: Callable[[], bytes] = lambda: b""
         self._pages: dict[str, Page] = {
             "/": self._home,
             "/healthz": self._health,
@@ -159,7 +164,7 @@ class GatewayApp:
         now = self._calls.monotonic()
         set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
         try:
-            grant = admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
+            grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
         finally:
             if scopes:
                 request.extra_head += limit_headers(scopes, now)
@@ -214,8 +219,7 @@ class GatewayApp:
     def _metrics(self, connection: Connection, request: Request) -> None:
         if not pages.may_read_metrics(request.peer, request.authorization, self._settings.metrics_token):
             raise _no_such_path()
-        body = self._origin.metrics.render(self.connections())
-        connection.respond(200, b"text/plain; version=0.0.4; charset=utf-8", body)
+        connection.respond(200, b"text/plain; version=0.0.4; charset=utf-8", self.metrics_page())
 
     def _models(self, connection: Connection, request: Request) -> None:
         key = self._authenticate(request)

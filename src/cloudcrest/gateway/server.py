@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from cloudcrest.gateway.account import Origin
+from cloudcrest.gateway.admit import admit
 from cloudcrest.gateway.app import GatewayApp
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import Counting
@@ -19,8 +20,10 @@ from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
 from cloudcrest.gateway.request_id import RequestIds
 from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.shared_limits import SharedLimits
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
+from cloudcrest.gateway.worker_metrics import WorkerMetrics
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
 from cloudcrest.kernel.clock import Clock, SystemClock
@@ -39,12 +42,16 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
-        self.snapshot = Snapshot(clock.monotonic)
+        self.snapshot = Snapshot(clock.monotonic, settings.workers)
         self.snapshot.update(self._feed, set(self._feed.documents))
         self._recorder = Recorder(spool)
         self._calls = Calls(settings, clock.monotonic)
         self._counting = Counting(self._calls)
-        origin = Origin(settings.region, settings.name, self._recorder, Metrics(), clock)
+        self._metrics = Metrics()
+        origin = Origin(settings.region, settings.name, self._recorder, self._metrics, clock)
+        self._limits = _shared_limits(settings)
+        folder = settings.metrics_folder
+        self._all_metrics = None if folder is None else WorkerMetrics(folder, settings.name)
         self._app = GatewayApp(
             settings=settings,
             snapshot=self.snapshot,
@@ -52,9 +59,10 @@ class Gateway:
             calls=self._calls,
             counting=self._counting,
             new_id=RequestIds().make,
+            admit=admit if self._limits is None else self._limits.admit,
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
-        self._app.connections = lambda: len(self._state.connections)
+        self._app.metrics_page = self._metrics_page
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_feed_saved = True
@@ -106,6 +114,8 @@ class Gateway:
         if not self._is_feed_saved:
             await self._save()
         self._recorder.close()
+        if self._limits is not None:
+            self._limits.close()
 
     async def _tick(self) -> None:
         while True:
@@ -113,6 +123,18 @@ class Gateway:
             now = self._clock.monotonic()
             self._state.tick(now)
             self._app.tick(now)
+            self._publish_metrics()
+
+    def _metrics_page(self) -> bytes:
+        page = self._metrics.render(len(self._state.connections))
+        return page if self._all_metrics is None else self._all_metrics.gather(page)
+
+    def _publish_metrics(self) -> None:
+        if self._all_metrics is not None:
+            try:
+                self._all_metrics.publish(self._metrics.render(len(self._state.connections)))
+            except OSError as error:
+                _log.warning("metrics_not_published", error=str(error))
 
     async def _follow(self, url: str) -> None:
         import httpx2
@@ -126,7 +148,13 @@ class Gateway:
             await follow(client, url, self._settings.feed_token, self._feed, changed)
 
     async def _save(self) -> None:
-        """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this."""
+        """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.
+
+        Of several workers, the first saves it for all: they follow the same feed, and start from the same file.
+        """
+        if self._settings.worker != 0:
+            self._is_feed_saved = True
+            return
         path = self._settings.feed_state_path
         try:
             await asyncio.to_thread(_save, path, self._feed)
@@ -151,6 +179,12 @@ async def serve(settings: GatewaySettings) -> None:
     gc.set_threshold(50_000, 20, 20)
     await told_to_stop.wait()
     await gateway.stop()
+
+
+def _shared_limits(settings: GatewaySettings) -> SharedLimits | None:
+    if settings.limits_path is None:
+        return None
+    return SharedLimits(settings.limits_path, worker=settings.worker, workers=settings.workers)
 
 
 def _save(path: Path, state: FeedState) -> None:

@@ -10,9 +10,11 @@ from cloudcrest.kernel.units import KIB, MIB
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one worker. Either `listen_fd` (an inherited listening socket) or `host` and `port`.
 
-    `name` tells this worker from others of the region and names its spool folder. `feed_url` is the region service's
-    feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API and the
-    console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
+    `name` tells this worker from others of the region and names its spool folder. `worker` is its number (from 0) among
+    the `workers` of this machine. The first saves the feed for all; `limits_path` is the table of limits they share
+    (shared_limits.py); in `metrics_folder` each leaves its numbers for the one that is asked. `feed_url` is the region
+    service's feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API
+    and the console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
     organizations may have less. `metrics_token`: who brings it may read /metrics; without one only this machine may.
@@ -22,6 +24,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: str
     spool_folder: Path
     feed_state_path: Path
+    worker: int = 0
+    workers: int = 1
+    limits_path: Path | None = None
+    metrics_folder: Path | None = None
     listen_fd: int | None = None
     host: str = "127.0.0.1"
     port: int = 0

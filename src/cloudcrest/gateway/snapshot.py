@@ -42,10 +42,14 @@ class Route:
 
 
 class Snapshot:
-    """The tables. `update` follows the feed; everything else only reads. `monotonic`: seconds."""
+    """The tables. `update` follows the feed; everything else only reads. `monotonic`: seconds.
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    Of a replica's slots this worker counts on its share: the other `workers` use it as well.
+    """
+
+    def __init__(self, monotonic: Callable[[], float], workers: int = 1) -> None:
         self._monotonic = monotonic
+        self._workers = workers
         self.keys: dict[bytes, KeyDocument] = {}
         self.organizations: dict[str, OrganizationDocument] = {}
         self.routes: dict[str, Route] = {}
@@ -162,7 +166,8 @@ class Snapshot:
         for endpoint in document.replicas:
             replica = before.pop((endpoint.id, endpoint.url), None)
             if replica is None:
-                replica = Upstream(endpoint.url, token=endpoint.token, slots=endpoint.slots, name=endpoint.id)
+                slots = max(1, endpoint.slots // self._workers)
+                replica = Upstream(endpoint.url, token=endpoint.token, slots=slots, name=endpoint.id)
             replicas.append(replica)
         for gone in before.values():
             gone.retire()

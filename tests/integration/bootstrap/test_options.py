@@ -1,4 +1,4 @@
-"""A cloud with TLS, another database and no models: what its flags promise."""
+"""A cloud with TLS, another database, two gateway workers and no models: what its flags promise."""
 
 import datetime
 import json
@@ -61,8 +61,9 @@ def test_tls_another_database_and_no_models(postgres: EmbeddedPostgres, tmp_path
     databases.create_database(postgres, "own_database")
     url = postgres.url("own_database").replace("postgresql+psycopg", "postgresql")
     flags = ["--tls-cert", str(cert), "--tls-key", str(key), "--cors-origin", ORIGIN, "--no-default-models"]
-    with new_cloud(flags=[*flags, "--database-url", url]) as cloud:
+    with new_cloud(flags=[*flags, "--database-url", url, "--gateway-workers", "2"]) as cloud:
         cloud.start()
+        assert cloud.pid_of("gateway") != cloud.pid_of("gateway-1")
         assert cloud.base_url.startswith("https://127.0.0.1:")
         until(lambda: "No models are deployed yet" in cloud.output, "what `up` says once it is ready")
         assert not (cloud.data / "postgres").exists()

@@ -1,6 +1,9 @@
 """Listening sockets, and what is said when there can be none."""
 
+import contextlib
+import itertools
 import socket
+import sys
 
 import pytest
 
@@ -20,6 +23,32 @@ def test_a_port_in_use_is_said_with_what_to_do() -> None:
         port = ports.port_of(taken)
         with pytest.raises(SetupError, match=f"port {port} of 127.0.0.1 is in use.*--port"):
             ports.listen_publicly("127.0.0.1", port)
+
+
+def test_the_sockets_of_several_workers_are_on_one_address_that_nobody_else_gets() -> None:
+    with contextlib.ExitStack() as stack:
+        sockets = ports.share(ports.listen_publicly("127.0.0.1", 0), 3)
+        for each in sockets:
+            stack.enter_context(each)
+            each.setblocking(False)
+        port = ports.port_of(sockets[0])
+        assert {ports.port_of(each) for each in sockets} == {port}
+        with pytest.raises(SetupError, match="is in use"):
+            ports.listen_publicly("127.0.0.1", port)
+        for _ in range(120):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        accepted = [_accept_all(stack, each) for each in sockets]
+        assert sum(accepted) == 120
+        assert min(accepted) > 10 or sys.platform != "linux"
+
+
+def _accept_all(stack: contextlib.ExitStack, listening: socket.socket) -> int:
+    for count in itertools.count():
+        try:
+            stack.enter_context(listening.accept()[0])
+        except BlockingIOError:
+            return count
+    raise AssertionError
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])

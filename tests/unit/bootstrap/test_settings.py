@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudcrest.bootstrap.arguments import up_settings
+from cloudcrest.bootstrap.arguments import default_gateway_workers, up_settings
 from cloudcrest.bootstrap.settings import LogSettings, UpSettings, read_settings, write_settings
 from cloudcrest.kernel.errors import SetupError
 
@@ -12,7 +12,7 @@ DATA = {"CLOUDCREST_DATA": "/srv/cloud"}
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
-    settings = up_settings([], {"XDG_DATA_HOME": str(tmp_path)})
+    settings = up_settings([], {"XDG_DATA_HOME": str(tmp_path), "CLOUDCREST_GATEWAY_WORKERS": "1"})
     assert settings == UpSettings(data=tmp_path / "cloudcrest")
     assert (settings.host, settings.port, settings.default_models) == ("127.0.0.1", 8080, True)
 
@@ -38,11 +38,19 @@ def test_origins_come_one_by_one_or_with_commas() -> None:
         (["--tls-cert", "/no/cert", "--tls-key", "/no/key"], "there is no file /no/cert"),
         (["--port", "70000"], "70000 is no port"),
         (["--port", "eighty"], "port is not valid"),
+        (["--gateway-workers", "0"], "0 gateway workers cannot be run"),
+        (["--gateway-workers", "17"], "choose from 1 to 16 with --gateway-workers"),
     ],
 )
 def test_wrong_flags_are_said_in_a_sentence(arguments: list[str], sentence: str) -> None:
     with pytest.raises(SetupError, match=sentence):
         up_settings(arguments, DATA)
+
+
+def test_gateway_workers_are_as_told_or_follow_the_cores() -> None:
+    assert up_settings(["--gateway-workers", "3"], {**DATA, "CLOUDCREST_GATEWAY_WORKERS": "2"}).gateway_workers == 3
+    assert up_settings([], {**DATA, "CLOUDCREST_GATEWAY_WORKERS": "2"}).gateway_workers == 2
+    assert [default_gateway_workers(cores) for cores in (1, 2, 3, 8, 16, 128)] == [1, 1, 2, 2, 4, 8]
 
 
 def test_a_wrong_variable_is_named() -> None:

@@ -17,6 +17,8 @@ from cloudcrest.serving.engines.api import TOKEN_VARIABLE
 
 _EXIT_CANNOT_LOAD = 3
 _WARNINGS = 2
+_IDLE_CONNECTIONS = 16
+"""Of gateway workers beyond those that a slot is for: each keeps one, and the server spends a thread on it."""
 _servers: list[object] = []
 
 
@@ -49,8 +51,8 @@ def server_parameters(arguments: Arguments, token: str) -> Any:  # xllamacpp has
     parameters.n_gpu_layers = arguments.gpu_layers
     parameters.cpuparams.n_threads = arguments.threads
     parameters.cpuparams_batch.n_threads = arguments.threads
-    # One connection per running request, and room for health questions beside them.
-    parameters.n_threads_http = arguments.slots + 4
+    # One connection per running request, and room for health questions and each gateway worker's idle one beside them.
+    parameters.n_threads_http = arguments.slots + 4 + _IDLE_CONNECTIONS
     parameters.cache_ram_mib = arguments.prompt_cache_mib
     if not arguments.flash_attention:
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

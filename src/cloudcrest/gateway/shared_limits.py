@@ -1,0 +1,223 @@
+"""Limits that hold over all gateway workers of a machine: what is used of each is in one table in shared memory.
+
+`up` makes the table's file for each of its runs, and every worker maps it. An admission locks it, takes over what it
+says of its scopes, decides as a lone worker does (`admit.py`), and writes back what was taken: so the workers together
+never exceed a limit, and nobody is refused while there is room. The lock is the kernel's (`flock`), which a worker that
+is killed lets go of. What a request gives back when it ends goes without it, into columns that its worker alone writes.
+
+    row      both buckets, and the corrections that are in them already; then, of each worker, the requests that run
+             and the sum of its corrections in tokens; all of them doubles
+
+A scope has its row in the set of 16 that the digest of its name selects. A row whose buckets are full and in which
+nothing runs says the same as none, so another scope may take it.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from cloudcrest.gateway.admit import Bucket, Grant, Scope, take
+from cloudcrest.kernel.errors import SetupError, Unavailable
+
+MAX_WORKERS = 16
+SETS = 2048
+ROWS_PER_SET = 16
+LOCK_PATIENCE_SECONDS = 0.25
+_LOCK_RETRY_SECONDS = 0.00005
+_DIGEST_BYTES = 16
+_SET_BYTES = ROWS_PER_SET * _DIGEST_BYTES
+_NOBODY = bytes(_DIGEST_BYTES)
+_UNLIMITED = -1.0
+_BUCKETS = struct.Struct("7d")
+"""Requests a minute, their level, when it was that; the same of tokens; the corrections counted in."""
+
+
+def create_table(path: Path, workers: int) -> None:
+    """Makes an empty table for so many workers, before any of them starts. Raises `OSError`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.truncate(_table_bytes(workers))
+
+
+class SharedLimits:
+    """The table as worker number `worker` (from 0) of `workers` uses it.
+
+    What the one before it under its number left running is over: its column is cleared. Raises `SetupError` where
+    `path` is no such table.
+    """
+
+    def __init__(self, path: Path, *, worker: int, workers: int) -> None:
+        self._row = struct.Struct(f"7d{2 * workers}d")
+        self._running = slice(7, 7 + workers)
+        self._corrections = slice(7 + workers, 7 + 2 * workers)
+        self._running_index = 7 + worker
+        self._corrections_index = 7 + workers + worker
+        self._is_stuck = False
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise SetupError(f"the table of limits {path} cannot be opened: {error.strerror}") from error
+        size_bytes = os.fstat(self._fd).st_size
+        if not worker < workers or size_bytes != _table_bytes(workers):
+            os.close(self._fd)
+            raise SetupError(f"{path} is no table of limits for {workers} workers", hint="start the cloud again")
+        self._map = mmap.mmap(self._fd, size_bytes)
+        self._doubles = memoryview(self._map).cast("d")
+        column = self._doubles[SETS * _SET_BYTES // 8 + self._running_index :: 7 + 2 * workers]
+        column[:] = memoryview(array("d", bytes(column.nbytes)))
+        column.release()
+
+    def close(self) -> None:
+        """Lets go of the table."""
+        self._doubles.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def admit(self, scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
+        """As `admit.admit`, over all workers. `now`: seconds of the machine's monotonic clock.
+
+        Raises `LimitExceeded`, and `Unavailable` where the table is full, or locked by a worker that stands still.
+        """
+        if not scopes:
+            return Grant(scopes, tokens)
+        self._lock()
+        try:
+            places = [self._read(scope, now) for scope in scopes]
+            take(scopes, tokens, now)
+            for scope, place in zip(scopes, places, strict=True):
+                self._write(scope, place)
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return _SharedGrant(self, scopes, places, tokens)
+
+    def give_back(self, places: Sequence[int], tokens: int) -> None:
+        """A request is over: corrects its estimate by `tokens` and frees its place in each of these rows."""
+        doubles = self._doubles
+        for place in places:
+            if tokens:
+                doubles[place + self._corrections_index] += tokens
+            # Last: when nothing runs in it, the row may become another scope's.
+            doubles[place + self._running_index] -= 1
+
+    def _lock(self) -> None:
+        """Waits no longer than a worker holds the lock that lives and is not stopped, and only once for one that is."""
+        deadline = 0.0
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + LOCK_PATIENCE_SECONDS
+                if self._is_stuck or now > deadline:
+                    self._is_stuck = True
+                    raise Unavailable(
+                        "limits cannot be checked now", code="overloaded", retry_after_seconds=1
+                    ) from None
+                time.sleep(_LOCK_RETRY_SECONDS)
+            else:
+                self._is_stuck = False
+                return
+
+    def _read(self, scope: Scope, now: float) -> int:
+        """Sets the scope to what its row says; where that is, in doubles."""
+        place = self._place_of(scope, now)
+        row = self._row.unpack_from(self._map, place * 8)
+        scope.concurrent = int(sum(row[self._running]))
+        scope.corrections = sum(row[self._corrections])
+        _set(scope.requests, row[0:3], now)
+        _set(scope.tokens, row[3:6], now)
+        if scope.tokens is not None and row[3] >= 0:
+            scope.tokens.correct(scope.corrections - row[6])
+        return place
+
+    def _write(self, scope: Scope, place: int) -> None:
+        """Writes what a scope is after an admission. In one copy: a kill leaves the row as it was, or as it is."""
+        requests, tokens = scope.requests, scope.tokens
+        data = _BUCKETS.pack(
+            *(_EMPTY if requests is None else (requests.per_minute, requests.level, requests.updated_at_seconds)),
+            *(_EMPTY if tokens is None else (tokens.per_minute, tokens.level, tokens.updated_at_seconds)),
+            scope.corrections,
+        )
+        start = place * 8
+        self._map[start : start + _BUCKETS.size] = data
+        self._doubles[place + self._running_index] += 1
+
+    def _place_of(self, scope: Scope, now: float) -> int:
+        """Where the scope's row is, in doubles. Makes one for a scope that has none."""
+        digest = scope.digest
+        if digest is None:
+            digest = scope.digest = blake2b(f"{scope.kind}:{scope.id}".encode(), digest_size=_DIGEST_BYTES).digest()
+        number = int.from_bytes(digest[:4], "little") % SETS
+        start = number * _SET_BYTES
+        names = self._map[start : start + _SET_BYTES]
+        found = names.find(digest)
+        if found >= 0 and found % _DIGEST_BYTES == 0:
+            return self._row_place(number * ROWS_PER_SET + found // _DIGEST_BYTES)
+        for position in range(ROWS_PER_SET):
+            place = self._row_place(number * ROWS_PER_SET + position)
+            at = position * _DIGEST_BYTES
+            if names[at : at + _DIGEST_BYTES] == _NOBODY or self._is_idle(place, now):
+                corrections = sum(self._row.unpack_from(self._map, place * 8)[self._corrections])
+                data = _BUCKETS.pack(*_EMPTY, *_EMPTY, corrections)
+                self._map[place * 8 : place * 8 + _BUCKETS.size] = data
+                self._map[start + at : start + at + _DIGEST_BYTES] = digest
+                return place
+        raise Unavailable("too many limits are in use at once", code="overloaded", retry_after_seconds=5)
+
+    def _row_place(self, row: int) -> int:
+        return SETS * _SET_BYTES // 8 + row * self._row.size // 8
+
+    def _is_idle(self, place: int, now: float) -> bool:
+        """Whether the row says what no row says: nothing runs, and its buckets are full."""
+        row = self._row.unpack_from(self._map, place * 8)
+        corrections = sum(row[self._corrections]) - row[6]
+        return not any(row[self._running]) and _is_full(row[0:3], 0.0, now) and _is_full(row[3:6], corrections, now)
+
+
+class _SharedGrant(Grant):
+    """A hold on rows of the table."""
+
+    __slots__ = ("_places", "_table")
+
+    def __init__(self, table: SharedLimits, scopes: Sequence[Scope], places: Sequence[int], tokens: int) -> None:
+        super().__init__(scopes, tokens)
+        self._table = table
+        self._places = places
+
+    def give_back(self, tokens: int) -> None:
+        self._table.give_back(self._places, tokens)
+
+
+_EMPTY = (_UNLIMITED, 0.0, 0.0)
+_Levels = tuple[float, ...]
+"""Of a bucket: what it takes a minute (-1: it is not limited), its level, and when it was that."""
+
+
+def _set(bucket: Bucket | None, levels: _Levels, now: float) -> None:
+    """Makes a bucket what its row says. A row without it, or with another limit, is about to be changed."""
+    if bucket is None:
+        return
+    per_minute, level, updated_at = levels
+    wanted = bucket.per_minute
+    if per_minute < 0:
+        bucket.level, bucket.updated_at_seconds = float(wanted), now
+        return
+    bucket.per_minute, bucket.level, bucket.updated_at_seconds = int(per_minute), level, updated_at
+    if per_minute != wanted:
+        bucket.resize(wanted, now)
+
+
+def _is_full(levels: _Levels, correction: float, now: float) -> bool:
+    per_minute, level, updated_at = levels
+    return per_minute < 0 or level + correction + max(0.0, now - updated_at) * per_minute / 60 >= per_minute
+
+
+def _table_bytes(workers: int) -> int:
+    return SETS * (_SET_BYTES + ROWS_PER_SET * (_BUCKETS.size + 16 * workers))
