@@ -21,7 +21,7 @@ from cloudcrest.kernel.clock import SystemClock
 from tests.support.gateway_cloud import KEY
 from tests.support.waiting import until_async
 
-_SAMPLE = re.compile(r'(\w+)\{worker="([\w-]+)"[^}]*\} (\S+)')
+_SAMPLE = re.compile(r'(\w+)\{worker="(\d+)"[^}]*\} (\S+)')
 
 
 class Workers:
@@ -43,8 +43,7 @@ class Workers:
         found: dict[int, float] = {}
         for metric, worker, value in _SAMPLE.findall(text):
             if metric == name:
-                number = int(worker.partition("-")[2] or 0)
-                found[number] = found.get(number, 0.0) + float(value)
+                found[int(worker)] = found.get(int(worker), 0.0) + float(value)
         return found
 
 

@@ -51,7 +51,9 @@ class Gateway:
         origin = Origin(settings.region, settings.name, self._recorder, self._metrics, clock)
         self._limits = _shared_limits(settings)
         folder = settings.metrics_folder
-        self._all_metrics = None if folder is None else WorkerMetrics(folder, settings.name)
+        self._all_metrics = (
+            None if folder is None else WorkerMetrics(folder, worker=settings.worker, workers=settings.workers)
+        )
         self._app = GatewayApp(
             settings=settings,
             snapshot=self.snapshot,
