@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
+from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.controller import free_port
 from cloudcrest.serving.engines.api import Engine, Launch, Probe
@@ -30,6 +31,11 @@ class Replica(msgspec.Struct):
 
     async def tokens(self) -> tuple[int, int]:
         """(input, output) tokens that the engine itself says it worked on, cached input included."""
+        worked = await self.counters()
+        return worked.input_tokens, worked.output_tokens
+
+    async def counters(self) -> Usage:
+        """The engine's own counters since it started, as usage."""
         text = (await self.client.get("/metrics")).text
         values = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -37,8 +43,11 @@ class Replica(msgspec.Struct):
             """The sum of these counters, whatever their prefix and labels."""
             return sum(int(float(value)) for key, value in values if key.partition("{")[0].split(":")[-1] in names)
 
-        input_tokens = total("prompt_tokens_total", "prompt_tokens_cached_total")
-        return input_tokens, total("tokens_predicted_total", "generation_tokens_total")
+        cached_tokens = total("prompt_tokens_cached_total")
+        # vLLM counts what was cached as a part of the prompt's tokens, llama.cpp beside them.
+        beside = 0 if self.engine.name == "vllm" else cached_tokens
+        output_tokens = total("tokens_predicted_total", "generation_tokens_total")
+        return Usage(total("prompt_tokens_total") + beside, output_tokens, cached_tokens)
 
     async def in_flight(self) -> int | None:
         return (await self.engine.probe(self.client, self.url, self.token)).in_flight

@@ -14,6 +14,7 @@ from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error, error_event
+from cloudcrest.gateway.fields import EmbeddingBody
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume_rewrite import usage_object
@@ -24,11 +25,15 @@ from cloudcrest.kernel.usage import Outcome, Usage
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
+_VLLM_GREEDY_TEMPERATURE = 1e-5
 _FINISHED = b"data: [DONE]\n\n"
 
 
 def needs_fanout(parsed: Parsed, engine: str) -> bool:
-    """Whether the engine must not be left to make several choices by itself."""
+    """Whether the engine must not be left to make several choices by itself: it counts one, or refuses them."""
+    if engine == "vllm":  # it makes no several choices without chance in them
+        temperature = None if isinstance(parsed.body, EmbeddingBody) else parsed.body.temperature
+        return parsed.choices > 1 and temperature is not None and temperature < _VLLM_GREEDY_TEMPERATURE
     return parsed.choices * max(1, len(parsed.prompts)) > 1 and engine in ("llamacpp", "simulated")
 
 
@@ -70,10 +75,15 @@ class _Branch:
         self.usage: Usage | None = None
         self.is_done = False
         self.scanner = StreamScanner(passes_usage=False)
+        self._role_events = min(1, parts.parsed.role_events)
         self.kept = Kept(parts.calls.settings.max_kept_bytes)
         self.call = Call(
             parts.calls, parts.route, self, path=parts.parsed.endpoint, body=body, request_id=parts.account.id
         )
+
+    def relayed_tokens(self) -> int:
+        """About one for each event after the one that only names the role."""
+        return max(0, self.scanner.events - self._role_events)
 
     def call_head(self, status: int, head: bytes) -> None:  # noqa: ARG002  # engines' headers are not passed on
         self.status = status
@@ -150,7 +160,7 @@ class Fanout(ABC):
 
     def mark(self) -> None:
         if self._has_begun:
-            self._parts.account.mark(sum(branch.scanner.events for branch in self._branches))
+            self._parts.account.mark(sum(branch.relayed_tokens() for branch in self._branches))
 
     def meaning(self, status: int, body: bytes) -> CloudcrestError:
         """What an engine's error means to the caller."""
@@ -187,7 +197,7 @@ class Fanout(ABC):
         known = [branch.usage for branch in branches if branch.usage is not None]
         has_input = parts.parsed.choices == len(branches) and bool(known)
         open_branches = [branch for branch in branches if branch.usage is None]
-        events = sum(max(0, branch.scanner.events - 1) for branch in open_branches)
+        events = sum(branch.relayed_tokens() for branch in open_branches)
         output_tokens = sum(usage.output_tokens for usage in known)
         parts.account.release(parts.parsed.estimated_input_tokens() + output_tokens + events)
         parts.counting.submit(
@@ -263,7 +273,7 @@ class StreamFanout(Fanout):
             if not branch.scanner.is_finished:
                 self.branch_failed(EngineFault("the model's engine ended the stream early"))
                 return
-            tokens = max(0, branch.scanner.events - 1)
+            tokens = branch.relayed_tokens()
             branch.usage = Usage(self._parts.parsed.estimated_input_tokens(), tokens, is_estimate=True)
         if not all(other.is_done for other in self._branches):
             return

@@ -308,8 +308,8 @@ class StreamRelay(Relay):
         self._lost("engine_error", self._meaning(400 if is_refusal else 500, error), is_final=is_refusal)
 
     def _relayed_tokens(self) -> int:
-        """About one for each event after the first, which only names the role."""
-        return max(0, self._scanner.events - 1)
+        """About one for each event after those that only name the role."""
+        return max(0, self._scanner.events - self._parsed.role_events)
 
     def _relay(self, events: bytes) -> None:
         if not self._has_begun:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import Usage
 
@@ -50,6 +51,7 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
+_slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _usage: msgspec.json.Decoder[_UsageBody] = msgspec.json.Decoder(_UsageBody)
 _end_of_answer: msgspec.json.Decoder[_EndOfAnswer] = msgspec.json.Decoder(_EndOfAnswer)
 
@@ -120,31 +122,41 @@ class StreamScanner:
         end = 0
         for match in _EVENT.finditer(data):
             end = match.end()
-            event = match[0]
-            if self._passes(event):
+            event = self._sifted(match[0])
+            if event:
                 kept.append(event)
                 self.events += 1
         kept.append(data[end:])
         return b"".join(kept)
 
-    def _passes(self, event: bytes) -> bool:
+    def _sifted(self, event: bytes) -> bytes:
+        """What of an event goes on: all of it, all but its usage, or nothing."""
         text = event_data(event)
         if text == _DONE:
             self.is_finished = True
-            return True
+            return event
         if b'"usage"' not in text and b'"error"' not in text:
-            return True
+            return event
         try:
             chunk = _chunk.decode(text)
         except (msgspec.DecodeError, RecursionError):
-            return True
+            return event
         if not chunk.choices and bytes(chunk.error) != b"null":
             self.error = bytes(chunk.error)
-            return False
+            return b""
         if chunk.usage is None:
-            return True
+            return event
         self.usage = _to_usage(chunk.usage)
-        return self._passes_usage or chunk.choices is None or len(chunk.choices) > 0
+        if self._passes_usage or chunk.choices is None:
+            return event
+        return _without_usage(text) if chunk.choices else b""
+
+
+def _without_usage(text: bytes) -> bytes:
+    """An event with the chunk `text` but for its usage: llama.cpp's raw completions say it beside the last choice."""
+    return (
+        b"data: " + build({name: bytes(raw) for name, raw in _slices.decode(text).items() if name != "usage"}) + b"\n\n"
+    )
 
 
 def _last_event_end(data: bytes) -> int:

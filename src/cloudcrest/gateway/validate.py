@@ -58,6 +58,11 @@ class Parsed(msgspec.Struct):
             return "messages"
         return "prompt" if isinstance(self.body, CompletionBody) else "input"
 
+    @property
+    def role_events(self) -> int:
+        """How many events of a stream name only the role: one for each choice of a chat, before its first token."""
+        return self.choices if isinstance(self.body, ChatBody) else 0
+
     def estimated_input_tokens(self) -> int:
         """From its size, roughly."""
         return self.size_bytes // BYTES_PER_TOKEN + 1

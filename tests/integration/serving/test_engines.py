@@ -2,101 +2,59 @@
 
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import pytest
 
-from cloudcrest.infra.sealing import Sealer
-from cloudcrest.serving.engines.api import Engine
 from cloudcrest.serving.engines.llamacpp import LlamaCppEngine
 from cloudcrest.serving.engines.simulated import SimulatedEngine
-from cloudcrest.serving.engines.upstream import UpstreamEngine
-from cloudcrest.serving.records import EngineOptions
-from tests.support.replicas import Replica, deployment, gguf, running
-from tests.support.waiting import until_async
+from tests.support.engines import ENGINES, Subject, running_engine
+from tests.support.replicas import deployment, gguf, running
 
 pytestmark = pytest.mark.anyio
 
 MESSAGES = [{"role": "user", "content": "Count from one to fifty, in words."}]
 COUNTS_ONE_CHOICE = ("llamacpp",)
 """Engines whose `usage` counts one choice of several; the gateway asks them for one choice at a time."""
-SPEED: EngineOptions = {"decode_tokens_per_second": 300.0, "answer_tokens": 400}
 
 
-class Subject(msgspec.Struct):
-    """A replica under test, and the one whose counters tell what was worked (behind an upstream: another one)."""
-
-    name: str
-    replica: Replica
-    worker: Replica
-
-    async def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
-        response = await self.replica.client.post(path, json=body)
-        assert response.status_code == 200, response.text
-        answer = response.json()
-        assert isinstance(answer, dict)
-        return answer
-
-    async def stream(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-        response = await self.replica.client.post(path, json=body)
-        assert response.status_code == 200, response.text
-        events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
-        assert events[-1] == "[DONE]"
-        return [json.loads(event) for event in events[:-1]]
-
-    async def worked(self, before: tuple[int, int]) -> tuple[int, int]:
-        after = await self.worker.tokens()
-        return after[0] - before[0], after[1] - before[1]
+async def post(subject: Subject, body: dict[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
+    response = await subject.replica.client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert isinstance(answer, dict)
+    return answer
 
 
-@pytest.fixture(params=["llamacpp", "simulated", "upstream"])
-async def subject(request: pytest.FixtureRequest, anyio_backend: str, tmp_path: Path) -> AsyncIterator[Subject]:
-    async with AsyncExitStack() as stack:
-        if request.param == "llamacpp":
-            weights: Path = request.getfixturevalue("chat_weights")
-            document = deployment("llamacpp", artifact=gguf(weights))
-            replica = await stack.enter_async_context(running(LlamaCppEngine(), document, weights))
-            yield Subject("llamacpp", replica, replica)
-            return
-        simulated = await stack.enter_async_context(running(SimulatedEngine(), deployment("simulated", options=SPEED)))
-        if request.param == "simulated":
-            yield Subject("simulated", simulated, simulated)
-            return
-        engine, options = upstream_of(simulated, tmp_path)
-        replica = await stack.enter_async_context(running(engine, deployment("upstream", options=options)))
-        yield Subject("upstream", replica, simulated)
+async def stream(subject: Subject, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    response = await subject.replica.client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    return [json.loads(event) for event in events[:-1]]
 
 
-def upstream_of(provider: Replica, folder: Path, *, key: str | None = None) -> tuple[Engine, EngineOptions]:
-    """An upstream engine that may call loopback, and options that point it at `provider`."""
-    master_key = Sealer.new_master_key()
-    secrets_path = folder / "secrets.json"
-    secrets_path.write_bytes(msgspec.json.encode({"master_key": master_key}))
-    options: EngineOptions = {
-        "base_url": f"{provider.url}/v1",
-        "model": "provider-model",
-        "api_key": Sealer(master_key).seal(key or provider.token),
-    }
-    return UpstreamEngine(secrets_path, ("127.0.0.1",)), options
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One event loop for all, so that a replica can be shared."""
+    return "asyncio"
 
 
-async def until_idle(subject: Subject) -> None:
-    async def look() -> bool:
-        return await subject.worker.in_flight() == 0 and await subject.replica.in_flight() == 0
-
-    idle: Callable[[], bool | Awaitable[bool]] = look
-    await until_async(idle, "the replica is idle again", seconds=10)
+@pytest.fixture(scope="module", params=ENGINES)
+async def subject(
+    request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory, chat_weights: Path
+) -> AsyncIterator[Subject]:
+    async with running_engine(request.param, chat_weights, tmp_path_factory.mktemp("engine")) as subject:
+        yield subject
 
 
 async def test_answers_under_the_public_name_and_counts_what_it_worked(subject: Subject) -> None:
     before = await subject.worker.tokens()
-    answer = await subject.post({"messages": MESSAGES, "max_tokens": 12, "temperature": 0})
+    answer = await post(subject, {"messages": MESSAGES, "max_tokens": 12, "temperature": 0})
     assert answer["model"] == "public-name"
     (choice,) = answer["choices"]
     assert choice["message"]["role"] == "assistant"
@@ -110,9 +68,9 @@ async def test_answers_under_the_public_name_and_counts_what_it_worked(subject: 
 
 async def test_streams_the_same_answer_with_the_same_usage(subject: Subject) -> None:
     body: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 12, "temperature": 0, "seed": 1}
-    whole = await subject.post(dict(body))
+    whole = await post(subject, dict(body))
     before = await subject.worker.tokens()
-    chunks = await subject.stream(dict(body))
+    chunks = await stream(subject, dict(body))
     text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
     assert text == whole["choices"][0]["message"]["content"]
     assert {chunk["model"] for chunk in chunks} == {"public-name"}
@@ -124,16 +82,16 @@ async def test_streams_the_same_answer_with_the_same_usage(subject: Subject) -> 
 
 async def test_completes_text(subject: Subject) -> None:
     before = await subject.worker.tokens()
-    answer = await subject.post({"prompt": "Once upon a time", "max_tokens": 8}, "/v1/completions")
+    answer = await post(subject, {"prompt": "Once upon a time", "max_tokens": 8}, "/v1/completions")
     usage = answer["usage"]
     assert await subject.worked(before) == (usage["prompt_tokens"], usage["completion_tokens"])
-    chunks = await subject.stream({"prompt": "Once upon a time", "max_tokens": 8}, "/v1/completions")
+    chunks = await stream(subject, {"prompt": "Once upon a time", "max_tokens": 8}, "/v1/completions")
     assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
 
 
 async def test_counts_every_choice_or_is_known_not_to(subject: Subject) -> None:
     before = await subject.worker.tokens()
-    answer = await subject.post({"messages": MESSAGES, "max_tokens": 10, "n": 3, "temperature": 0})
+    answer = await post(subject, {"messages": MESSAGES, "max_tokens": 10, "n": 3, "temperature": 1})
     assert len(answer["choices"]) == 3
     _, output_tokens = await subject.worked(before)
     assert output_tokens == 30
@@ -148,7 +106,7 @@ async def test_stops_when_the_caller_goes_away(subject: Subject) -> None:
         lines = response.aiter_lines()
         for _ in range(6):
             await anext(lines)
-    await until_idle(subject)
+    await subject.idle()
     _, output_tokens = await subject.worked(before)
     assert 0 < output_tokens < 380
 
@@ -158,14 +116,15 @@ async def test_stops_an_answer_that_is_not_streamed_too(subject: Subject) -> Non
     request = subject.replica.client.post("/v1/chat/completions", json=body, timeout=0.3)
     with pytest.raises(httpx2.TimeoutException):
         await request
-    await until_idle(subject)
+    await subject.idle()
 
 
 async def test_refuses_a_prompt_longer_than_its_context(subject: Subject) -> None:
     body = {"messages": [{"role": "user", "content": "word " * 3000}], "max_tokens": 5}
     response = await subject.replica.client.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
-    assert "exceeds the available context size" in response.json()["error"]["message"]
+    expected = "maximum context length" if subject.name == "vllm" else "exceeds the available context size"
+    assert expected in response.json()["error"]["message"]
 
 
 async def test_wants_its_token(subject: Subject) -> None:

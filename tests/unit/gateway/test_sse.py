@@ -62,9 +62,10 @@ def test_text_that_talks_about_usage_is_no_usage() -> None:
     assert scan([event], passes_usage=False) == (event, None, False)
 
 
-def test_usage_beside_choices_passes() -> None:
+def test_usage_beside_choices_is_taken_out_unless_it_was_asked_for() -> None:
     event = chunk_event("hi", usage=usage(5, 7))
-    assert scan([event], passes_usage=False) == (event, Usage(5, 7), False)
+    assert scan([event], passes_usage=True) == (event, Usage(5, 7), False)
+    assert scan([event], passes_usage=False) == (chunk_event("hi"), Usage(5, 7), False)
 
 
 def test_an_engines_error_event_is_kept_back() -> None:

@@ -83,6 +83,7 @@ class VllmEngine:
             *("--max-model-len", str(deployment.context_tokens)),
             *("--max-num-seqs", str(deployment.slots)),
             *("--dtype", str(options.get("dtype", "auto"))),
+            "--enable-prompt-tokens-details",  # else it would not say what it had cached
         ]
         if deployment.model.task == "embedding":
             argv += ["--runner", "pooling"]
