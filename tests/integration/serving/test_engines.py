@@ -91,11 +91,13 @@ async def test_completes_text(subject: Subject) -> None:
 
 async def test_counts_every_choice_or_is_known_not_to(subject: Subject) -> None:
     before = await subject.worker.tokens()
-    answer = await post(subject, {"messages": MESSAGES, "max_tokens": 10, "n": 3, "temperature": 1})
+    # vLLM makes no several choices without chance in them, so that one of them may be short.
+    temperature = 1 if subject.name == "vllm" else 0
+    answer = await post(subject, {"messages": MESSAGES, "max_tokens": 10, "n": 3, "temperature": temperature})
     assert len(answer["choices"]) == 3
     _, output_tokens = await subject.worked(before)
-    assert output_tokens == 30
-    expected = 10 if subject.name in COUNTS_ONE_CHOICE else 30
+    assert output_tokens == 30 or (subject.name == "vllm" and 3 <= output_tokens < 30)
+    expected = 10 if subject.name in COUNTS_ONE_CHOICE else output_tokens
     assert answer["usage"]["completion_tokens"] == expected
 
 
