@@ -54,13 +54,15 @@ def feed_state(
     keys: list[KeyDocument] | None = None,
     organization_limits: Limits | None = None,
     suspended_reason: str | None = None,
+    *,
+    fallbacks: dict[str, tuple[str, ...]] | None = None,
 ) -> FeedState:
     """A feed with two organizations, their keys and these routes."""
     organizations = [
         OrganizationDocument("org_1", organization_limits or Limits(), suspended_reason),
         OrganizationDocument("org_2"),
     ]
-    projects = [ProjectDocument("proj_1", "org_1"), ProjectDocument("proj_2", "org_2")]
+    projects = [ProjectDocument("proj_1", "org_1", fallbacks=fallbacks or {}), ProjectDocument("proj_2", "org_2")]
     all_keys = keys or [key_document(), key_document(OTHER_KEY, organization_id="org_2", project_id="proj_2")]
     return FeedState(
         cursor="test.1",

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from cloudcrest.cli import choose
 from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
+from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.login import invitation_parts
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
@@ -31,6 +32,7 @@ _PROJECT: list[Column] = [
     ("name", "name"),
     ("organization", "organization_id"),
     ("limits", "limits"),
+    ("fallbacks", "fallbacks"),
     ("created", moment("created_at")),
     ("archived", moment("archived_at")),
 ]
@@ -82,6 +84,51 @@ def create_project(name: str, /, *, org: OrganizationOption = None, options: Opt
     with Client(management(options)) as cloud:
         body: Json = {"name": name, "organization_id": choose.organization_id(cloud, org)}
         show_one(cloud.post(at("projects"), body), _PROJECT, options.format)
+
+
+@projects.command(name="update")
+def update_project(
+    project: str,
+    /,
+    *,
+    name: Annotated[str | None, Parameter(help="A new name.")] = None,
+    fallbacks: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--fallback",
+            negative=(),
+            help="MODEL=OTHER,…: who answers in its place, in order; MODEL= for nobody. May be repeated.",
+        ),
+    ] = None,
+    request_timeout_seconds: Annotated[int | None, Parameter(help="How long each request may take.")] = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Changes a project: what is given, and nothing else."""
+    with Client(management(options)) as cloud:
+        chosen = choose.project_id(cloud, project)
+        before = cloud.get(at("projects", chosen))
+        body: Json = {} if name is None else {"name": name}
+        if fallbacks is not None:
+            body["fallbacks"] = _with_fallbacks(before["fallbacks"], fallbacks)
+        if request_timeout_seconds is not None:
+            body["limits"] = before["limits"] | {"request_timeout_seconds": request_timeout_seconds}
+        if not body:
+            raise WrongUsage("there is nothing to change", hint="see `cloudcrest projects update --help`")
+        show_one(cloud.patch(at("projects", chosen), body), _PROJECT, options.format)
+
+
+def _with_fallbacks(before: dict[str, list[str]], given: list[str]) -> dict[str, list[str]]:
+    """What there is, with what is given in place of what it names."""
+    after = dict(before)
+    for text in given:
+        model, separator, others = text.partition("=")
+        if not separator or not model:
+            raise WrongUsage(f"'{text}' names no fallback", hint="write --fallback MODEL=OTHER, or MODEL=OTHER,ANOTHER")
+        after.pop(model, None)
+        named = [other.strip() for other in others.split(",") if other.strip()]
+        if named:
+            after[model] = named
+    return after
 
 
 @projects.command(name="archive")

@@ -93,6 +93,10 @@ class Account:
         self._origin.recorder.end(event)
         self._origin.metrics.count(event)
 
+    def abandon(self) -> None:
+        """Another account of the same request is open, and takes this one's place in the spool."""
+        self._is_ended = True
+
     @property
     def is_ended(self) -> bool:
         return self._is_ended

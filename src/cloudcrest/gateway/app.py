@@ -5,6 +5,7 @@ handle (whole body)   authenticate → validate → route → admit → open the
 """
 
 from collections.abc import Callable
+from math import inf
 from time import time as unix_time
 
 import msgspec
@@ -18,6 +19,7 @@ from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
+from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import Parts
@@ -26,7 +28,7 @@ from cloudcrest.gateway.relay import PlainRelay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route, Snapshot
-from cloudcrest.gateway.validate import DECODERS, build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.validate import DECODERS, Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
 from cloudcrest.kernel.units import KIB
@@ -153,16 +155,48 @@ class GatewayApp:
         parsed = parse(request.path, request.body)
         request.body = b""
         model = parsed.body.model
+        if self._snapshot.has_fallbacks(key, model):
+            return self._infer_with_fallbacks(connection, request, key, parsed)
+        return self._serve(connection, request, key, parsed, route=self._allowed_route(key, model))
+
+    def _infer_with_fallbacks(
+        self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed
+    ) -> Responder:
+        others = self._snapshot.fallback_routes(key, parsed.body.model)
+        fallback = Fallback(
+            self._serve, connection, request, key, parsed, others=others, taken=self._origin.metrics.fallbacks
+        )
+        try:
+            route = self._allowed_route(key, parsed.body.model)
+        except NotFound as error:  # a model that is gone is one that cannot answer
+            return fallback.start_after(error)
+        return fallback.start(route)
+
+    def _allowed_route(self, key: KeyDocument, model: str) -> Route:
         route = self._snapshot.route_for(key, model)
         if key.models is not None and model not in key.models:
             raise model_not_allowed(model)
+        return route
+
+    def _serve(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        route: Route,
+        fallback: Fallback | None = None,
+    ) -> Responder:
+        """Begins an answer by one route. Raises before anything is sent."""
         document = route.document
         check_engine(parsed, document)
         if not route.replicas:
             raise _not_ready(route)
         scopes = self._snapshot.scopes_of(key, route)
         now = self._calls.monotonic()
-        set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
+        if request.deadline == inf:  # a fallback has what is left
+            set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
         try:
             grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
         finally:
@@ -182,12 +216,14 @@ class GatewayApp:
             if needs_fanout(parsed, document.engine):
                 fanout = StreamFanout if parsed.is_stream else PlainFanout
                 exchange = fanout(
-                    Parts(self._calls, self._counting, connection, request, route, parsed, account, b""), fields
+                    Parts(self._calls, self._counting, connection, request, route, parsed, account, b"", fallback),
+                    fields,
                 )
                 exchange.start()
                 return exchange
             relay_type = StreamRelay if parsed.is_stream else PlainRelay
-            parts = Parts(self._calls, self._counting, connection, request, route, parsed, account, build(fields))
+            body = build(fields)
+            parts = Parts(self._calls, self._counting, connection, request, route, parsed, account, body, fallback)
             relay = relay_type(parts)
             relay.start()
         except CloudcrestError:
@@ -228,9 +264,7 @@ class GatewayApp:
     def _model(self, connection: Connection, request: Request) -> None:
         key = self._authenticate(request)
         model = request.path.removeprefix("/v1/models/")
-        self._snapshot.route_for(key, model)
-        if key.models is not None and model not in key.models:
-            raise model_not_allowed(model)
+        self._allowed_route(key, model)
         connection.respond(200, JSON, msgspec.json.encode(pages.model_object(self._snapshot, model)))
 
     # CORS
@@ -242,7 +276,7 @@ class GatewayApp:
             b"access-control-allow-origin: %b\r\nvary: origin\r\n"
             b"access-control-expose-headers: x-request-id, retry-after, x-ratelimit-limit-requests, "
             b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
-            b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens\r\n" % origin
+            b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-cloudcrest-fallback\r\n" % origin
         )
 
     def _preflight(self, connection: Connection, request: Request) -> None:

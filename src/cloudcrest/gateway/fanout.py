@@ -178,8 +178,7 @@ class Fanout(ABC):
             return
         self._stop()
         if not self._has_begun:
-            self._parts.account.end("engine_error", Usage(0, 0))
-            self._parts.connection.respond_error(error)
+            self._parts.refuse(error)
             return
         self._count("engine_error")
         self._parts.write(error_event(error))

@@ -20,6 +20,7 @@ class Metrics:
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.tokens: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
         self.first_token: dict[str, list[int]] = {}
         self.first_token_seconds: dict[str, float] = {}
 
@@ -58,6 +59,11 @@ class Metrics:
             ),
             "# TYPE cloudcrest_gateway_resumes_total counter",
             *(f'cloudcrest_gateway_resumes_total{{reason="{r}"}} {n}' for r, n in sorted(self.resumes.items())),
+            "# TYPE cloudcrest_gateway_fallbacks_total counter",
+            *(
+                f'cloudcrest_gateway_fallbacks_total{{model="{_label(m)}"}} {n}'
+                for m, n in sorted(self.fallbacks.items())
+            ),
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
         for model, buckets in sorted(self.first_token.items()):

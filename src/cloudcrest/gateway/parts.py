@@ -5,18 +5,22 @@ from typing import NamedTuple
 from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.http1 import EVENT_STREAM, LAST_CHUNK, chunk
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.gateway.validate import Parsed
+from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.units import KIB
+from cloudcrest.kernel.usage import Usage
 
+_NOTHING = Usage(0, 0)
 MAX_ENGINE_ERROR_BYTES = 64 * KIB
 STREAM_HEAD = b"content-type: " + EVENT_STREAM + b"\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class Parts(NamedTuple):
-    """What a relay is made of. `body` is what the engine is sent."""
+    """What a relay is made of. `body` is what the engine is sent; `fallback`: who may have others answer."""
 
     calls: Calls
     counting: Counting
@@ -26,6 +30,17 @@ class Parts(NamedTuple):
     parsed: Parsed
     account: Account
     body: bytes
+    fallback: Fallback | None = None
+
+    def refuse(self, error: CloudcrestError) -> None:
+        """Nothing of the answer is out: another model takes over, or the caller is told and nothing is charged."""
+        told: CloudcrestError | None = error
+        if self.fallback is not None:
+            told = self.fallback.take_over(error, self.account)
+        else:
+            self.account.end("engine_error", _NOTHING)
+        if told is not None:
+            self.connection.respond_error(told)
 
     def begin_stream(self) -> None:
         """Writes the head of an event stream."""

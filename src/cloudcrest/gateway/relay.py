@@ -102,16 +102,14 @@ class Relay(ABC):
     def call_failed(self, error: CloudcrestError) -> None:
         """Before the first byte: an error of its own, and nothing is charged."""
         self._note_replica()
-        self._account.end("engine_error", _NOTHING)
-        self._connection.respond_error(error)
+        self._parts.refuse(error)
 
     def _refused(self) -> None:
         """The engine answered with an error: its meaning is passed on, not its words."""
-        self._account.end("engine_error", _NOTHING)
         if self._status >= 500:
             said = self._error_body[:_MAX_LOGGED_BYTES].decode("utf-8", "replace")
             _log.warning("engine_fault", id=self._account.id, status=self._status, said=said)
-        self._connection.respond_error(self._meaning(self._status, self._error_body))
+        self._parts.refuse(self._meaning(self._status, self._error_body))
 
     def _meaning(self, status: int, body: bytes) -> CloudcrestError:
         return engine_error(status, body, input_field=self._parsed.input_field)

@@ -3,7 +3,7 @@
 A document that cannot be read (a newer control plane's, say) is skipped and logged; it never takes the others with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,6 +57,7 @@ class Snapshot:
         self._bodies: dict[str, dict[str, Any]] = {}
         self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
         self._key_digests: dict[str, bytes] = {}
+        self._fallbacks: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
         """Takes over the documents of these kinds."""
@@ -93,14 +94,21 @@ class Snapshot:
         hint = f"did you mean {' or '.join(known)}?" if known else "GET /v1/models lists what there is"
         raise NotFound(f"there is no model '{model[:100]}'", code="model_not_found", param="model", hint=hint)
 
+    def has_fallbacks(self, key: KeyDocument, model: str) -> bool:
+        """Whether the key's project names others for when this model cannot answer."""
+        fallbacks = self._fallbacks.get(key.project_id)
+        return fallbacks is not None and model in fallbacks
+
+    def fallback_routes(self, key: KeyDocument, model: str) -> Iterator[Route]:
+        """Those others, in order, as far as this key may use them."""
+        for name in self._fallbacks[key.project_id][model]:
+            route = self.routes.get(name)
+            if route is not None and _may_use(key, route):
+                yield route
+
     def visible_models(self, key: KeyDocument) -> list[str]:
         """The names a key may use, sorted."""
-        return sorted(
-            name
-            for name, route in self.routes.items()
-            if route.document.organization_id in (None, key.organization_id)
-            and (key.models is None or name in key.models)
-        )
+        return sorted(name for name, route in self.routes.items() if _may_use(key, route))
 
     def _follow(
         self,
@@ -136,8 +144,12 @@ class Snapshot:
 
     def _set_project(self, document: ProjectDocument) -> None:
         self._limit("project", document.id, document.limits)
+        self._fallbacks.pop(document.id, None)
+        if document.fallbacks:
+            self._fallbacks[document.id] = document.fallbacks
 
     def _drop_project(self, project_id: str) -> None:
+        self._fallbacks.pop(project_id, None)
         self._scopes.pop(("project", project_id), None)
 
     def _set_key(self, document: KeyDocument) -> None:
@@ -193,3 +205,11 @@ class Snapshot:
         else:
             scope.set_limits(limits, self._monotonic())
         return scope
+
+
+def _may_use(key: KeyDocument, route: Route) -> bool:
+    """Whether this model is there for the key's organization, and for the key."""
+    document = route.document
+    return document.organization_id in (None, key.organization_id) and (
+        key.models is None or document.model_name in key.models
+    )

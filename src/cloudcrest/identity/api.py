@@ -71,9 +71,12 @@ class OrganizationDocument(msgspec.Struct, frozen=True):
 
 
 class ProjectDocument(msgspec.Struct, frozen=True):
+    """`fallbacks`: by public model name, the models that answer in its place, in order, where it cannot."""
+
     id: str
     organization_id: str
     limits: Limits = Limits()
+    fallbacks: dict[str, tuple[str, ...]] = {}
 
 
 class KeyDocument(msgspec.Struct, frozen=True):

@@ -27,7 +27,10 @@ def project_document(project: Project) -> ProjectDocument | None:
     """None for an archived one."""
     if project.archived_at is not None:
         return None
-    return ProjectDocument(id=project.id, organization_id=project.organization_id, limits=project.limits)
+    fallbacks = {model: tuple(others) for model, others in project.fallbacks.items()}
+    return ProjectDocument(
+        id=project.id, organization_id=project.organization_id, limits=project.limits, fallbacks=fallbacks
+    )
 
 
 def key_document(key: ApiKey) -> KeyDocument | None:

@@ -44,12 +44,15 @@ class Organization(msgspec.Struct, frozen=True):
 
 
 class Project(msgspec.Struct, frozen=True):
+    """`fallbacks`: by model, those that answer in its place, in order."""
+
     id: str
     organization_id: str
     name: str
     limits: Limits
     created_at: datetime
     archived_at: datetime | None
+    fallbacks: dict[str, list[str]] = {}
 
 
 class Member(msgspec.Struct, frozen=True):

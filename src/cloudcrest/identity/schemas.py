@@ -53,6 +53,28 @@ LabelValue = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32, examples=[{"team": "search"}])]
 Models = Annotated[list[ModelName], Field(max_length=200, examples=[["smollm2-135m-instruct"]])]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=2, examples=[["inference"]])]
+Others = Annotated[list[ModelName], Field(min_length=1, max_length=5)]
+
+
+def _name_others(fallbacks: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Those of a fallback are not asked in turn, so there are no circles beyond this one."""
+    for model, others in fallbacks.items():
+        if model in others:
+            raise ValueError(f"'{model}' cannot answer in its own place")
+        if len(set(others)) < len(others):
+            raise ValueError(f"a model is named twice for '{model}'")
+    return fallbacks
+
+
+Fallbacks = Annotated[
+    dict[ModelName, Others],
+    AfterValidator(_name_others),
+    Field(
+        max_length=100,
+        examples=[{"qwen3-8b": ["qwen3-1.7b"]}],
+        description="By model: those that answer in its place, in order, where it cannot",
+    ),
+]
 Limit = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 
 
@@ -199,20 +221,25 @@ class ProjectIn(In):
     organization_id: OrganizationId
     name: Name
     limits: Limits = Limits()
+    fallbacks: Fallbacks = {}
 
 
 class ProjectChange(In):
-    """What is left out stays."""
+    """What is left out stays; `fallbacks` that are given replace all there are."""
 
     name: Name = ""
     limits: Limits = Limits()
+    fallbacks: Fallbacks = {}
 
 
 class ProjectOut(Out):
+    """`fallbacks`: by model, those that answer in its place, in order, where it cannot."""
+
     id: str = Field(examples=[id_field("proj")])
     organization_id: str = Field(examples=[id_field("org")])
     name: str = Field(examples=["default"])
     limits: Limits
+    fallbacks: dict[str, list[str]] = Field(examples=[{"qwen3-8b": ["qwen3-1.7b"]}])
     created_at: datetime
     archived_at: datetime | None
 

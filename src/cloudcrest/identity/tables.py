@@ -105,6 +105,7 @@ class ProjectRow(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     name: Mapped[str]
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    fallbacks: Mapped[dict[str, list[str]]] = mapped_column(JSONB, server_default="{}")
     created_at: Mapped[datetime]
     archived_at: Mapped[datetime | None]
 

@@ -30,7 +30,10 @@ MAX_BATCH_EVENTS = 1_000
 
 
 class OpenRecord(msgspec.Struct, frozen=True):
-    """Written when a request is admitted. `event` is what it would be charged were the gateway to die now."""
+    """Written when a request is admitted. `event` is what it would be charged were the gateway to die now.
+
+    A second one of the same id takes the first's place: another model answers in its stead.
+    """
 
     event: UsageEvent
 

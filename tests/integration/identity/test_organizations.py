@@ -74,6 +74,23 @@ async def test_project_limits_are_published(cloud: Cloud, ada: Tenant) -> None:
     assert (await ada.client.patch(f"/projects/{ada.project_id}", json=wrong)).status_code == 422
 
 
+async def test_a_projects_fallbacks_are_kept_and_published_and_make_sense(cloud: Cloud, ada: Tenant) -> None:
+    path = f"/projects/{ada.project_id}"
+    assert (await ada.client.get(path)).json()["fallbacks"] == {}
+    body = {"fallbacks": {"large": ["medium", "small"], "medium": ["small"]}}
+    assert (await ada.client.patch(path, json=body)).json()["fallbacks"] == body["fallbacks"]
+    assert (await ada.client.get(path)).json()["fallbacks"] == body["fallbacks"]
+    assert (await cloud.documents("project"))[ada.project_id]["fallbacks"] == body["fallbacks"]
+    await ada.client.patch(path, json={"name": "renamed"})
+    assert (await cloud.documents("project"))[ada.project_id]["fallbacks"] == body["fallbacks"]
+    same: list[dict[str, list[str]]] = [{"a": ["a"]}, {"a": ["b", "b"]}]
+    for wrong in [*same, {"a": []}, {"a": list("bcdefg")}, {"": ["b"]}, {"a": ["\x00"]}]:
+        answer = await ada.client.patch(path, json={"fallbacks": wrong})
+        assert answer.status_code == 422, wrong
+    made = {"name": "other", "organization_id": ada.organization_id, "fallbacks": {"a": ["b"]}}
+    assert (await ada.client.post("/projects", json=made)).json()["fallbacks"] == {"a": ["b"]}
+
+
 async def test_a_person_founds_only_so_many(cloud: Cloud, ada: Tenant) -> None:
     statuses = [(await ada.client.post("/organizations", json={"name": "o"})).status_code for _ in range(5)]
     assert statuses == [201, 201, 201, 201, 409]

@@ -76,6 +76,25 @@ def test_an_update_keeps_the_limits_that_are_not_given(cli: Cli, cloud: FakeClou
     assert cli("keys", "update", "key_1") == 2
 
 
+def test_a_project_gets_fallbacks_beside_those_it_has(cli: Cli, cloud: FakeCloud) -> None:
+    project = {"id": "proj_1", "name": "p", "limits": {"tokens_per_minute": 5}, "fallbacks": {"a": ["b"], "c": ["d"]}}
+    cloud.answer("GET", "/api/v1/projects/proj_1", project)
+    cloud.answer("PATCH", "/api/v1/projects/proj_1", project)
+    assert cli("projects", "update", "proj_1", "--fallback", "e=f, g", "--fallback", "a=") == 0
+    assert cloud.sent("PATCH", "/api/v1/projects/proj_1") == {"fallbacks": {"c": ["d"], "e": ["f", "g"]}}
+    assert cli("projects", "update", "proj_1", "--fallback", "e") == 2
+    assert cli("projects", "update", "proj_1") == 2
+
+
+def test_a_projects_time_keeps_its_other_limits(cli: Cli, cloud: FakeCloud) -> None:
+    project = {"id": "proj_1", "name": "p", "limits": {"tokens_per_minute": 5}, "fallbacks": {}}
+    cloud.answer("GET", "/api/v1/projects/proj_1", project)
+    cloud.answer("PATCH", "/api/v1/projects/proj_1", project)
+    assert cli("projects", "update", "proj_1", "--request-timeout-seconds", "60") == 0
+    sent = cloud.sent("PATCH", "/api/v1/projects/proj_1")
+    assert sent == {"limits": {"tokens_per_minute": 5, "request_timeout_seconds": 60}}
+
+
 def test_more_than_one_project_asks_which(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
     two = [{"id": f"proj_{name}", "name": name, "archived_at": None} for name in ("a", "b")]
     cloud.answer("GET", "/api/v1/projects", {"data": two, "next_cursor": None})

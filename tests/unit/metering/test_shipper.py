@@ -109,6 +109,22 @@ async def test_a_dead_workers_open_requests_settle_at_their_last_mark(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
+async def test_a_request_that_is_opened_again_settles_as_it_was_opened_last(tmp_path: Path) -> None:
+    control, writer = ControlPlane(), spool_writer(tmp_path)
+    writer.open(usage_event(0, model="asked"))
+    writer.open(usage_event(0, model="fallback"))
+    writer.mark(MarkRecord(usage_event(0).id, 30, 5000, 33))
+    writer.open(usage_event(1, model="asked"))
+    writer.open(usage_event(1, model="fallback"))
+    writer.end(usage_event(1, model="fallback"))
+    writer.close()
+    await ship_all(Shipper(tmp_path, control.send))
+    lost, ended = control.events[usage_event(0).id], control.events[usage_event(1).id]
+    assert (lost.model, lost.outcome, lost.usage.output_tokens) == ("fallback", "gateway_lost", 30)
+    assert (ended.model, ended.outcome) == ("fallback", "completed")
+    assert os.listdir(tmp_path) == []
+
+
 class Killed(BaseException):
     """The process ends here, by kill -9: nothing below may run on, and all it knew is gone."""
 

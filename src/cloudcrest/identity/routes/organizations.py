@@ -140,7 +140,9 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
         responses=responses(401, 403, 404, 409, 422),
     )
     async def create_project(body: ProjectIn, caller: CallerDep, session: SessionDep) -> ProjectOut:
-        project = await service.create_project(session, caller, body.organization_id, body.name, body.limits.to_api())
+        project = await service.create_project(
+            session, caller, body.organization_id, body.name, body.limits.to_api(), fallbacks=body.fallbacks
+        )
         return ProjectOut.model_validate(project)
 
     @routes.get(
@@ -157,7 +159,7 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
         "/projects/{project_id}",
         operation_id="updateProject",
         tags=["projects"],
-        summary="Change its name or limits",
+        summary="Change its name, limits or fallbacks",
         responses=responses(401, 403, 404, 409, 422),
     )
     async def update_project(

@@ -113,7 +113,14 @@ class OrganizationService:
         return await self._change(session, organization_id, {"operator_suspended_reason": reason})
 
     async def create_project(
-        self, session: AsyncSession, caller: Caller, organization_id: str, name: str, limits: Limits
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        organization_id: str,
+        name: str,
+        limits: Limits,
+        *,
+        fallbacks: dict[str, list[str]],
     ) -> Project:
         caller.require("projects:write", organization_id)
         if await repository.organization_by_id(session, organization_id, lock=True) is None:
@@ -128,6 +135,7 @@ class OrganizationService:
             limits=limits,
             created_at=self._clock.now(),
             archived_at=None,
+            fallbacks=fallbacks,
         )
         await repository.add_project(session, project)
         await publish_project(session, project)
@@ -160,7 +168,7 @@ class OrganizationService:
     async def update_project(
         self, session: AsyncSession, caller: Caller, project_id: str, changes: dict[str, Any]
     ) -> Project:
-        """`changes`: name, limits."""
+        """`changes`: name, limits, fallbacks."""
         project = await self._live_project(session, caller, project_id)
         changed = msgspec.structs.replace(project, **changes)
         if changes:
