@@ -211,7 +211,7 @@ def _shipped(spool: Path) -> Iterator[None]:
     def ship() -> None:
         while not told_to_stop.wait(1.0):
             for worker in spool.iterdir():
-                for segment in sorted(worker.glob("*.log"))[:-2]:
+                for segment in sorted(worker.glob("*.seg"))[:-2]:
                     segment.unlink(missing_ok=True)
 
     thread = threading.Thread(target=ship, daemon=True)

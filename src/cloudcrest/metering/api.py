@@ -1,10 +1,11 @@
 """The public face of metering: usage batches, and what a spool holds.
 
-A spool is a folder of one gateway worker's segment files, append-only. It survives kill -9 of anything because a record
-is written to the file (the kernel's copy) before the bytes it accounts for go out, and it is fsynced in groups.
+A spool is a folder of one gateway worker's segment files, each written from its start to its end. It survives kill -9
+of anything because a record is in the file (the kernel's copy) before the bytes it accounts for go out, and it is
+synced in groups.
 
-    <spool>/<worker>-<ulid>/<sequence>.log      one record a line: crc32 of the JSON (8 hex digits), a space, the JSON
-    {"open": OpenRecord}  {"mark": MarkRecord}  {"end": UsageEvent}
+    <spool>/<worker>-<ulid>/<sequence>.seg      OpenRecord, MarkRecord and EndRecord as frames (segments.py)
+    <spool>/<worker>-<ulid>/spare               the next segment, allocated ahead
 
 A worker holds an exclusive flock on `<spool>/<worker>-<ulid>/lock` while it lives. Who can take that lock knows the
 worker is dead, and settles its open records at their last mark.
@@ -47,12 +48,13 @@ class MarkRecord(msgspec.Struct, frozen=True):
     first_token_milliseconds: int | None = None
 
 
-class SpoolRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a segment: exactly one field is set."""
+class EndRecord(msgspec.Struct, frozen=True):
+    """Written when a request has ended: what is charged."""
 
-    open: OpenRecord | None = None
-    mark: MarkRecord | None = None
-    end: UsageEvent | None = None
+    event: UsageEvent
+
+
+SpoolRecord = OpenRecord | MarkRecord | EndRecord
 
 
 class UsageBatch(msgspec.Struct, frozen=True):

@@ -17,8 +17,18 @@ import structlog
 
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import UsageEvent
-from cloudcrest.metering.api import MarkRecord, SpoolRecord
-from cloudcrest.metering.segments import LOCK_NAME, MAX_RECORD_BYTES, read_lines, read_tail, segment_name
+from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord
+from cloudcrest.metering.segments import (
+    HEADER_BYTES,
+    LOCK_NAME,
+    MAX_FRAME_BYTES,
+    OLD_SEGMENT_SUFFIX,
+    Piece,
+    frame_at,
+    is_unwritten,
+    read_frames,
+    segment_name,
+)
 from cloudcrest.metering.segments import segment_sequences as sequences_in
 
 SHIPPED_NAME = "shipped"
@@ -42,20 +52,16 @@ class _Open(msgspec.Struct):
     mark: MarkRecord | None = None
 
 
-class _Piece(msgspec.Struct, frozen=True):
-    """Consecutive bytes of a segment and the records in them."""
-
-    sequence: int
-    offset: int
-    length: int
-    records: tuple[SpoolRecord, ...]
-
-
 class DrainBatch(msgspec.Struct, frozen=True):
     """Ended events, and the position that counts as shipped once they are acknowledged."""
 
     events: tuple[UsageEvent, ...]
     upto: Position
+
+
+def is_of_older_version(folder: Path) -> bool:
+    """Whether a worker's folder holds segments in a format that is not read any more."""
+    return next(folder.glob(f"*{OLD_SEGMENT_SUFFIX}"), None) is not None
 
 
 def settled_at_mark(event: UsageEvent, mark: MarkRecord | None) -> UsageEvent:
@@ -84,10 +90,11 @@ class WorkerDrain:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.corrupt_lines = 0
+        self.corrupt_pieces = 0
         self._open: dict[str, _Open] = {}
         self._shipped = self._load_shipped()
         self._read = Position()
+        self._suspect: Position | None = None
         self._lock_fd = -1
         self._pending: DrainBatch | None = None
         sequences = sequences_in(folder)
@@ -111,8 +118,8 @@ class WorkerDrain:
         return True
 
     def next_batch(self, max_events: int) -> DrainBatch:
-        """About `max_events` ended events that were not acknowledged yet, in order (a damaged line may hold a few
-        more). No events: all there is was read. The same batch again until it is acknowledged.
+        """At most `max_events` ended events that were not acknowledged yet, in order. No events: all there is was
+        read. The same batch again until it is acknowledged.
         """
         if self._pending is not None:
             return self._pending
@@ -121,9 +128,8 @@ class WorkerDrain:
             progressed = False
             for piece in self._read_chunk():
                 progressed = True
-                self._read = Position(piece.sequence, piece.offset + piece.length)
-                for record in piece.records:
-                    self._take(record, piece, events)
+                self._read = Position(self._read.sequence, piece.offset + piece.length)
+                self._take(piece, events)
                 if len(events) >= max_events:
                     break
             if not progressed and not self._next_segment():
@@ -151,7 +157,7 @@ class WorkerDrain:
                 break
             event = self._opened_event(request_id, entry)
             if event is None:  # the disk lost it since it was read
-                self.corrupt_lines += 1
+                self.corrupt_pieces += 1
                 _log.error("spool_open_record_lost", folder=str(self.folder), request_id=request_id)
                 del self._open[request_id]
                 continue
@@ -177,43 +183,49 @@ class WorkerDrain:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _take(self, record: SpoolRecord, piece: _Piece, events: list[UsageEvent]) -> None:
-        if record.open is not None:
-            self._open[record.open.event.id] = _Open(piece.sequence, piece.offset, piece.length)
-        elif record.mark is not None:
-            entry = self._open.get(record.mark.id)
-            if entry is not None:
-                entry.mark = record.mark
-        elif record.end is not None:
-            self._open.pop(record.end.id, None)
-            if self._read > self._shipped:
-                events.append(record.end)
+    def _take(self, piece: Piece, events: list[UsageEvent]) -> None:
+        match piece.record:
+            case OpenRecord(event):
+                self._open[event.id] = _Open(self._read.sequence, piece.offset, piece.length)
+            case MarkRecord() as mark:
+                entry = self._open.get(mark.id)
+                if entry is not None:
+                    entry.mark = mark
+            case EndRecord(event):
+                self._open.pop(event.id, None)
+                if self._read > self._shipped:
+                    events.append(event)
 
-    def _read_chunk(self) -> Iterator[_Piece]:
+    def _read_chunk(self) -> Iterator[Piece]:
         """The pieces from the present position on; none where nothing more can be read yet."""
         sequence, start = self._read.sequence, self._read.offset
         is_final = self._is_final(sequence)  # before reading: what is read afterwards is then all there will be
+        if not is_final and is_unwritten(self._bytes_at(sequence, start, HEADER_BYTES)):
+            return
         data = self._bytes_at(sequence, start, _READ_BYTES)
-        end = start
-        for line in read_lines(data, start):
-            end = line.offset + line.length
-            if line.is_damaged:
-                self._report(sequence, line.offset, line.length)
-            yield _Piece(sequence, line.offset, line.length, line.records)
-        rest = data[end - start :]
-        is_at_end = len(data) < _READ_BYTES
-        if is_at_end and is_final and rest:
-            yield self._unfinished(sequence, end, rest)
-        elif not is_at_end and len(rest) > 2 * MAX_RECORD_BYTES and (is_final or rest.strip(b"\0")):
-            # Rubbish without a newline. What may be the head of a record at its end is left for the next chunk.
-            yield self._unfinished(sequence, end, rest[:-MAX_RECORD_BYTES])
+        end = 0
+        for piece in read_frames(data):
+            here = Position(sequence, start + piece.offset)
+            if piece.record is None:
+                if not is_final and here != self._suspect:
+                    # Read while it was written, perhaps: what is not whole when it is read again is damaged.
+                    self._suspect = here
+                    return
+                self._report(here, piece.length)
+            end = piece.offset + piece.length
+            yield Piece(here.offset, piece.length, piece.record)
+        if is_final:
+            yield from self._rest(Position(sequence, start + end), data[end:], is_at_end=len(data) < _READ_BYTES)
 
-    def _unfinished(self, sequence: int, offset: int, rest: bytes) -> _Piece:
-        """The end of a segment that nobody writes any more: torn, or the unused zeros of a reserve."""
-        if not rest.strip(b"\0"):
-            return _Piece(sequence, offset, len(rest), ())
-        self._report(sequence, offset, len(rest))
-        return _Piece(sequence, offset, len(rest), read_tail(rest))
+    def _rest(self, here: Position, rest: bytes, *, is_at_end: bool) -> Iterator[Piece]:
+        """What no frame follows in a chunk of a segment that nobody writes any more: torn, or never used."""
+        is_empty = not rest.strip(b"\0")
+        # The head of a frame that goes on in the next chunk may stand at its end.
+        length = len(rest) if is_at_end or is_empty else len(rest) - MAX_FRAME_BYTES
+        if length > 0:
+            if not is_empty and not is_unwritten(rest):  # a record without its header: its writer was killed over it
+                self._report(here, length)
+            yield Piece(here.offset, length, None)
 
     def _is_final(self, sequence: int) -> bool:
         """Whether nothing is appended to this segment any more."""
@@ -228,11 +240,9 @@ class WorkerDrain:
         return True
 
     def _opened_event(self, request_id: str, entry: _Open) -> UsageEvent | None:
-        data = self._bytes_at(entry.sequence, entry.offset, entry.length)
-        for record in [record for line in read_lines(data) for record in line.records] or read_tail(data):
-            if record.open is not None and record.open.event.id == request_id:
-                return record.open.event
-        return None
+        piece = frame_at(self._bytes_at(entry.sequence, entry.offset, entry.length), 0)
+        record = None if piece is None else piece.record
+        return record.event if isinstance(record, OpenRecord) and record.event.id == request_id else None
 
     def _bytes_at(self, sequence: int, offset: int, size: int) -> bytes:
         try:
@@ -242,11 +252,11 @@ class WorkerDrain:
         except FileNotFoundError:
             return b""
 
-    def _report(self, sequence: int, offset: int, length: int) -> None:
-        if Position(sequence, offset) < self._shipped:  # reported before the restart
+    def _report(self, here: Position, length: int) -> None:
+        if here < self._shipped:  # reported before the restart
             return
-        self.corrupt_lines += 1
-        _log.error("spool_line_corrupt", folder=str(self.folder), sequence=sequence, offset=offset, length=length)
+        self.corrupt_pieces += 1
+        _log.error("spool_corrupt", folder=str(self.folder), sequence=here.sequence, offset=here.offset, length=length)
 
     def _load_shipped(self) -> Position:
         try:

@@ -1,43 +1,65 @@
-"""The bytes of a spool: records to lines and back, whatever happened to the file in between.
+"""The bytes of a spool: records to frames and back, whatever happened to the file in between.
 
-A line is `crc32 of the JSON (8 hex digits), space, JSON, newline`. Damage costs the records it touches and no other: a
-line that fails its check is searched for whole records (two lines whose newline was lost), the rest of it is counted.
+A frame is an 8-byte header and the record as JSON, little-endian: 0xFF, the kind (1 open, 2 mark, 3 end), the length of
+the JSON (2 bytes), its CRC-32 begun with the kind (4 bytes). A segment is full of zeros behind its last frame, and a
+header is written after what it stands before: eight zeros say that nothing is written there yet.
+
+JSON holds no byte 0xFF, so no text inside a record can pose as one. Damage costs the records it touches and no other:
+what fails its check is passed over up to the next frame that holds.
 """
 
-import re
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import astuple
 
-from cloudcrest.metering.api import SpoolRecord
+from cloudcrest.kernel.usage import UsageEvent
+from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 
-MAX_RECORD_BYTES = 64 * 1024
-SEGMENT_SUFFIX = ".log"
+HEADER = struct.Struct("<BBHI")
+HEADER_BYTES = HEADER.size
+MARKER = 0xFF
+OPEN, MARK, END = 1, 2, 3
+MAX_BODY_BYTES = 0xFFFF
+MAX_FRAME_BYTES = HEADER_BYTES + MAX_BODY_BYTES
+SEGMENT_SUFFIX = ".seg"
+OLD_SEGMENT_SUFFIX = ".log"
 LOCK_NAME = "lock"
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(SpoolRecord)
-_RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
-_STRING_OR_BRACE = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
-_CRC_CHARACTERS = 8
+_NOTHING_YET = bytes(HEADER_BYTES)
+_MARKER_BYTE = bytes([MARKER])
 
 
-class Line(msgspec.Struct, frozen=True):
-    """What one line of a segment holds: its records (one, unless a newline was lost), and whether some of it is lost.
+class _EventRow(UsageEvent, frozen=True, array_like=True):
+    """An event without its fields' names. Older rows stay readable where a field is added last, with a default."""
 
-    `offset` and `length` are bytes in the segment, newline included.
+
+class _MarkRow(MarkRecord, frozen=True, array_like=True):
+    """A mark without its fields' names."""
+
+
+encode_body = msgspec.json.Encoder().encode
+"""The JSON of a record: of `astuple(event)` or `astuple(mark)`."""
+
+_decode_event = msgspec.json.Decoder(_EventRow).decode
+_decode_mark = msgspec.json.Decoder(_MarkRow).decode
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Consecutive bytes of a segment: a frame with its record, or None and what could not be read.
+
+    `offset` and `length` are bytes in the segment.
     """
 
     offset: int
     length: int
-    records: tuple[SpoolRecord, ...]
-    is_damaged: bool
+    record: SpoolRecord | None
 
 
 def segment_name(sequence: int) -> str:
-    """`1` → `'0000000001.log'`: names sort as they were written."""
+    """`1` → `'0000000001.seg'`: names sort as they were written."""
     return f"{sequence:010d}{SEGMENT_SUFFIX}"
 
 
@@ -47,60 +69,71 @@ def segment_sequences(folder: Path) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def encode_line(record: SpoolRecord) -> bytes:
-    """One record as its line, newline included."""
-    body = _encoder.encode(record)
-    return b"%08x %b\n" % (zlib.crc32(body), body)
+def encode_frame(record: SpoolRecord) -> bytes:
+    """A record as it stands in a segment. The writer does the same in place (spool.py)."""
+    match record:
+        case OpenRecord(event):
+            kind, body = OPEN, encode_body(astuple(event))
+        case EndRecord(event):
+            kind, body = END, encode_body(astuple(event))
+        case _:
+            kind, body = MARK, encode_body(astuple(record))
+    return HEADER.pack(MARKER, kind, len(body), zlib.crc32(body, kind)) + body
 
 
-def decode_record(line: bytes) -> SpoolRecord | None:
-    """The record of a whole line without its newline, or None where the check or the shape fails."""
-    body = line[_CRC_CHARACTERS + 1 :]
-    if line[:_CRC_CHARACTERS] != b"%08x" % zlib.crc32(body):
+def is_unwritten(header: bytes) -> bool:
+    """Whether nothing is written at the place that begins with these bytes."""
+    return header[:HEADER_BYTES] == _NOTHING_YET[: len(header)]
+
+
+def frame_at(data: bytes, start: int) -> Piece | None:
+    """The frame that begins at `start` of `data`; None where there is none, or not all of it."""
+    if len(data) - start < HEADER_BYTES:
         return None
-    try:
-        return _decoder.decode(body)
-    except msgspec.MsgspecError:  # written by a version that this one does not know
+    marker, kind, length, check = HEADER.unpack_from(data, start)
+    if marker != MARKER:
         return None
+    first = start + HEADER_BYTES
+    body = data[first : first + length]
+    if len(body) != length or zlib.crc32(body, kind) != check:
+        return None
+    record = _decode(kind, body)
+    return Piece(start, HEADER_BYTES + length, record) if record is not None else None
 
 
-def read_lines(data: bytes, base_offset: int = 0) -> Iterator[Line]:
-    """The whole lines of `data`, which begins at `base_offset` of its segment; an unfinished last line is left out."""
+def read_frames(data: bytes) -> Iterator[Piece]:
+    """The frames of `data`, and what lies damaged between two of them; what is behind the last one is left out."""
     start = 0
-    while (end := data.find(b"\n", start)) >= 0:
-        text = data[start:end]
-        record = decode_record(text)
-        found = (record,) if record is not None else tuple(_recover(text))
-        # A zero length line is what is left of a record that was taken back.
-        yield Line(base_offset + start, end + 1 - start, found, is_damaged=record is None and bool(text))
-        start = end + 1
+    while True:
+        piece = frame_at(data, start)
+        if piece is None:
+            found = _next_frame(data, start)
+            if found is None:
+                return
+            yield Piece(start, found.offset - start, None)
+            piece = found
+        yield piece
+        start = piece.offset + piece.length
 
 
-def read_tail(data: bytes) -> tuple[SpoolRecord, ...]:
-    """The whole records in the unfinished end of a dead worker's segment (its newline alone may be missing)."""
-    tail = data.rstrip(b"\0")
-    record = decode_record(tail)
-    return (record,) if record is not None else tuple(_recover(tail))
+def _next_frame(data: bytes, after: int) -> Piece | None:
+    """The first frame that begins behind `after`."""
+    start = after
+    while (start := data.find(_MARKER_BYTE, start + 1)) >= 0:
+        piece = frame_at(data, start)
+        if piece is not None:
+            return piece
+    return None
 
 
-def _recover(text: bytes) -> Iterator[SpoolRecord]:
-    """Whole records inside a damaged line. Strings inside JSON escape their quotes, so none can pose as a record."""
-    position = 0
-    while start := _RECORD_START.search(text, position):
-        end = _object_end(text, start.end() - 1)
-        record = None if end is None else decode_record(text[start.start() : end])
-        if record is None or end is None:
-            position = start.start() + 1
-        else:
-            yield record
-            position = end
-
-
-def _object_end(text: bytes, start: int) -> int | None:
-    """Where the JSON object that begins at `start` ends."""
-    depth = 0
-    for token in _STRING_OR_BRACE.finditer(text, start, start + MAX_RECORD_BYTES):
-        depth += {b"{": 1, b"}": -1}.get(token.group(), 0)
-        if depth == 0:
-            return token.end()
+def _decode(kind: int, body: bytes) -> SpoolRecord | None:
+    """None: written by a version that this one does not know."""
+    try:
+        if kind == MARK:
+            return MarkRecord(*astuple(_decode_mark(body)))
+        if kind in (OPEN, END):
+            event = UsageEvent(*astuple(_decode_event(body)))
+            return OpenRecord(event) if kind == OPEN else EndRecord(event)
+    except msgspec.MsgspecError:
+        return None
     return None

@@ -20,7 +20,7 @@ from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, PermissionDe
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import FOREIGN_REGION_CODE, IngestReceipt, UsageBatch
-from cloudcrest.metering.drain import WorkerDrain
+from cloudcrest.metering.drain import WorkerDrain, is_of_older_version
 from cloudcrest.metering.spool import NEW_FOLDER_PREFIX
 
 REFUSED_NAME = "refused.jsonl"
@@ -56,15 +56,16 @@ class Shipper:
         self._sleep = sleep
         self._jitter = jitter
         self._drains: dict[str, WorkerDrain] = {}
-        self._corrupt_lines_of_removed = 0
+        self._left_alone: set[str] = set()
+        self._corrupt_pieces_of_removed = 0
         self.shipped_events = 0
         self.settled_events = 0
         self.refused_events = 0
 
     @property
-    def corrupt_lines(self) -> int:
-        """Lines that could not be read since this shipper started."""
-        return self._corrupt_lines_of_removed + sum(drain.corrupt_lines for drain in self._drains.values())
+    def corrupt_pieces(self) -> int:
+        """Stretches of segments that could not be read since this shipper started."""
+        return self._corrupt_pieces_of_removed + sum(drain.corrupt_pieces for drain in self._drains.values())
 
     async def run(self) -> None:
         """Ships until cancelled."""
@@ -83,7 +84,7 @@ class Shipper:
 
     async def ship_once(self) -> bool:
         """One round over all workers; True: there may be more at once. Raises what `send` raises."""
-        names = await asyncio.to_thread(self._worker_names)
+        names = [name for name in await asyncio.to_thread(self._worker_names) if name not in self._left_alone]
         for gone in self._drains.keys() - names:
             self._forget(gone)
         has_more = False
@@ -92,6 +93,8 @@ class Shipper:
             try:
                 drain = self._drains.get(name)
                 if drain is None:
+                    if self._is_left_alone(name):
+                        continue
                     drain = self._drains[name] = await asyncio.to_thread(WorkerDrain, self._folder / name)
                 has_more |= await self._visit(name, drain)
             except OSError as error:  # this folder's files: the other workers' events go on
@@ -104,6 +107,16 @@ class Shipper:
         if disk_error is not None:
             raise disk_error
         return has_more
+
+    def _is_left_alone(self, name: str) -> bool:
+        """Whether a folder's usage can be shipped only by the version that wrote it. It is kept, and said once."""
+        folder = self._folder / name
+        if not is_of_older_version(folder):
+            return False
+        self._left_alone.add(name)
+        hint = "run the version that wrote it until the folder is gone, or delete the folder to give its usage up"
+        _log.error("spool_of_older_version", folder=str(folder), hint=hint)
+        return True
 
     async def _visit(self, name: str, drain: WorkerDrain) -> bool:
         """Ships a share of one worker's events; True: there are more."""
@@ -176,5 +189,5 @@ class Shipper:
     def _forget(self, name: str) -> None:
         drain = self._drains.pop(name, None)
         if drain is not None:
-            self._corrupt_lines_of_removed += drain.corrupt_lines
+            self._corrupt_pieces_of_removed += drain.corrupt_pieces
             drain.close()

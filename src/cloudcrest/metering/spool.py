@@ -5,37 +5,60 @@
     writer.mark(record)     at least each second of a stream
     writer.end(event)       before the last bytes go out
 
-One `os.write` a record makes it survive kill -9 of this process; a background thread fsyncs in groups, so that a power
-cut costs at most the last 20 ms. Whoever is able to take `<worker>/lock` knows that the worker is dead.
+Records are copied into a mapped file, which costs no system call and survives kill -9 of this process. A background
+thread, the keeper, syncs every 20 ms, so that a power cut costs at most that. Whoever is able to take `<worker>/lock`
+knows that the worker is dead.
 
-A full disk: `open` refuses early, while there is still `floor_bytes` left. What was admitted before is still recorded:
-a preallocated segment (`reserve`) is kept for that, whose blocks no other program can take.
+A full disk: segments are allocated whole and one ahead, the spare, so that the disk says no when a segment is made and
+never when a record is written. `open` takes a request only where its end, and those of all the others that are open,
+fit into what is allocated; marks give way to them. Below `floor_bytes` of free disk nothing new is admitted either.
 """
 
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
+from zlib import crc32
 
 import structlog
+from msgspec.structs import astuple
 
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import NewId, new_id
-from cloudcrest.kernel.units import MIB
+from cloudcrest.kernel.units import KIB, MIB
 from cloudcrest.kernel.usage import UsageEvent
-from cloudcrest.metering.api import MarkRecord, OpenRecord, SpoolRecord
-from cloudcrest.metering.segments import LOCK_NAME, MAX_RECORD_BYTES, encode_line, segment_name
+from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.segments import (
+    END,
+    HEADER,
+    HEADER_BYTES,
+    LOCK_NAME,
+    MARK,
+    MARKER,
+    MAX_FRAME_BYTES,
+    OPEN,
+    encode_body,
+    segment_name,
+)
 
-RESERVE_NAME = "reserve"
+SPARE_NAME = "spare"
 NEW_FOLDER_PREFIX = ".new-"
+END_GROWTH_BYTES = 256
+"""How much longer than a request's open record its end may be: six numbers that grow, another replica's name."""
+
 _RECHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
+_QUIET_ROUNDS = 50
+_RESIDENT_BYTES = 256 * KIB
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has fsync alone
+_put_header = HEADER.pack_into
 _log = structlog.get_logger(__name__)
 
 
@@ -51,11 +74,53 @@ def free_bytes(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def allocate(fd: int, size_bytes: int) -> None:
+    """Gives a file blocks that no other program can take. Raises `OSError` where there are not enough."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size_bytes)
+        return
+    zeros = bytes(min(size_bytes, MIB))
+    for start in range(0, size_bytes, MIB):
+        os.write(fd, zeros[: size_bytes - start])
+
+
+class _Segment:
+    """A mapped file of zeros. `used_bytes` is how much of it was written, once nothing more is."""
+
+    def __init__(self, path: Path, size_bytes: int, allocate_file: Callable[[int, int], None]) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            allocate_file(self.fd, size_bytes)
+            self._mapped = mmap.mmap(self.fd, size_bytes)
+        except OSError:
+            os.close(self.fd)
+            path.unlink(missing_ok=True)
+            raise
+        self.bytes = memoryview(self._mapped)
+        self.used_bytes = 0
+        self._let_go_bytes = 0
+
+    def let_go(self, upto_bytes: int) -> None:
+        """Takes what is written out of this process's memory; it stays in the kernel's."""
+        start, end = self._let_go_bytes, upto_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if end - start >= _RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+            self._let_go_bytes = end
+
+    def close(self) -> None:
+        """Gives the unused part back."""
+        self.bytes.release()
+        self._mapped.close()
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, self.used_bytes)
+        os.close(self.fd)
+
+
 class SpoolWriter:
     """One worker's spool. Its folder is `<folder>/<worker>-<ulid>`: fresh for each start, never used again.
 
-    Calls come from one thread or several. `floor_bytes`: below this much free disk, nothing new is admitted.
-    `reserve_bytes`: kept for the ends of what was admitted, about 1 KiB each; marks may use half of it.
+    Calls come from one thread. `segment_bytes` bounds how many requests can be open: the ends of all of them fit into
+    one segment. `floor_bytes`: below this much free disk, nothing new is admitted.
     """
 
     def __init__(
@@ -66,122 +131,184 @@ class SpoolWriter:
         segment_bytes: int = 8 * MIB,
         sync_interval_seconds: float = 0.02,
         floor_bytes: int = 64 * MIB,
-        reserve_bytes: int = 4 * MIB,
         free: Callable[[Path], int] = free_bytes,
+        allocate_file: Callable[[int, int], None] = allocate,
         monotonic: Callable[[], float] = time.monotonic,
         make_id: NewId = new_id,
     ) -> None:
         self._segment_bytes = segment_bytes
         self._sync_interval_seconds = sync_interval_seconds
         self._floor_bytes = floor_bytes
-        self._reserve_bytes = reserve_bytes
         self._free = free
+        self._allocate_file = allocate_file
         self._monotonic = monotonic
         self.marks_dropped = 0
-        self._lock = threading.Lock()
-        self._retired: list[int] = []
+        self._owed: dict[str, int] = {}
+        self._owed_bytes = 0
+        self._allocating = threading.Lock()
+        self._retired: deque[_Segment] = deque()
+        self._spare: _Segment | None = None
+        self._segment: _Segment
+        self._bytes: memoryview
         self._sequence = 0
-        self._fd = -1
-        self._written_bytes = 0
-        self._in_reserve = False
-        self._has_reserve = False
-        self._needs_newline = False
+        self._at = 0
         self._is_closed = False
         self._refused_because: str | None = None
         self._sync_failed = False
-        self._next_check = -1.0
+        self._next_check_seconds = -1.0
         try:
             self.folder, self._lock_fd = _claim(folder, make_id(worker).replace("_", "-"))
-            self._start_segment()
-            self._make_reserve()
+            self._start_segment(self._make_spare())
+            _sync_folder(self.folder)
+            self._make_spare()
         except OSError as error:
             raise SpoolUnavailable(
                 f"the usage spool in {folder} cannot be written: {error.strerror}",
                 hint="free some disk space, or check the folder's owner",
             ) from error
-        self._dirty = threading.Event()
+        self._is_idle = False
+        self._woken = threading.Event()
         self._stop = threading.Event()
-        self._syncer = threading.Thread(target=self._sync_in_groups, name="spool-sync", daemon=True)
-        self._syncer.start()
+        self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
+        self._keeper.start()
 
     def open(self, event: UsageEvent) -> None:
         """Records an admitted request. Raises `SpoolUnavailable`: do not serve it."""
-        with self._lock:
+        if self._refused_because is not None or self._monotonic() >= self._next_check_seconds:
             self._check_room()
-            line = encode_line(SpoolRecord(open=OpenRecord(event)))
-            try:
-                self._append(line)
-            except OSError as error:
-                self._refused_because = error.strerror or str(error)
-                self._next_check = self._monotonic() + _RETRY_SECONDS
-                raise self._unavailable() from error
-        self._note_written()
+        body = encode_body(astuple(event))
+        size = HEADER_BYTES + len(body)
+        owed = size + END_GROWTH_BYTES
+        try:
+            self._make_room(size, owed)
+        except OSError as error:
+            raise self._refused(error) from error
+        self._owed[event.id] = owed
+        self._owed_bytes += owed
+        self._put(OPEN, body)
 
     def mark(self, record: MarkRecord) -> None:
         """Records a stream's progress. On a full disk marks give way to ends: they are dropped and counted."""
-        with self._lock:
-            try:
-                self._append_admitted(encode_line(SpoolRecord(mark=record)), share_of_reserve=0.5)
-            except OSError:
-                self.marks_dropped += 1
-        self._note_written()
+        body = encode_body(astuple(record))
+        try:
+            self._make_room(HEADER_BYTES + len(body), 0)
+        except OSError:
+            self.marks_dropped += 1
+        else:
+            self._put(MARK, body)
 
     def end(self, event: UsageEvent) -> None:
-        """Records how a request ended. Raises `SpoolUnavailable` only when the reserve is spent too; then the request
-        is settled at its last mark when this worker ends.
+        """Records how a request ended. There is room for one that was opened here. Raises `SpoolUnavailable` where the
+        spool is closed, or the end is more than `END_GROWTH_BYTES` longer than the opening was.
         """
-        with self._lock:
-            try:
-                self._append_admitted(encode_line(SpoolRecord(end=event)), share_of_reserve=1.0)
-            except OSError as error:
-                self._refused_because = error.strerror or str(error)
-                raise self._unavailable() from error
-        self._note_written()
+        body = encode_body(astuple(event))
+        owed = self._owed.pop(event.id, 0)
+        self._owed_bytes -= owed
+        try:
+            self._make_room(HEADER_BYTES + len(body), 0)
+        except OSError as error:
+            if owed:
+                self._owed[event.id] = owed
+                self._owed_bytes += owed
+            raise self._refused(error) from error
+        self._put(END, body)
 
     def close(self) -> None:
         """Syncs everything and lets go of the folder. What is still open is settled at its last mark."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._retire()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._segment.used_bytes = self._at
         self._stop.set()
-        self._dirty.set()
-        self._syncer.join()
+        self._woken.set()
+        self._keeper.join()
+        self._segment.close()
+        with self._allocating:
+            if self._spare is not None:
+                self._spare.close()
+                self._spare = None
         with contextlib.suppress(OSError):
-            (self.folder / RESERVE_NAME).unlink(missing_ok=True)
+            (self.folder / SPARE_NAME).unlink(missing_ok=True)
         os.close(self._lock_fd)
 
-    def _note_written(self) -> None:
-        """Wakes the syncing thread. It clears the flag before it syncs, so a flag that is set covers this record."""
-        if not self._dirty.is_set():
-            self._dirty.set()
+    def _put(self, kind: int, body: bytes) -> None:
+        """Writes a record where there is room for it. Its header is last: a record that is cut off has none."""
+        at = self._at
+        first = at + HEADER_BYTES
+        length = len(body)
+        self._bytes[first : first + length] = body
+        _put_header(self._bytes, at, MARKER, kind, length, crc32(body, kind))
+        self._at = first + length
+        if self._is_idle:
+            self._woken.set()
+
+    def _make_room(self, size: int, owed: int) -> None:
+        """Sees to it that a record of `size` bytes fits where the next one goes, and behind it what is owed by then.
+
+        `owed`: how much more than now. It fits into the spare, or where there is none, into the rest of the present
+        segment: so ends always find room. Raises `OSError`; then what was owed is still covered.
+        """
+        whole = self._segment_bytes
+        owed += self._owed_bytes
+        after = self._at + size
+        if after <= whole and owed <= whole and size <= MAX_FRAME_BYTES and self._spare is not None:
+            return
+        if self._is_closed:
+            raise OSError(errno.EBADF, "the spool is closed")
+        if size > min(MAX_FRAME_BYTES, whole):
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        if owed > whole:
+            raise OSError(errno.ENOSPC, "too many requests are open")
+        if after > whole:
+            self._start_segment(self._make_spare())
+            after = size
+        if owed > whole - after:
+            self._make_spare()
+
+    def _make_spare(self) -> _Segment:
+        """Allocates the next segment, where that is not done yet. Raises `OSError`: the disk is full."""
+        with self._allocating:
+            if self._spare is None:
+                self._spare = _Segment(self.folder / SPARE_NAME, self._segment_bytes, self._allocate_file)
+            return self._spare
+
+    def _start_segment(self, spare: _Segment) -> None:
+        """Goes on in the spare; the keeper looks after the present segment from now on."""
+        (self.folder / SPARE_NAME).rename(self.folder / segment_name(self._sequence + 1))
+        self._sequence += 1
+        if self._sequence > 1:
+            self._segment.used_bytes = self._at
+            self._retired.append(self._segment)
+        self._at = 0
+        self._segment, self._bytes = spare, spare.bytes
+        self._spare = None
 
     def _check_room(self) -> None:
-        """Raises `SpoolUnavailable` where new work could not be recorded to its end."""
+        """Raises `SpoolUnavailable` where nothing new is to be admitted."""
         if self._is_closed:
             raise SpoolUnavailable("this gateway worker is stopping", retry_after_seconds=1)
         now = self._monotonic()
-        if now >= self._next_check:
+        if now >= self._next_check_seconds:
             self._refused_because = self._why_refused()
-            self._next_check = now + (_RECHECK_SECONDS if self._refused_because is None else _RETRY_SECONDS)
-        if self._sync_failed:
-            self._refused_because = "the disk failed to sync"
-            self._next_check = now
+            self._next_check_seconds = now + (_RECHECK_SECONDS if self._refused_because is None else _RETRY_SECONDS)
         if self._refused_because is not None:
             raise self._unavailable()
 
     def _why_refused(self) -> str | None:
         try:
-            if self._free(self.folder) < self._floor_bytes + (0 if self._has_reserve else self._reserve_bytes):
+            if self._sync_failed:
+                return "the disk failed to sync"
+            if self._free(self.folder) < self._floor_bytes + (0 if self._spare is not None else self._segment_bytes):
                 return "the disk is almost full"
-            if not self._has_reserve:
-                self._make_reserve()
-            if self._in_reserve:
-                self._start_segment()
+            self._make_spare()
         except OSError as error:
             return error.strerror or str(error)
         return None
+
+    def _refused(self, error: OSError) -> SpoolUnavailable:
+        self._refused_because = error.strerror or str(error)
+        self._next_check_seconds = self._monotonic() + _RETRY_SECONDS
+        return self._unavailable()
 
     def _unavailable(self) -> SpoolUnavailable:
         return SpoolUnavailable(
@@ -190,109 +317,50 @@ class SpoolWriter:
             retry_after_seconds=_RETRY_SECONDS,
         )
 
-    def _append_admitted(self, line: bytes, *, share_of_reserve: float) -> None:
-        """Writes a line of admitted work, out of the reserve if it must be."""
-        if not self._in_reserve:
-            try:
-                self._append(line)
-            except OSError as error:
-                if self._is_closed or not self._has_reserve:
-                    raise
-                _log.warning("spool_reserve_in_use", folder=str(self.folder), error=str(error))
-                self._start_segment(from_reserve=True)
-            else:
-                return
-        if self._written_bytes + len(line) > self._reserve_bytes * share_of_reserve:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._append(line)
-
-    def _append(self, line: bytes) -> None:
-        """One line by one write. A part of a line that got through is taken back."""
-        if self._is_closed:
-            raise OSError(errno.EBADF, "the spool is closed")
-        if len(line) > MAX_RECORD_BYTES:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        if self._written_bytes >= self._segment_bytes and not self._in_reserve:
-            self._start_segment()
-        data = b"\n" + line if self._needs_newline else line
-        written = os.write(self._fd, data)
-        self._needs_newline = False
-        if written != len(data):
-            self._take_back()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._written_bytes += len(data)
-
-    def _take_back(self) -> None:
-        try:
-            os.ftruncate(self._fd, self._written_bytes)
-            os.lseek(self._fd, self._written_bytes, os.SEEK_SET)
-        except OSError:  # then the torn line stays, and is told from the next one by a newline
-            self._needs_newline = True
-
-    def _start_segment(self, *, from_reserve: bool = False) -> None:
-        """Opens the next segment, a new file or the reserve, and hands the present one to the syncing thread."""
-        path = self.folder / segment_name(self._sequence + 1)
-        if from_reserve:
-            (self.folder / RESERVE_NAME).rename(path)
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            self._has_reserve = False
-        else:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._sequence += 1
-        self._retire()
-        self._fd, self._written_bytes, self._in_reserve, self._needs_newline = fd, 0, from_reserve, False
-
-    def _retire(self) -> None:
-        if self._fd < 0:
-            return
-        if self._in_reserve:  # gives the unused part of the reserve back
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._written_bytes)
-        self._retired.append(self._fd)
-        self._fd = -1
-
-    def _make_reserve(self) -> None:
-        path = self.folder / RESERVE_NAME
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            _allocate(fd, self._reserve_bytes)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
-        self._has_reserve = True
-
-    def _sync_in_groups(self) -> None:
-        """The syncing thread: waits for something written, gathers for an interval, syncs, and again."""
-        synced_sequence = 0
+    def _keep(self) -> None:
+        """The keeper's thread: syncs what was written, in groups, and makes the next spare ahead of its use."""
+        synced: tuple[_Segment, int] | None = None
+        quiet_rounds = 0
         while True:
-            self._dirty.wait()
-            self._stop.wait(self._sync_interval_seconds)
-            self._dirty.clear()
-            is_last = self._stop.is_set()  # after the clear, so that closing is never overlooked
-            with self._lock:
-                retired, self._retired = self._retired, []
-                current, sequence = self._fd, self._sequence
+            is_last = self._stop.is_set()
+            quiet_rounds += 1
             try:
-                for fd in retired:
-                    _sync(fd)
-                if current >= 0:
-                    _sync(current)
-                if sequence != synced_sequence:
-                    _sync_folder(self.folder)
-                    synced_sequence = sequence
+                self._sync_retired()
+                segment = self._segment
+                position = segment, self._at  # in this order: never more than is in this segment
+                if position != synced:
+                    _sync(segment.fd)
+                    segment.let_go(position[1])
+                    synced, quiet_rounds = position, 0
                 self._sync_failed = False
             except OSError as error:
                 _log.error("spool_sync_failed", folder=str(self.folder), error=str(error))
-                self._sync_failed = True
-                self._dirty.set()
-                self._stop.wait(_RETRY_SECONDS)
-            finally:
-                for fd in retired:
-                    os.close(fd)
+                self._sync_failed, synced = True, None
+                self._next_check_seconds = -1.0
             if is_last:
                 return
+            if self._spare is None and self._refused_because is None:
+                self._spare_or_refuse()
+            if quiet_rounds >= _QUIET_ROUNDS and not self._sync_failed:
+                self._is_idle = True
+                if (self._segment, self._at) == synced:  # else it was written before the writer could see that we rest
+                    self._woken.wait()
+                self._woken.clear()
+                self._is_idle = False
+            self._stop.wait(_RETRY_SECONDS if self._sync_failed else self._sync_interval_seconds)
+
+    def _sync_retired(self) -> None:
+        while self._retired:
+            _sync(self._retired[0].fd)
+            _sync_folder(self.folder)
+            self._retired.popleft().close()
+
+    def _spare_or_refuse(self) -> None:
+        try:
+            self._make_spare()
+        except OSError as error:
+            _log.error("spool_not_allocated", folder=str(self.folder), error=str(error))
+            self._refused(error)
 
 
 def _claim(folder: Path, name: str) -> tuple[Path, int]:
@@ -306,15 +374,6 @@ def _claim(folder: Path, name: str) -> tuple[Path, int]:
     building.rename(final)
     _sync_folder(folder)
     return final, lock_fd
-
-
-def _allocate(fd: int, size_bytes: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size_bytes)
-        return
-    zeros = bytes(min(size_bytes, MIB))
-    for start in range(0, size_bytes, MIB):
-        os.write(fd, zeros[: size_bytes - start])
 
 
 def _sync_folder(folder: Path) -> None:

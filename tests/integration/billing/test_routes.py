@@ -196,7 +196,7 @@ async def test_the_ledger_is_verified_by_owners_and_operators(client: httpx2.Asy
 
 
 async def test_a_spool_becomes_a_bill(client: httpx2.AsyncClient, tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "gateway-0", reserve_bytes=1024, floor_bytes=0)
+    writer = SpoolWriter(tmp_path, "gateway-0", floor_bytes=0)
     for number in range(10, 20):
         writer.open(usage_event(number))
         writer.end(usage_event(number))

@@ -98,7 +98,7 @@ async def test_the_process_serves_from_disk_without_a_region_and_ends_when_told(
                 ) as client:
                     response = await client.post(CHAT, json=HELLO, headers=HEADERS)
                 assert response.json() == COMPLETION
-                records = "".join(path.read_text() for path in (tmp_path / "spool").rglob("*.log"))
+                records = "".join(path.read_text("latin-1") for path in (tmp_path / "spool").rglob("*.seg"))
                 assert records.count(response.headers["x-request-id"]) == 2
                 process.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(20):

@@ -40,7 +40,7 @@ async def test_nothing_a_killed_writer_returned_from_is_lost(tmp_path: Path) -> 
     rng = random.Random(1)
     opened: set[str] = set()
     ended: set[str] = set()
-    alive = SpoolWriter(tmp_path, "gateway-1", reserve_bytes=1024, floor_bytes=0)
+    alive = SpoolWriter(tmp_path, "gateway-1", floor_bytes=0)
     for round_number in range(ROUNDS):
         said = run_and_kill(tmp_path, round_number * 1_000_000, rng.randrange(1, 2000))
         opened |= said[0]
@@ -53,6 +53,6 @@ async def test_nothing_a_killed_writer_returned_from_is_lost(tmp_path: Path) -> 
     assert opened <= set(arrived)
     assert ended <= {event_id for event_id, event in arrived.items() if event.outcome == "completed"}
     assert all(event.usage.is_estimate for event in arrived.values() if event.outcome == "gateway_lost")
-    assert shipper.corrupt_lines == 0
+    assert shipper.corrupt_pieces == 0
     assert [path.name for path in tmp_path.iterdir()] == [alive.folder.name]  # noqa: ASYNC240 - a test
     alive.close()

@@ -9,7 +9,7 @@ from tests.unit.metering.events import usage_event
 
 
 def main(folder: Path, first: int) -> None:
-    writer = SpoolWriter(folder, "gateway-0", segment_bytes=64 * 1024, reserve_bytes=16 * 1024, floor_bytes=0)
+    writer = SpoolWriter(folder, "gateway-0", segment_bytes=64 * 1024, floor_bytes=0)
     number = first
     while True:
         event = usage_event(number)
