@@ -84,7 +84,8 @@ class Cloud:
     def replica(self) -> Place:
         """The replica behind it, from what the gateway knows."""
         feed = json.loads((self.data / "regions" / "local" / "gateway" / "feed.json").read_text())
-        replica = feed["documents"]["route"][MODEL]["replicas"][0]
+        routes = feed["documents"]["route"].values()
+        replica = next(route for route in routes if route["model_name"] == MODEL)["replicas"][0]
         return Place(replica["url"], replica["token"])
 
     def memory(self) -> dict[str, float]:

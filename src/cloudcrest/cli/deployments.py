@@ -27,6 +27,7 @@ _DEPLOYMENT: list[Column] = [
     ("model", "model"),
     ("engine", "engine"),
     ("region", "region"),
+    ("weight", "weight"),
     ("replicas", lambda deployment: "{ready}/{min}".format(**deployment["replicas"])),
     ("context", "context_tokens"),
     ("slots", "slots"),
@@ -40,6 +41,9 @@ WaitSeconds = Annotated[float, Parameter(help="How long to wait at most.")]
 Memory = Annotated[str | None, Parameter(help="Memory for each replica, as in 2GiB.")]
 Threads = Annotated[int | None, Parameter(name="--cpu-threads", help="Threads for each replica.")]
 Context = Annotated[int | None, Parameter(name="--context-tokens", help="Context of each request, in tokens.")]
+Weight = Annotated[
+    int | None, Parameter(help="Its share of the requests for its name, beside other deployments of it; 0: none.")
+]
 Slots = Annotated[int | None, Parameter(help="Requests that a replica runs at once.")]
 EngineOptions = Annotated[
     list[str] | None,
@@ -79,6 +83,7 @@ def create(
     memory: Memory = None,
     cpu_threads: Threads = None,
     engine_options: EngineOptions = None,
+    weight: Weight = None,
     org: Annotated[str | None, Parameter(help="For this organization alone; else for all.")] = None,
     wait: Wait = False,
     wait_seconds: WaitSeconds = 600.0,
@@ -86,7 +91,7 @@ def create(
 ) -> None:
     """Serves a model of the catalog."""
     body: Json = {"model": model, "region": region, "replicas": _replicas(replicas, replicas_max)}
-    named = {"name": name, "engine": engine}
+    named = {"name": name, "engine": engine, "weight": weight}
     body.update({name: value for name, value in named.items() if value is not None})
     body.update(_changes(context_tokens, slots, memory, cpu_threads, engine_options))
     with Client(management(options)) as cloud:
@@ -105,12 +110,15 @@ def update(
     memory: Memory = None,
     cpu_threads: Threads = None,
     engine_options: EngineOptions = None,
+    weight: Weight = None,
     wait: Wait = False,
     wait_seconds: WaitSeconds = 600.0,
     options: Options = DEFAULTS,
 ) -> None:
     """Changes what is given. Replicas are replaced without a gap where there is room for both."""
     body = _changes(context_tokens, slots, memory, cpu_threads, engine_options)
+    if weight is not None:
+        body["weight"] = weight
     if not body:
         raise WrongUsage("there is nothing to change", hint="see `cloudcrest deployments update --help`")
     with Client(management(options)) as cloud:

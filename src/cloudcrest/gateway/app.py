@@ -16,6 +16,7 @@ from cloudcrest.gateway.admit import Admit, admit, limit_headers
 from cloudcrest.gateway.authenticate import authenticate
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.conversation import conversation
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
@@ -83,7 +84,7 @@ class GatewayApp:
         """Housekeeping, a few times a second."""
         self._calls.tick(now)
         self._origin.recorder.retry()
-        for route in self._snapshot.routes.values():
+        for route in self._snapshot.deployments.values():
             for replica in route.replicas:
                 replica.prune(now)
         if self._control is not None:
@@ -155,22 +156,21 @@ class GatewayApp:
         parsed = parse(request.path, request.body)
         request.body = b""
         model = parsed.body.model
-        if self._snapshot.has_fallbacks(key, model):
-            return self._infer_with_fallbacks(connection, request, key, parsed)
-        return self._serve(connection, request, key, parsed, route=self._allowed_route(key, model))
-
-    def _infer_with_fallbacks(
-        self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed
-    ) -> Responder:
-        others = self._snapshot.fallback_routes(key, parsed.body.model)
-        fallback = Fallback(
-            self._serve, connection, request, key, parsed, others=others, taken=self._origin.metrics.fallbacks
-        )
+        missing: NotFound | None = None
         try:
-            route = self._allowed_route(key, parsed.body.model)
+            route = self._allowed_route(key, model)
         except NotFound as error:  # a model that is gone is one that cannot answer
-            return fallback.start_after(error)
-        return fallback.start(route)
+            if not self._snapshot.has_fallbacks(key, model):
+                raise
+            missing = error
+        else:
+            if route.split is None and not self._snapshot.has_fallbacks(key, model):
+                return self._serve(connection, request, key, parsed, route=route)
+        candidates = self._snapshot.candidates(key, model, conversation(parsed.body))
+        taken = self._origin.metrics.fallbacks
+        return Fallback(self._serve, connection, request, key, parsed, candidates=candidates, taken=taken).start(
+            missing
+        )
 
     def _allowed_route(self, key: KeyDocument, model: str) -> Route:
         route = self._snapshot.route_for(key, model)

@@ -73,11 +73,20 @@ class Call:
     """A request on its way. `pick` first (it names the replica), then `start`.
 
     `is_repeatable`: nothing of the answer has reached the client, so losing it does no harm; the sink ends that.
-    `losses`: how many engines have lost this request before.
+    `losses`: how many engines have lost this request before. `waits`: for a replica that takes over from a lost one.
     """
 
     def __init__(
-        self, calls: Calls, route: Route, sink: CallSink, *, path: str, body: bytes, request_id: str, losses: int = 0
+        self,
+        calls: Calls,
+        route: Route,
+        sink: CallSink,
+        *,
+        path: str,
+        body: bytes,
+        request_id: str,
+        losses: int = 0,
+        waits: bool = True,
     ) -> None:
         self._calls = calls
         self._route = route
@@ -89,6 +98,7 @@ class Call:
         self._starting: asyncio.Task[None] | None = None
         self._tried: list[Upstream] = []
         self._losses = losses
+        self._waits = waits
         self._give_up_at = calls.monotonic() + calls.settings.replica_wait_seconds
         self._look_seconds = LOOK_SECONDS
         self._is_in_flight = False
@@ -291,7 +301,7 @@ class Call:
             self.pick()
         except Unavailable:
             self.replica = before
-            if self._losses == 0:
+            if self._losses == 0 or not self._waits:
                 return False
             self._starting = self._calls.spawn(self._wait())
         self._leave(before)

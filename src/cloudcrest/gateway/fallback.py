@@ -1,9 +1,9 @@
-"""A request that others may answer than the model it asks for, where its project wants that.
+"""A request that several may answer: the deployments of its model, then the fallbacks that its project names.
 
-While nothing of the answer is out and a route cannot give one (no replica ready, all failing), the next takes the
-request over: admitted anew, under that model's limits, fields and price, within what is left of its time. What the
-next one cannot take (its task, its context, its limits, a key that may not use it) is passed over. Where none can, the
-caller hears of the model it asked for.
+While nothing of the answer is out and one cannot give it (no replica ready, all failing), the next takes the request
+over: checked and admitted anew, for its engine, its limits and its price, within what is left of the request's time.
+What the next one cannot take (its task, its context, its limits, a key that may not use it) is passed over. Where none
+can, the caller hears what the first said.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
-from cloudcrest.kernel.errors import CloudcrestError, NotFound
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
 from cloudcrest.kernel.usage import Usage
 
 _FALLBACK_HEADER = b"x-cloudcrest-fallback: %b\r\n"
@@ -41,9 +41,9 @@ class Serve(Protocol):
 
 
 class Fallback:
-    """The responder of such a request. `others` are asked in turn after the route of the model that was asked for.
+    """The responder of such a request. `candidates`: who may answer, in order.
 
-    `taken`: counts by model those that went to another route.
+    `taken`: counts by model those that another model than the one asked for began to answer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Fallback:
         key: KeyDocument,
         parsed: Parsed,
         *,
-        others: Iterator[Route],
+        candidates: Iterator[Route],
         taken: Counter[str],
     ) -> None:
         self._serve = serve
@@ -62,33 +62,25 @@ class Fallback:
         self._request = request
         self._key = key
         self._parsed = parsed
-        self._others = others
+        self._candidates = candidates
         self._taken = taken
         self._head = self._first_head = request.extra_head
         self._current: Responder | None = None
         self._first_error: CloudcrestError | None = None
         self._is_paused = False
 
-    def start(self, route: Route) -> Responder:
-        """Begins with this route or the next that can. Raises the error of this one."""
-        try:
-            self._begin(route)
-        except CloudcrestError as error:
-            return self.start_after(error)
-        return self
-
-    def start_after(self, error: CloudcrestError) -> Responder:
-        """Begins with the first of the others that can. Raises the error where there is none, or it is no reason."""
-        told = self._next() if self._is_passed_on(error) else error
-        if told is not None:
-            raise told
+    def start(self, missing: NotFound | None) -> Responder:
+        """Begins with the first that can. Raises the first one's error. `missing`: the model itself is not there."""
+        if missing is not None:
+            self._note(missing)
+        error = self._next()
+        if error is not None:
+            raise error
         return self
 
     def take_over(self, error: CloudcrestError, account: Account) -> CloudcrestError | None:
-        """The answer failed before its first byte. None: another route is at it; else what the caller is to be told."""
-        if not self._is_passed_on(error):
-            account.end("engine_error", Usage(0, 0))
-            return error
+        """The answer failed before its first byte. None: another is at it; else what the caller is to be told."""
+        self._note(error)
         account.release(0)
         told = self._next()
         if told is None:
@@ -125,13 +117,16 @@ class Fallback:
     # inside
 
     def _next(self) -> CloudcrestError | None:
-        """Goes on to the first route that takes it; else what the caller is to be told."""
-        for route in self._others:
+        """Goes on to the next that takes it; else what the caller is to be told."""
+        for route in self._candidates:
+            if not self._is_reason_for(route):
+                break
             try:
                 self._begin(route)
             except CloudcrestError as error:
-                if not self._is_passed_on(error):
+                if error.code == "spool_unavailable":  # nobody may serve
                     return error
+                self._note(error)
             else:
                 return None
         self._request.extra_head = self._first_head
@@ -146,16 +141,24 @@ class Fallback:
         if self._is_paused:
             self._current.client_paused()
         if self._first_error is not None:
+            deployment = route.document.deployment_id
+            _log.info("fell_back", id=self._request.id, deployment=deployment, after=self._first_error.code)
+        if is_other:
             self._taken[name] += 1
-            _log.info("fell_back", id=self._request.id, model=name, after=self._first_error.code)
 
-    def _is_passed_on(self, error: CloudcrestError) -> bool:
-        """Whether the next route is asked after this: the first must have failed, a later one need only not take it."""
-        if error.code == "spool_unavailable":
-            return False
+    def _note(self, error: CloudcrestError) -> None:
+        """Keeps what the first said."""
         if self._first_error is None:
-            if error.status < 500 and not isinstance(error, NotFound):
-                return False
             self._first_error = error
             self._first_head = self._request.extra_head
-        return True
+
+    def _is_reason_for(self, route: Route) -> bool:
+        """Whether this one is asked after what the first said.
+
+        What another deployment of the model refuses, this one's engine or context may take; another model is asked only
+        where the first could not answer at all.
+        """
+        error = self._first_error
+        if error is None or error.status >= 500 or isinstance(error, NotFound):
+            return True
+        return isinstance(error, InvalidInput) and route.document.model_name == self._parsed.body.model

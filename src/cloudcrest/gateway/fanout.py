@@ -78,7 +78,13 @@ class _Branch:
         self._role_events = min(1, parts.parsed.role_events)
         self.kept = Kept(parts.calls.settings.max_kept_bytes)
         self.call = Call(
-            parts.calls, parts.route, self, path=parts.parsed.endpoint, body=body, request_id=parts.account.id
+            parts.calls,
+            parts.route,
+            self,
+            path=parts.parsed.endpoint,
+            body=body,
+            request_id=parts.account.id,
+            waits=parts.fallback is None,
         )
 
     def relayed_tokens(self) -> int:

@@ -48,6 +48,7 @@ class Relay(ABC):
             path=parts.parsed.endpoint,
             body=parts.body,
             request_id=parts.account.id,
+            waits=parts.fallback is None,
         )
 
     def start(self) -> None:

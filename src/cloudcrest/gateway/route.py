@@ -1,6 +1,6 @@
-"""The replicas of one model name as the live gateway sees them. How one is chosen: `routing/`."""
+"""The replicas of one deployment as the live gateway sees them. How one is chosen: `routing/`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from cloudcrest.gateway.routing.prompt import BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes, is_stream
@@ -57,22 +57,14 @@ class Trip(Generic[ReplicaType]):
 
 
 class Balancer:
-    """Chooses replicas for one model name and learns from what becomes of the requests. Times are monotonic seconds."""
+    """Chooses replicas of one deployment and learns from what becomes of the requests. Times are monotonic seconds."""
 
     def __init__(self, now: float) -> None:
         self.router = Router(prefill_seconds, crowding_seconds=_CROWDING_SECONDS, now=now)
 
-    def set_replicas(
-        self,
-        replicas: Sequence[Replica],
-        now: float,
-        *,
-        deployments: Mapping[str, str],
-        shares: Mapping[str, float],
-    ) -> None:
-        """`deployments`: by replica's name. `shares`: of requests, by deployment; without them all replicas compete."""
-        members = [Member(each.name, each.slots, deployments[each.name]) for each in replicas]
-        self.router.set_members(members, now, shares)
+    def set_replicas(self, replicas: Sequence[Replica], now: float) -> None:
+        """Takes over the replicas there are now; those that stay keep what is known of them."""
+        self.router.set_members([Member(each.name, each.slots) for each in replicas], now)
 
     def pick(
         self, replicas: Sequence[ReplicaType], body: bytes, now: float, excluded: Collection[ReplicaType] = ()

@@ -12,6 +12,7 @@ import structlog
 from cloudcrest.gateway.admit import Scope, ScopeKind
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.route import Balancer
+from cloudcrest.gateway.routing.shares import Shares
 from cloudcrest.identity.api import (
     KEY_KIND,
     ORGANIZATION_KIND,
@@ -32,17 +33,41 @@ DocumentType = TypeVar("DocumentType", KeyDocument, ProjectDocument, Organizatio
 
 
 class Route:
-    """A public model name with its replicas, and what is known of them. `now`: monotonic seconds."""
+    """One deployment of a public model name with its replicas, and what is known of them. `now`: monotonic seconds.
+
+    `split`: the deployments that share the name's requests, where there are several and this stands for the name.
+    """
 
     def __init__(self, document: RouteDocument, now: float = 0.0) -> None:
         self.document = document
         self.balancer = Balancer(now)
         self.replicas: list[Upstream] = []
         self.scope: Scope | None = None
+        self.split: Split | None = None
+
+
+class Split:
+    """The deployments of one name that get requests, each with a positive weight."""
+
+    def __init__(self, routes: list[Route], shares: Shares) -> None:
+        self.routes = routes
+        self.shares = shares
+
+    def in_turn(self, conversation: bytes) -> Iterator[Route]:
+        """Whose turn it is, then the others that are ready. All, where none is: to say why."""
+        ready = {route.document.deployment_id: route for route in self.routes if route.replicas}
+        chosen = self.shares.turn(ready, conversation)
+        if chosen is None:
+            yield from self.routes
+            return
+        yield ready.pop(chosen)
+        yield from ready.values()
 
 
 class Snapshot:
     """The tables. `update` follows the feed; everything else only reads. `monotonic`: seconds.
+
+    `routes`: what stands for each public model name; `deployments`: every route there is, by its document's id.
 
     Of a replica's slots this worker counts on its share: the other `workers` use it as well.
     """
@@ -53,6 +78,7 @@ class Snapshot:
         self.keys: dict[bytes, KeyDocument] = {}
         self.organizations: dict[str, OrganizationDocument] = {}
         self.routes: dict[str, Route] = {}
+        self.deployments: dict[str, Route] = {}
         self.is_loaded = False
         self._bodies: dict[str, dict[str, Any]] = {}
         self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
@@ -99,12 +125,19 @@ class Snapshot:
         fallbacks = self._fallbacks.get(key.project_id)
         return fallbacks is not None and model in fallbacks
 
-    def fallback_routes(self, key: KeyDocument, model: str) -> Iterator[Route]:
-        """Those others, in order, as far as this key may use them."""
-        for name in self._fallbacks[key.project_id][model]:
+    def candidates(self, key: KeyDocument, model: str, conversation: bytes) -> Iterator[Route]:
+        """Who may answer, in order: the model's deployments, then those of its project's fallbacks.
+
+        Only what this key may use.
+        """
+        for name in (model, *self._fallbacks.get(key.project_id, {}).get(model, ())):
             route = self.routes.get(name)
-            if route is not None and _may_use(key, route):
+            if route is None or not _may_use(key, route):
+                continue
+            if route.split is None:
                 yield route
+            else:
+                yield from route.split.in_turn(conversation)
 
     def visible_models(self, key: KeyDocument) -> list[str]:
         """The names a key may use, sorted."""
@@ -115,7 +148,7 @@ class Snapshot:
         state: FeedState,
         kind: str,
         document_type: type[DocumentType],
-        put: Callable[[DocumentType], None],
+        put: Callable[[str, DocumentType], None],
         drop: Callable[[str], None],
     ) -> None:
         """Calls `put` for what is new or changed and `drop` for what is gone."""
@@ -128,13 +161,13 @@ class Snapshot:
             if before.get(document_id) is body:
                 continue
             try:
-                put(msgspec.convert(body, document_type))
+                put(document_id, msgspec.convert(body, document_type))
             except (msgspec.ValidationError, ValueError) as error:
                 drop(document_id)
                 _log.warning("document_skipped", kind=kind, id=document_id, error=str(error))
         self._bodies[kind] = dict(bodies)
 
-    def _set_organization(self, document: OrganizationDocument) -> None:
+    def _set_organization(self, _: str, document: OrganizationDocument) -> None:
         self.organizations[document.id] = document
         self._limit("organization", document.id, document.limits)
 
@@ -142,7 +175,7 @@ class Snapshot:
         self.organizations.pop(organization_id, None)
         self._scopes.pop(("organization", organization_id), None)
 
-    def _set_project(self, document: ProjectDocument) -> None:
+    def _set_project(self, _: str, document: ProjectDocument) -> None:
         self._limit("project", document.id, document.limits)
         self._fallbacks.pop(document.id, None)
         if document.fallbacks:
@@ -152,7 +185,7 @@ class Snapshot:
         self._fallbacks.pop(project_id, None)
         self._scopes.pop(("project", project_id), None)
 
-    def _set_key(self, document: KeyDocument) -> None:
+    def _set_key(self, _: str, document: KeyDocument) -> None:
         digest = bytes.fromhex(document.key_sha256)
         previous = self._key_digests.get(document.id)
         if previous is not None and previous != digest:
@@ -168,10 +201,10 @@ class Snapshot:
             self.keys.pop(digest, None)
         self._scopes.pop(("key", key_id), None)
 
-    def _set_route(self, document: RouteDocument) -> None:
-        route = self.routes.get(document.model_name)
+    def _set_route(self, document_id: str, document: RouteDocument) -> None:
+        route = self.deployments.get(document_id)
         if route is None:
-            route = self.routes[document.model_name] = Route(document, self._monotonic())
+            route = self.deployments[document_id] = Route(document, self._monotonic())
         route.document = document
         before = {(replica.name, replica.url): replica for replica in route.replicas}
         replicas: list[Upstream] = []
@@ -184,15 +217,39 @@ class Snapshot:
         for gone in before.values():
             gone.retire()
         route.replicas = replicas
-        deployments = {each.id: each.deployment_id or document.deployment_id for each in document.replicas}
-        route.balancer.set_replicas(replicas, self._monotonic(), deployments=deployments, shares=document.shares)
+        route.balancer.set_replicas(replicas, self._monotonic())
         route.scope = self._limit("model", document.model_name, document.limits)
+        self._regroup(document.model_name)
 
-    def _drop_route(self, model_name: str) -> None:
-        route = self.routes.pop(model_name, None)
-        for replica in route.replicas if route is not None else ():
+    def _drop_route(self, document_id: str) -> None:
+        route = self.deployments.pop(document_id, None)
+        if route is None:
+            return
+        for replica in route.replicas:
             replica.retire()
-        self._scopes.pop(("model", model_name), None)
+        self._regroup(route.document.model_name)
+
+    def _regroup(self, name: str) -> None:
+        """Finds what stands for a name: its deployment, or of several with a weight the first, with their split."""
+        found = [route for route in self.deployments.values() if route.document.model_name == name]
+        found.sort(key=lambda route: (route.document.created_at_unix_seconds, route.document.deployment_id))
+        serving = [route for route in found if route.document.weight > 0]
+        before = self.routes.pop(name, None)
+        split = before.split if before is not None else None
+        for route in found:
+            route.split = None
+        if not found:
+            self._scopes.pop(("model", name), None)
+        elif not serving:  # warm, but to get nothing
+            reason = "none of its deployments has a weight"
+            document = msgspec.structs.replace(found[0].document, replicas=(), unavailable_reason=reason)
+            self.routes[name] = Route(document)
+        else:
+            route = self.routes[name] = serving[0]
+            if len(serving) > 1:
+                weights = {each.document.deployment_id: each.document.weight for each in serving}
+                has_changed = split is None or split.shares.weights != weights
+                route.split = Split(serving, Shares(weights) if split is None or has_changed else split.shares)
 
     def _limit(self, kind: ScopeKind, scope_id: str, limits: Limits) -> Scope | None:
         """Makes, changes or removes a scope; what is used of it stays counted."""

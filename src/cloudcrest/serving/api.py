@@ -9,6 +9,7 @@ from cloudcrest.identity.api import Limits
 
 DEPLOYMENT_KIND = "deployment"
 ROUTE_KIND = "route"
+DEFAULT_WEIGHT = 100
 
 EngineName = Literal["llamacpp", "vllm", "upstream", "simulated"]
 ReplicaState = Literal["fetching", "preparing", "starting", "ready", "draining", "backoff", "failed", "stopped"]
@@ -21,6 +22,7 @@ class DeploymentDocument(msgspec.Struct, frozen=True):
     `model_name` is what callers write in `model`. `slots` requests run at once in a replica, each with
     `context_tokens`. `generation` grows with each change that needs new replicas. `engine_options` are the engine's
     own (simulated: timing profile; upstream: base_url, model, sealed api_key). `organization_id`: None for all tenants.
+    `weight`: its share of the name's requests is weight over the sum of its name's deployments' weights.
     """
 
     id: str
@@ -39,26 +41,23 @@ class DeploymentDocument(msgspec.Struct, frozen=True):
     cpu_threads: int | None = None
     organization_id: str | None = None
     limits: Limits = Limits()
+    weight: int = DEFAULT_WEIGHT
 
 
 class ReplicaEndpoint(msgspec.Struct, frozen=True):
-    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header.
-
-    `deployment_id`: whose it is; empty: the route's own.
-    """
+    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header."""
 
     id: str
     url: str
     token: str
     slots: int
-    deployment_id: str = ""
 
 
 class RouteDocument(msgspec.Struct, frozen=True):
-    """How a gateway reaches one public model name. The document's id is `model_name`.
+    """How a gateway reaches one deployment of a public model name. The document's id is `deployment_id`.
 
     No replicas: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
-    `shares`: of the requests, by deployment id, in any unit; empty: every replica competes with every other.
+    `weight`: of the name's requests, beside those of its other deployments; 0: none.
     """
 
     model_name: str
@@ -71,7 +70,7 @@ class RouteDocument(msgspec.Struct, frozen=True):
     unavailable_reason: str | None = None
     organization_id: str | None = None
     limits: Limits = Limits()
-    shares: dict[str, float] = {}
+    weight: int = DEFAULT_WEIGHT
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):

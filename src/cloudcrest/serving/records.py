@@ -29,6 +29,7 @@ class Deployment(msgspec.Struct, frozen=True):
     cpu_threads: int | None
     organization_id: str | None
     limits: Limits
+    weight: int
     created_at: datetime
     updated_at: datetime
 
@@ -51,6 +52,7 @@ class Deployment(msgspec.Struct, frozen=True):
             cpu_threads=self.cpu_threads,
             organization_id=self.organization_id,
             limits=self.limits,
+            weight=self.weight,
         )
 
 

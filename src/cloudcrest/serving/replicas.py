@@ -88,16 +88,14 @@ def replica_token(secret: str, replica_id: str) -> str:
 def routes_of(
     deployments: Iterable[DeploymentDocument], replicas: Iterable[Replica], secret: str
 ) -> dict[str, RouteDocument]:
-    """The route of each deployment, by public model name, over the replicas that are ready.
+    """The route of each deployment, by its id, over the replicas that are ready.
 
     A route has one engine: while another engine takes over, the old one's replicas serve until the new has one ready.
     """
     by_deployment: dict[str, list[Replica]] = {}
     for replica in replicas:
         by_deployment.setdefault(replica.document.id, []).append(replica)
-    return {
-        document.model_name: _route(document, by_deployment.get(document.id, []), secret) for document in deployments
-    }
+    return {document.id: _route(document, by_deployment.get(document.id, []), secret) for document in deployments}
 
 
 def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -> RouteDocument:
@@ -122,6 +120,7 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
         unavailable_reason=None if endpoints else unavailable_reason(document, replicas),
         organization_id=document.organization_id,
         limits=document.limits,
+        weight=document.weight,
     )
 
 

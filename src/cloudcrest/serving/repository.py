@@ -5,8 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, exists, insert, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.catalog.api import ModelDocument, PullProgress
@@ -18,11 +17,21 @@ from cloudcrest.serving.records import Deployment, ReportedReplica
 from cloudcrest.serving.tables import DeploymentRow, ReplicaStatusRow
 
 
-async def add(session: AsyncSession, deployment: Deployment) -> bool:
-    """Adds a deployment; False where its region has one of that name."""
-    statement = upsert(DeploymentRow).values(id=deployment.id, **_values(deployment))
-    statement = statement.on_conflict_do_nothing(index_elements=["region", "name"])
-    return (await session.execute(statement.returning(DeploymentRow.id))).first() is not None
+async def add(session: AsyncSession, deployment: Deployment) -> None:
+    """Adds a deployment."""
+    await session.execute(insert(DeploymentRow).values(id=deployment.id, **_values(deployment)))
+
+
+async def named(session: AsyncSession, region: str, name: str) -> list[Deployment]:
+    """The deployments of a public name, the first one first; no other is added or changed until the transaction ends.
+
+    The lock is on the name: where it has no deployment yet, there is no row to hold.
+    """
+    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"deployments/{region}/{name}", 0))
+    await session.execute(select(lock))
+    statement = select(DeploymentRow).where(DeploymentRow.region == region, DeploymentRow.name == name)
+    rows = (await session.execute(statement.order_by(DeploymentRow.id).with_for_update())).scalars()
+    return [_deployment(row) for row in rows]
 
 
 async def save(session: AsyncSession, deployment: Deployment) -> None:
@@ -103,6 +112,7 @@ def _values(deployment: Deployment) -> dict[str, Any]:
         "requests_per_minute": deployment.limits.requests_per_minute,
         "tokens_per_minute": deployment.limits.tokens_per_minute,
         "concurrent_requests": deployment.limits.concurrent_requests,
+        "weight": deployment.weight,
         "created_at": deployment.created_at,
         "updated_at": deployment.updated_at,
     }

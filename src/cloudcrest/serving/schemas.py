@@ -14,6 +14,7 @@ from cloudcrest.serving.records import ReportedReplica
 from cloudcrest.serving.service import SECRET_OPTION, DeploymentStatus, Wish
 
 MAX_REPLICAS = 1_000
+MAX_WEIGHT = 1_000_000
 _MAX_COUNT = 2**31 - 1
 
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -64,14 +65,21 @@ class RateLimits(Body):
 
 
 class ChangeDeployment(Body):
-    """What to change; what is left out stays. All but `replicas` and `limits` rolls out new replicas."""
+    """What to change; what is left out stays. All but `replicas`, `limits` and `weight` rolls out new replicas."""
 
     replicas: ReplicaCounts | None = None
     context_tokens: Tokens | None = Field(default=None, description="Context of each slot")
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS, description="Requests at once in each replica")
     resources: Resources | None = None
     engine_options: Options | None = None
-    limits: RateLimits | None = None
+    limits: RateLimits | None = Field(default=None, description="Of the name: its other deployments get them, too")
+    weight: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_WEIGHT,
+        description="Share of the name's requests: weight over the sum of its deployments' weights; 0: none, but warm",
+        examples=[10],
+    )
 
     def wish(self) -> Wish:
         """The body as the service takes it."""
@@ -84,11 +92,12 @@ class ChangeDeployment(Body):
             cpu_threads=self.resources.cpu_threads if self.resources else None,
             engine_options=self.engine_options,
             limits=None if self.limits is None else Limits(**self.limits.model_dump()),
+            weight=self.weight,
         )
 
 
 class CreateDeployment(ChangeDeployment):
-    """A new deployment: only `model` is needed."""
+    """A new deployment: only `model` is needed; beside others of its name also `weight`."""
 
     model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
     name: str | None = Field(
@@ -149,6 +158,7 @@ class DeploymentView(BaseModel):
     generation: int = Field(examples=[1])
     replicas: ReplicasView
     replica_states: list[ReplicaView]
+    weight: int = Field(examples=[100])
     context_tokens: int = Field(examples=[4096])
     slots: int = Field(examples=[4])
     resources: Resources
@@ -180,6 +190,7 @@ def view(status: DeploymentStatus, *, for_operator: bool) -> DeploymentView:
             ready=sum(1 for replica in status.replicas if replica.status.state == "ready"),
         ),
         replica_states=[_replica(replica) for replica in status.replicas],
+        weight=deployment.weight,
         context_tokens=deployment.context_tokens,
         slots=deployment.slots,
         resources=Resources(memory_bytes=deployment.memory_bytes, cpu_threads=deployment.cpu_threads),

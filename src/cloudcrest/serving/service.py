@@ -16,7 +16,14 @@ from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.registry import close_matches
 from cloudcrest.regions.api import Regions
 from cloudcrest.serving import repository
-from cloudcrest.serving.api import DEPLOYMENT_KIND, DeploymentState, EngineName, RegionStatus, ReplicaStatus
+from cloudcrest.serving.api import (
+    DEFAULT_WEIGHT,
+    DEPLOYMENT_KIND,
+    DeploymentState,
+    EngineName,
+    RegionStatus,
+    ReplicaStatus,
+)
 from cloudcrest.serving.engines.api import Engine
 from cloudcrest.serving.records import Deployment, EngineOptions, ReportedReplica
 from cloudcrest.serving.state import summarise
@@ -25,6 +32,7 @@ DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT_TOKENS = 4096
 SECRET_OPTION = "api_key"  # noqa: S105 - the name of an option
 _ENGINE_BY_FORMAT: dict[str, EngineName] = {"gguf": "llamacpp", "safetensors": "vllm"}
+MAX_DEPLOYMENTS_PER_NAME = 16
 MAX_REPORTED_REPLICAS = 10_000
 MAX_REASON_CHARACTERS = 1_000
 
@@ -40,6 +48,7 @@ class Wish(msgspec.Struct, frozen=True):
     cpu_threads: int | None = None
     engine_options: EngineOptions | None = None
     limits: Limits | None = None
+    weight: int | None = None
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True):
@@ -84,11 +93,16 @@ class DeploymentService:
         organization_id: str | None = None,
         wish: Wish = Wish(),  # noqa: B008 - frozen
     ) -> Deployment:
-        """A new deployment. Raises `NotFound` (model), `InvalidInput` with the field's path, `Conflict` (name)."""
+        """A new deployment. Raises `NotFound` (model), `InvalidInput` with the field's path, `Conflict` (name).
+
+        Beside others of its name it needs a weight, and has their limits where it is given none.
+        """
         model = await self._models.find_document(session, model_id)
         await self._require_region(session, region)
         options = wish.engine_options or {}
         now = self._clock.now()
+        siblings = await repository.named(session, region, name or model.id)
+        limits = wish.limits or (siblings[0].limits if siblings else Limits())
         replicas_min = 1 if wish.replicas_min is None else wish.replicas_min
         deployment = Deployment(
             id=self._new_id("dep"),
@@ -105,21 +119,26 @@ class DeploymentService:
             memory_bytes=wish.memory_bytes,
             cpu_threads=wish.cpu_threads,
             organization_id=organization_id,
-            limits=wish.limits or Limits(),
+            limits=limits,
+            weight=DEFAULT_WEIGHT if wish.weight is None else wish.weight,
             created_at=now,
             updated_at=now,
         )
         self._validate(deployment)
-        if not await repository.add(session, deployment):
-            raise Conflict(
-                f"region '{region}' has a deployment named '{deployment.name}' already",
-                hint="choose another name, or change that one",
-            )
+        if siblings:
+            _check_beside(deployment, siblings, has_weight=wish.weight is not None)
+        await repository.add(session, deployment)
         await self._publish(session, deployment)
+        await self._share_limits(session, limits, siblings)
         return deployment
 
     async def change(self, session: AsyncSession, deployment_id: str, wish: Wish) -> Deployment:
-        """A changed deployment; what needs new replicas rolls them out. Raises `NotFound`, `InvalidInput`."""
+        """A changed deployment; what needs new replicas rolls them out. Raises `NotFound`, `InvalidInput`.
+
+        Limits are the name's: its other deployments get them, too.
+        """
+        found = await self._find(session, deployment_id)
+        siblings = await repository.named(session, found.region, found.name)
         before = await self._find(session, deployment_id, for_update=True)
         changes = {
             field: value
@@ -139,6 +158,7 @@ class DeploymentService:
         after = msgspec.structs.replace(after, updated_at=self._clock.now())
         await repository.save(session, after)
         await self._publish(session, after)
+        await self._share_limits(session, after.limits, [each for each in siblings if each.id != after.id])
         return after
 
     async def delete(self, session: AsyncSession, deployment_id: str) -> None:
@@ -214,6 +234,14 @@ class DeploymentService:
             raise InvalidInput("must be a string", param=f"engine_options.{SECRET_OPTION}")
         return sealed | ({SECRET_OPTION: self._sealer.seal(key)} if key else {})
 
+    async def _share_limits(self, session: AsyncSession, limits: Limits, siblings: Sequence[Deployment]) -> None:
+        """A name has one set of limits, whichever of its deployments answers."""
+        for sibling in siblings:
+            if sibling.limits != limits:
+                changed = msgspec.structs.replace(sibling, limits=limits, updated_at=self._clock.now())
+                await repository.save(session, changed)
+                await self._publish(session, changed)
+
     async def _publish(self, session: AsyncSession, deployment: Deployment) -> None:
         document = deployment.document()
         await publish(session, DEPLOYMENT_KIND, deployment.id, document, region=deployment.region)
@@ -231,6 +259,25 @@ def default_engine(model: ModelDocument, options: EngineOptions) -> EngineName:
         param="engine",
         hint="name an engine: upstream with engine_options.base_url, or simulated",
     )
+
+
+def _check_beside(deployment: Deployment, siblings: Sequence[Deployment], *, has_weight: bool) -> None:
+    """Raises where a deployment cannot serve one name with those there are."""
+    name = deployment.name
+    if not has_weight:
+        raise Conflict(
+            f"region '{deployment.region}' has a deployment named '{name}' already",
+            hint="choose another name, change that one, or give a weight to serve the name together",
+        )
+    if len(siblings) >= MAX_DEPLOYMENTS_PER_NAME:
+        raise Conflict(f"'{name}' has {len(siblings)} deployments, which is the most", hint="delete some first")
+    first = siblings[0]
+    if deployment.organization_id != first.organization_id:
+        raise Conflict(f"'{name}' serves others than this organization_id", hint="choose another name")
+    if deployment.model.task != first.model.task:
+        raise InvalidInput(
+            f"'{name}' is a name for {first.model.task}, and this model is for {deployment.model.task}", param="model"
+        )
 
 
 def _needs_new_replicas(before: Deployment, after: Deployment) -> bool:

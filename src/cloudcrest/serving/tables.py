@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint
+from sqlalchemy import BigInteger, Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cloudcrest.infra.database import Base
+from cloudcrest.serving.api import DEFAULT_WEIGHT
 
 
 class DeploymentRow(Base):
@@ -17,7 +18,7 @@ class DeploymentRow(Base):
     """
 
     __tablename__ = "deployments"
-    __table_args__ = (UniqueConstraint("region", "name"),)
+    __table_args__ = (Index("ix_deployments_region_name", "region", "name"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -37,6 +38,7 @@ class DeploymentRow(Base):
     requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     concurrent_requests: Mapped[int | None]
+    weight: Mapped[int] = mapped_column(server_default=str(DEFAULT_WEIGHT))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 

@@ -74,7 +74,7 @@ class Region:
         """The one replica of the route, once there is one."""
 
         def look() -> ReplicaEndpoint | None:
-            replicas = self.routes["public-name"].replicas if "public-name" in self.routes else ()
+            replicas = self.routes["dep_test"].replicas if "dep_test" in self.routes else ()
             return replicas[0] if len(replicas) == 1 and replicas[0].id != other_than else None
 
         found = await until_async(look, f"a replica is routed to: {self.status}")
@@ -117,7 +117,7 @@ async def test_a_killed_replica_leaves_the_route_and_comes_back(region: Region) 
         endpoint = await region.endpoint()
         assert await ask(endpoint)
         os.kill(await region.pid(endpoint.id), signal.SIGKILL)
-        await until_async(lambda: not region.routes["public-name"].replicas, "out of the route", seconds=5)
+        await until_async(lambda: not region.routes["dep_test"].replicas, "out of the route", seconds=5)
         assert await ask(await region.endpoint())
         (status,) = region.status.replicas
         assert (status.id, status.restarts) == (endpoint.id, 1)

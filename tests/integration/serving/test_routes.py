@@ -1,5 +1,6 @@
 """The routes of serving over a real database."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,53 @@ async def test_a_name_is_one_deployments_in_its_region(cloud: Cloud) -> None:
     response = await cloud.call("POST", "", model="chat")
     assert response.status_code == 409
     await cloud.create(name="chat-2")
+
+
+async def test_several_deployments_share_a_name_by_weight(cloud: Cloud) -> None:
+    first = await cloud.create(limits={"requests_per_minute": 5})
+    assert first["weight"] == 100
+    options = {"base_url": "https://api.example.com/v1"}
+    canary = await cloud.create(model="remote", name="chat", weight=0, engine_options=options)
+    assert (canary["name"], canary["model"], canary["weight"], canary["engine"]) == ("chat", "remote", 0, "upstream")
+    assert canary["limits"]["requests_per_minute"] == 5
+    changed = (await cloud.call("PATCH", f"/{canary['id']}", weight=10)).json()
+    assert (changed["weight"], changed["generation"]) == (10, 1)
+    documents = await cloud.documents()
+    assert {key: (body["model_name"], body["weight"]) for key, body in documents.items() if body} == {
+        first["id"]: ("chat", 100),
+        canary["id"]: ("chat", 10),
+    }
+    await cloud.call("PATCH", f"/{canary['id']}", limits={"requests_per_minute": 7})
+    shown = (await cloud.call("GET", f"/{first['id']}")).json()
+    assert (shown["limits"]["requests_per_minute"], shown["generation"]) == (7, 1)
+    assert {body["limits"]["requests_per_minute"] for body in (await cloud.documents()).values() if body} == {7}
+    assert (await cloud.call("DELETE", f"/{first['id']}")).status_code == 204
+    assert (await cloud.call("GET", f"/{canary['id']}")).json()["weight"] == 10
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({}, 409, "give a weight"),
+        ({"weight": -1}, 422, "body.weight"),
+        ({"weight": 1.5}, 422, "body.weight"),
+        ({"weight": 5, "organization_id": "org_1"}, 409, "serves others"),
+        ({"weight": 5, "model": "embed"}, 400, "is a name for chat"),
+    ],
+)
+async def test_what_cannot_serve_a_name_together_is_refused(
+    cloud: Cloud, body: dict[str, Any], status: int, says: str
+) -> None:
+    await cloud.create()
+    response = await cloud.call("POST", "", **({"model": "chat", "name": "chat"} | body))
+    assert response.status_code == status, response.text
+    assert says in response.text
+    assert len(await cloud.documents()) == 1
+
+
+async def test_two_who_take_a_name_at_once_do_not_both_get_it(cloud: Cloud) -> None:
+    answers = await asyncio.gather(*[cloud.call("POST", "", model="chat") for _ in range(4)])
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
 
 
 async def test_scaling_keeps_replicas_and_other_changes_replace_them(cloud: Cloud) -> None:

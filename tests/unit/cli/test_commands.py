@@ -76,6 +76,18 @@ def test_an_update_keeps_the_limits_that_are_not_given(cli: Cli, cloud: FakeClou
     assert cli("keys", "update", "key_1") == 2
 
 
+def test_a_canary_is_made_and_given_more(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    canary = DEPLOYMENT | {"id": "dep_2", "weight": 5}
+    cloud.answer("POST", "/api/v1/deployments", canary, 201)
+    cloud.answer("PATCH", "/api/v1/deployments/dep_2", canary)
+    assert cli("deployments", "create", "other", "--name", "small", "--weight", "5") == 0
+    sent = cloud.sent("POST", "/api/v1/deployments")
+    assert (sent["name"], sent["weight"]) == ("small", 5)
+    assert cli("deployments", "update", "dep_2", "--weight", "0") == 0
+    assert cloud.sent("PATCH", "/api/v1/deployments/dep_2") == {"weight": 0}
+    assert "weight" in capsys.readouterr().out
+
+
 def test_a_project_gets_fallbacks_beside_those_it_has(cli: Cli, cloud: FakeCloud) -> None:
     project = {"id": "proj_1", "name": "p", "limits": {"tokens_per_minute": 5}, "fallbacks": {"a": ["b"], "c": ["d"]}}
     cloud.answer("GET", "/api/v1/projects/proj_1", project)

@@ -152,21 +152,6 @@ def test_a_new_replica_is_not_flooded_and_takes_its_share_when_warm() -> None:
     assert 1 <= warm.count("r3") <= 4
 
 
-def test_weights_hold_over_many_requests_and_give_way_when_a_deployment_is_gone() -> None:
-    router = Router(cost)
-    members = [Member("a", 4, "steady"), Member("b", 4, "steady"), Member("c", 4, "canary")]
-    router.set_members(members, 0.0, {"steady": 9, "canary": 1})
-    counts: Counter[str] = Counter()
-    for number in range(1_000):
-        ticket = go(router, number * 0.1, PROMPT)
-        counts[ticket.name] += 1
-        finish(router, ticket, number * 0.1 + 0.05)
-    assert counts["c"] == 100
-    last = router.choose(Ask(10, [], 50), 200.0, ["a", "b"])
-    assert last is not None
-    assert last.name == "c"
-
-
 def test_a_place_is_used_again_without_its_predecessors_memory() -> None:
     router = make(2)
     old = go(router, 0.0, PROMPT)

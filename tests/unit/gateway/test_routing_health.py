@@ -1,13 +1,9 @@
-"""Ejection, readmission and warming up; shares between deployments."""
-
-from collections import Counter
-from itertools import pairwise
+"""Ejection, readmission and warming up."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.routing.health import Health, HealthRules, ejected, is_ejected, to_eject, warmth
-from cloudcrest.gateway.routing.shares import next_deployment
 
 RULES = HealthRules()
 healths = st.lists(
@@ -53,29 +49,3 @@ def test_a_new_replica_warms_up() -> None:
     health = Health(since=10.0)
     values = [warmth(health, now, RULES) for now in (10.0, 25.0, 40.0, 99.0)]
     assert values == [5.0, 3.0, 1.0, 1.0]
-
-
-@given(weights=st.dictionaries(st.sampled_from("abcd"), st.floats(0, 10), min_size=1))
-def test_every_run_of_requests_keeps_the_shares(weights: dict[str, float]) -> None:
-    credit: dict[str, float] = {}
-    drawn: Counter[str] = Counter()
-    total = sum(weights.values())
-    for number in range(1, 301):
-        chosen, credit = next_deployment(weights, credit)
-        if chosen is None:
-            assert total == 0
-            return
-        drawn[chosen] += 1
-        for name, weight in weights.items():
-            assert abs(drawn[name] - number * weight / total) <= len(weights)
-
-
-def test_a_canary_of_one_percent_gets_every_hundredth() -> None:
-    credit: dict[str, float] = {}
-    turns = []
-    for number in range(1_000):
-        chosen, credit = next_deployment({"steady": 99, "canary": 1}, credit)
-        if chosen == "canary":
-            turns.append(number)
-    assert len(turns) == 10
-    assert {after - before for before, after in pairwise(turns)} == {100}

@@ -5,8 +5,6 @@ import pytest
 
 from cloudcrest.gateway.route import Balancer, Trip
 
-DEPLOYMENTS = {"a": "dep_1", "b": "dep_1", "c": "dep_2"}
-
 
 class Replica(msgspec.Struct):
     name: str
@@ -19,9 +17,9 @@ def body(text: str, *, is_stream: bool = True) -> bytes:
     return f'{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]{stream}}}'.encode()
 
 
-def make(replicas: list[Replica], shares: dict[str, float] | None = None) -> Balancer:
+def make(replicas: list[Replica]) -> Balancer:
     balancer = Balancer(0.0)
-    balancer.set_replicas(replicas, 0.0, deployments=DEPLOYMENTS, shares=shares or {})
+    balancer.set_replicas(replicas, 0.0)
     return balancer
 
 
@@ -91,15 +89,3 @@ def test_a_replica_that_fails_again_and_again_is_left_out() -> None:
         trip.begin(1.0)
         trip.end(1.0, is_failure=True)
     assert all(pick(balancer, replicas, body("hi"), 2.0).replica.name == "b" for _ in range(8))
-
-
-def test_a_canary_gets_its_share() -> None:
-    replicas = [Replica("a"), Replica("b"), Replica("c")]
-    balancer = make(replicas, {"dep_1": 80, "dep_2": 20})
-    names = []
-    for number in range(100):
-        trip = pick(balancer, replicas, body("hi"), float(number))
-        trip.begin(float(number))
-        trip.end(number + 0.5)
-        names.append(trip.replica.name)
-    assert names.count("c") == 20

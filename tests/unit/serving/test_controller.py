@@ -90,7 +90,7 @@ async def region(clock: ManualClock, tmp_path: Path) -> AsyncIterator[Region]:
 async def test_brings_a_deployment_up_and_routes_to_it(region: Region) -> None:
     region.want(deployment())
     await region.steps()
-    route = region.routes["tiny"]
+    route = region.routes["dep_1"]
     assert region.replica().state == "ready"
     assert region.artifacts.fetched == ["tiny:gguf"]
     (endpoint,) = route.replicas
@@ -113,9 +113,9 @@ async def test_says_why_there_is_no_replica_yet(region: Region) -> None:
     region.engine.probe_all = Probe(is_ready=False, reason="is loading its weights")
     region.want(deployment())
     await region.steps()
-    assert region.routes["tiny"].replicas == ()
+    assert region.routes["dep_1"].replicas == ()
     assert (
-        region.routes["tiny"].unavailable_reason == "model 'tiny' is not ready: it is starting: is loading its weights"
+        region.routes["dep_1"].unavailable_reason == "model 'tiny' is not ready: it is starting: is loading its weights"
     )
 
 
@@ -124,7 +124,7 @@ async def test_says_that_weights_are_missing_and_tries_again(region: Region) -> 
     region.want(deployment())
     await region.steps(2)
     assert region.replica().state == "backoff"
-    reason = region.routes["tiny"].unavailable_reason
+    reason = region.routes["dep_1"].unavailable_reason
     assert reason is not None
     assert "no source could give the weights" in reason
     region.artifacts.failure = None
@@ -148,7 +148,7 @@ async def test_restarts_a_crashed_replica_with_growing_waits(region: Region) -> 
     (replica_id,) = region.fabric.processes
     region.fabric.exit(replica_id, -9)
     await region.steps(0)
-    assert region.routes["tiny"].replicas == ()
+    assert region.routes["dep_1"].replicas == ()
     assert region.replica().reason == "the engine was ended by SIGKILL (out of memory?)"
     await region.steps(4, seconds=0.4)
     assert (region.replica().state, region.replica().restarts) == ("ready", 1)
@@ -177,11 +177,11 @@ async def test_takes_a_replica_that_cannot_serve_out_of_the_route_without_restar
     await region.steps()
     region.engine.probe_all = Probe(is_ready=False, reason="the provider refuses this deployment's key")
     await region.steps(1, seconds=2.0)
-    assert region.routes["tiny"].replicas == ()
+    assert region.routes["dep_1"].replicas == ()
     assert len(region.fabric.starts) == 1
     region.engine.probe_all = Probe(is_ready=True)
     await region.steps()
-    assert len(region.routes["tiny"].replicas) == 1
+    assert len(region.routes["dep_1"].replicas) == 1
 
 
 async def test_gives_up_on_a_replica_that_never_gets_ready(region: Region) -> None:
@@ -197,14 +197,14 @@ async def test_replaces_without_a_gap(region: Region) -> None:
     region.want(deployment())
     await region.steps()
     region.engine.probe_all = Probe(is_ready=False, reason="is loading its weights")
-    (old,) = region.routes["tiny"].replicas
+    (old,) = region.routes["dep_1"].replicas
     region.engine.probes[old.url] = Probe(is_ready=True, in_flight=1)
     region.want(deployment(generation=2, slots=4))
     await region.steps()
-    assert region.routes["tiny"].replicas == (old,)
+    assert region.routes["dep_1"].replicas == (old,)
     region.engine.probe_all = Probe(is_ready=True)
     await region.steps(2)
-    (new,) = region.routes["tiny"].replicas
+    (new,) = region.routes["dep_1"].replicas
     assert new.slots == 4
     assert region.states() == [(1, "draining"), (2, "ready")]
     region.engine.probes[old.url] = Probe(is_ready=True, in_flight=0)
@@ -255,11 +255,11 @@ async def test_carries_on_when_the_fabric_comes_back(region: Region) -> None:
     await region.steps()
     region.fabric.failure = Unavailable("the node agent does not answer")
     await region.steps()
-    assert len(region.routes["tiny"].replicas) == 1
+    assert len(region.routes["dep_1"].replicas) == 1
     region.fabric.failure = None
     region.want(deployment(replicas_min=2, replicas_max=2))
     await region.steps()
-    assert len(region.routes["tiny"].replicas) == 2
+    assert len(region.routes["dep_1"].replicas) == 2
 
 
 async def test_leaves_out_other_regions(region: Region) -> None:

@@ -31,6 +31,7 @@ def wanted(low: int = 1, generation: int = 1) -> Deployment:
         cpu_threads=None,
         organization_id=None,
         limits=Limits(),
+        weight=100,
         created_at=NOW,
         updated_at=NOW,
     )

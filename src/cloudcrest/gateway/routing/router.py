@@ -1,6 +1,6 @@
 """What one gateway worker knows of a model's replicas, kept up to date from its own requests."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import exp
 
 import msgspec
@@ -8,7 +8,6 @@ import msgspec
 from cloudcrest.gateway.routing.decision import PATIENCE, UTILIZATION_WINDOW_SECONDS, Fleet, choose, work_off
 from cloudcrest.gateway.routing.health import Health, HealthRules, ejected, to_eject, warmth
 from cloudcrest.gateway.routing.prefix_index import PrefixIndex
-from cloudcrest.gateway.routing.shares import next_deployment
 
 MAX_BLOCKS_PER_REPLICA = 4_096
 MAX_BLOCKS_PER_MODEL = 32_768
@@ -31,7 +30,6 @@ class Member(msgspec.Struct, frozen=True):
 
     name: str
     slots: int
-    deployment_id: str = ""
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -115,10 +113,7 @@ class Router:
         self._all = 0
         self._ejected: dict[int, float] = {}
         self._warming: set[int] = set()
-        self._shares: Mapping[str, float] = {}
-        self._credits: Mapping[str, float] = {}
         self._aged_at = now
-        self._masks: dict[str, int] = {}
         self._epoch = now
         self._arrivals = 0.0
         self._assigned = 0.0
@@ -127,11 +122,8 @@ class Router:
 
     # who there is
 
-    def set_members(self, members: Sequence[Member], now: float, shares: Mapping[str, float] | None = None) -> None:
-        """Takes over the replicas there are now; those that stay keep what is known of them.
-
-        `shares`: by deployment id; without them every replica competes with every other.
-        """
+    def set_members(self, members: Sequence[Member], now: float) -> None:
+        """Takes over the replicas there are now; those that stay keep what is known of them."""
         is_first = not self._places
         named = {member.name: member for member in members}
         for name in self._places.keys() - named.keys():
@@ -146,12 +138,6 @@ class Router:
         self.index.max_blocks_per_replica = min(
             self._max_blocks_per_replica, self._max_blocks // max(1, len(self._places))
         )
-        self._shares = dict(shares or {})
-        self._credits = {}
-        self._masks = {}
-        for name, place in self._places.items():
-            deployment = named[name].deployment_id
-            self._masks[deployment] = self._masks.get(deployment, 0) | 1 << place
 
     def place(self, name: str) -> int | None:
         """The index of a replica in the fleet."""
@@ -196,7 +182,7 @@ class Router:
 
         Those `avoided`, like those ejected, are used only where there is no other.
         """
-        is_usual = not (excluded or avoided or self._ejected or self._shares)
+        is_usual = not (excluded or avoided or self._ejected)
         eligible = self._all if is_usual else self._eligible(now, excluded, avoided)
         if not eligible:
             return None
@@ -310,19 +296,12 @@ class Router:
             self.fleet.waiting[ticket.index] = [entry for entry in waiting if entry is not ticket.queued]
 
     def _eligible(self, now: float, excluded: Collection[str], avoided: Collection[str]) -> int:
-        """The mask of who may be chosen. The share of a deployment without a replica left goes to the others."""
+        """The mask of who may be chosen."""
         eligible = self._all & ~self._mask(excluded)
         if self._ejected:
             self._ejected = {place: until for place, until in self._ejected.items() if until > now}
         out = self._mask(avoided) | sum(1 << place for place in self._ejected)
-        eligible = eligible & ~out or eligible
-        if self._shares and eligible:
-            shares = {name: share for name, share in self._shares.items() if self._masks.get(name, 0) & eligible}
-            deployment, credits_left = next_deployment(shares, self._credits)
-            if deployment is not None:
-                self._credits = {**self._credits, **credits_left}
-                eligible &= self._masks[deployment]
-        return eligible
+        return eligible & ~out or eligible
 
     def _mask(self, names: Collection[str]) -> int:
         return sum(1 << self._places[name] for name in set(names) if name in self._places) if names else 0
