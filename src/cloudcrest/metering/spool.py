@@ -173,18 +173,19 @@ class SpoolWriter:
         self._keeper.start()
 
     def open(self, event: UsageEvent) -> None:
-        """Records an admitted request. Raises `SpoolUnavailable`: do not serve it."""
+        """Records an admitted request, over what is open under its id. Raises `SpoolUnavailable`: do not serve it."""
         if self._refused_because is not None or self._monotonic() >= self._next_check_seconds:
             self._check_room()
         body = encode_body(astuple(event))
         size = HEADER_BYTES + len(body)
         owed = size + END_GROWTH_BYTES
+        owed_more = owed - self._owed.get(event.id, 0)
         try:
-            self._make_room(size, owed)
+            self._make_room(size, owed_more)
         except OSError as error:
             raise self._refused(error) from error
         self._owed[event.id] = owed
-        self._owed_bytes += owed
+        self._owed_bytes += owed_more
         self._put(OPEN, body)
 
     def mark(self, record: MarkRecord) -> None:

@@ -1,5 +1,6 @@
 """The writer: what it returned from is in the file, a full disk refuses new work and still ends the old."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -175,7 +176,7 @@ def test_a_full_disk_takes_the_ends_of_all_that_is_open(
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("open"), st.integers(0, 3000)),
-        st.tuples(st.sampled_from(["mark", "end", "end"]), st.integers(0, 100)),
+        st.tuples(st.sampled_from(["mark", "end", "end", "open again"]), st.integers(0, 100)),
         st.tuples(st.just("disk"), st.sampled_from([0, 0, errno.ENOSPC])),
     ),
     max_size=150,
@@ -201,6 +202,12 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
                 except SpoolUnavailable:
                     continue
                 is_open.append(event)
+            case "open again" if is_open:
+                place = value % len(is_open)
+                event = usage_event(int(is_open[place].id[4:]), model="m" * 10 * value)
+                with contextlib.suppress(SpoolUnavailable):
+                    writer.open(event)
+                    is_open[place] = event
             case "mark" if is_open:
                 writer.mark(MarkRecord(is_open[value % len(is_open)].id, value, 900))
             case "end" if is_open:
@@ -208,6 +215,9 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
                 ended.append(usage_event(int(event.id[4:]), model=event.model, usage=LONG))
                 writer.end(ended[-1])
     assert ends_of(writer.folder) == ended
+    disk.fails_with = None
+    clock.advance(2)
+    writer.open(usage_event(1000, model="m" * 15_000))  # nothing is owed any more: there is room for the longest
     writer.close()
 
 
