@@ -46,7 +46,7 @@ class Account:
         self._is_stream = is_stream
         self._monotonic: Callable[[], float] = origin.clock.monotonic
         self._started_at_seconds = self._monotonic()
-        self._started_at_microseconds = round(origin.clock.now().timestamp() * 1_000_000)
+        self._started_at_microseconds = round(origin.clock.unix_seconds() * 1_000_000)
         self._first_token_milliseconds: int | None = None
         self._ended_at_seconds: float | None = None
         self._marked_tokens = 0

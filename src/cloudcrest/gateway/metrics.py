@@ -11,35 +11,47 @@ from cloudcrest.kernel.usage import UsageEvent
 _FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
+class _Served:
+    """What was served of one model."""
+
+    __slots__ = ("first_token", "first_token_seconds", "input_tokens", "output_tokens", "requests")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str], int] = {}
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.first_token = [0] * (len(_FIRST_TOKEN_SECONDS) + 1)
+        self.first_token_seconds = 0.0
+
+
 class Metrics:
     """What a worker counts."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.responses: Counter[int] = Counter()
-        self.requests: Counter[tuple[str, str, str]] = Counter()
-        self.tokens: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
-        self.first_token: dict[str, list[int]] = {}
-        self.first_token_seconds: dict[str, float] = {}
+        self._served: dict[str, _Served] = {}
 
     def count(self, event: UsageEvent) -> None:
         """Adds a served request."""
-        model = event.model
-        self.requests[model, event.endpoint, event.outcome] += 1
-        self.tokens[model, "input"] += event.usage.input_tokens
-        self.tokens[model, "output"] += event.usage.output_tokens
+        served = self._served.get(event.model)
+        if served is None:
+            served = self._served[event.model] = _Served()
+        end = event.endpoint, event.outcome
+        served.requests[end] = served.requests.get(end, 0) + 1
+        usage = event.usage
+        served.input_tokens += usage.input_tokens
+        served.output_tokens += usage.output_tokens
         if event.first_token_milliseconds is not None:
             seconds = event.first_token_milliseconds / 1000
-            buckets = self.first_token.get(model)
-            if buckets is None:
-                buckets = self.first_token[model] = [0] * (len(_FIRST_TOKEN_SECONDS) + 1)
-            buckets[bisect_left(_FIRST_TOKEN_SECONDS, seconds)] += 1
-            self.first_token_seconds[model] = self.first_token_seconds.get(model, 0.0) + seconds
+            served.first_token[bisect_left(_FIRST_TOKEN_SECONDS, seconds)] += 1
+            served.first_token_seconds += seconds
 
     def render(self, connections: int) -> bytes:
         """The page."""
+        served = [(_label(model), of_model) for model, of_model in sorted(self._served.items())]
         lines = [
             "# TYPE cloudcrest_gateway_connections gauge",
             f"cloudcrest_gateway_connections {connections}",
@@ -49,13 +61,15 @@ class Metrics:
             *(f'cloudcrest_gateway_refusals_total{{status="{s}"}} {n}' for s, n in sorted(self.responses.items())),
             "# TYPE cloudcrest_gateway_requests_total counter",
             *(
-                f'cloudcrest_gateway_requests_total{{model="{_label(m)}",endpoint="{e}",outcome="{o}"}} {n}'
-                for (m, e, o), n in sorted(self.requests.items())
+                f'cloudcrest_gateway_requests_total{{model="{m}",endpoint="{e}",outcome="{o}"}} {n}'
+                for m, of_model in served
+                for (e, o), n in sorted(of_model.requests.items())
             ),
             "# TYPE cloudcrest_gateway_tokens_total counter",
             *(
-                f'cloudcrest_gateway_tokens_total{{model="{_label(m)}",kind="{k}"}} {n}'
-                for (m, k), n in sorted(self.tokens.items())
+                f'cloudcrest_gateway_tokens_total{{model="{m}",kind="{k}"}} {n}'
+                for m, of_model in served
+                for k, n in (("input", of_model.input_tokens), ("output", of_model.output_tokens))
             ),
             "# TYPE cloudcrest_gateway_resumes_total counter",
             *(f'cloudcrest_gateway_resumes_total{{reason="{r}"}} {n}' for r, n in sorted(self.resumes.items())),
@@ -66,8 +80,8 @@ class Metrics:
             ),
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
-        for model, buckets in sorted(self.first_token.items()):
-            lines += self._histogram(_label(model), buckets, self.first_token_seconds[model])
+        for model, of_model in served:
+            lines += self._histogram(model, of_model.first_token, of_model.first_token_seconds)
         return ("\n".join(lines) + "\n").encode()
 
     @staticmethod

@@ -1,16 +1,14 @@
 """Request ids: `req_` and a ULID, as kernel/ids.py makes them, with the randomness taken in batches."""
 
 import os
-from base64 import b32encode
 from collections.abc import Callable
 
 from cloudcrest.kernel.ids import encode_ulid
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
+_TO_CROCKFORD = _CROCKFORD.encode() * 8  # 256 bytes: of each random byte five bits count
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _COARSE_CHARACTERS = 8
-_RANDOM_BYTES = 10
 _RANDOM_CHARACTERS = 16
 _BATCH = 256
 
@@ -33,7 +31,7 @@ class RequestIds:
             self._prefix = "req_" + encode_ulid(milliseconds, 0)[:_COARSE_CHARACTERS]
         start = self._position
         if start == len(self._random):
-            batch = b32encode(self._random_bytes(_BATCH * _RANDOM_BYTES))
+            batch = self._random_bytes(_BATCH * _RANDOM_CHARACTERS)
             self._random, start = batch.translate(_TO_CROCKFORD).decode(), 0
         self._position = end = start + _RANDOM_CHARACTERS
         return f"{self._prefix}{_PAIRS[milliseconds & 1023]}{self._random[start:end]}"

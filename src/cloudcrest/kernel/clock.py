@@ -12,6 +12,10 @@ class Clock(Protocol):
         """The wall time, aware, in UTC."""
         ...
 
+    def unix_seconds(self) -> float:
+        """The wall time as a number, for where many are read."""
+        ...
+
     def monotonic(self) -> float:
         """Seconds since an arbitrary point; never goes back."""
         ...
@@ -22,6 +26,9 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    def unix_seconds(self) -> float:
+        return time.time()
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -36,6 +43,9 @@ class ManualClock:
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self._elapsed_seconds)
+
+    def unix_seconds(self) -> float:
+        return self.now().timestamp()
 
     def monotonic(self) -> float:
         return self._elapsed_seconds
