@@ -17,6 +17,7 @@ from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import EmbeddingBody
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
+from cloudcrest.gateway.resume import GREEDY_TEMPERATURE
 from cloudcrest.gateway.resume_rewrite import usage_object
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
 from cloudcrest.gateway.validate import Parsed, build
@@ -25,7 +26,6 @@ from cloudcrest.kernel.usage import Outcome, Usage
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
-_VLLM_GREEDY_TEMPERATURE = 1e-5
 _FINISHED = b"data: [DONE]\n\n"
 
 
@@ -33,7 +33,7 @@ def needs_fanout(parsed: Parsed, engine: str) -> bool:
     """Whether the engine must not be left to make several choices by itself: it counts one, or refuses them."""
     if engine == "vllm":  # it makes no several choices without chance in them
         temperature = None if isinstance(parsed.body, EmbeddingBody) else parsed.body.temperature
-        return parsed.choices > 1 and temperature is not None and temperature < _VLLM_GREEDY_TEMPERATURE
+        return parsed.choices > 1 and temperature is not None and temperature < GREEDY_TEMPERATURE
     return parsed.choices * max(1, len(parsed.prompts)) > 1 and engine in ("llamacpp", "simulated")
 
 

@@ -16,6 +16,8 @@ from cloudcrest.serving.api import EngineName
 
 MAX_TEXT_CHARACTERS = 4 * MIB
 IDENTITY_FIELDS = ("id", "object", "created", "model", "system_fingerprint")
+GREEDY_TEMPERATURE = 1e-5
+"""Below it vLLM leaves nothing to chance."""
 _encode = msgspec.json.encode
 
 
@@ -127,6 +129,12 @@ class Restart(msgspec.Struct, frozen=True):
     """Nothing of the text is out: the same request from the start."""
 
 
+class Repeat(msgspec.Struct, frozen=True):
+    """The same request from the start, for an answer that begins with `text` again: only what follows goes out."""
+
+    text: str
+
+
 class Continue(msgspec.Struct, frozen=True):
     """The generation goes on after `text`."""
 
@@ -146,7 +154,7 @@ class Impossible(msgspec.Struct, frozen=True):
     why: str
 
 
-Decision = Restart | Continue | Finish | Impossible
+Decision = Restart | Repeat | Continue | Finish | Impossible
 
 
 def decide(said: Said, parsed: Parsed, engine: EngineName) -> Decision:
@@ -173,7 +181,9 @@ def decide(said: Said, parsed: Parsed, engine: EngineName) -> Decision:
             return Impossible("the conversation ends with a tool call")
         if engine == "vllm" and isinstance(body.response_format, JsonObjectFormat | JsonSchemaFormat):
             # Its grammar would start anew after the text so far, which breaks the JSON.
-            return Impossible("this engine cannot carry structured output on")
+            if body.seed is None and (body.temperature is None or body.temperature >= GREEDY_TEMPERATURE):
+                return Impossible("this engine makes structured output again only with temperature 0 or a seed")
+            return Repeat(text)
     return Continue(text)
 
 

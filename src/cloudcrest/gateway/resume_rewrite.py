@@ -1,6 +1,7 @@
 """A resumed stream's events as parts of the first one: same id, one role, no usage of its own. Pure.
 
-Also `ToolHold`, which keeps a tool call back until it is whole: half of one cannot be carried on elsewhere.
+Also `Repetition`, for an answer that is made again from its start, and `ToolHold`, which keeps a tool call back until
+it is whole: half of one cannot be carried on elsewhere.
 """
 
 import re
@@ -95,6 +96,45 @@ def _without_role(choices: bytes) -> bytes | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return choices
     return None if is_empty else msgspec.json.encode(decoded)
+
+
+class Repetition:
+    """Takes `text`, which the client was told already, out of a stream that is made again from its start.
+
+    `is_other`: the stream does not begin with it.
+    """
+
+    __slots__ = ("_left", "is_other")
+
+    def __init__(self, text: str) -> None:
+        self._left = text
+        self.is_other = False
+
+    def feed(self, events: bytes) -> bytes:
+        """What is new in whole events of a `Rewriter`."""
+        if not self._left:
+            return events
+        return b"".join(map(self._new, filter(None, events.split(b"\n\n"))))
+
+    def _new(self, event: bytes) -> bytes:
+        if not self._left:
+            return event + b"\n\n"
+        try:
+            chunk: dict[str, Any] = msgspec.json.decode(event_data(event))
+            (choice,) = chunk["choices"]
+            text, finish = choice["delta"].get("content") or "", choice.get("finish_reason")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self.is_other = True
+            return b""
+        known = min(len(text), len(self._left))
+        self.is_other = (
+            self.is_other or not self._left.startswith(text[:known]) or (bool(finish) and known < len(self._left))
+        )
+        self._left = self._left[known:]
+        if self.is_other or (known == len(text) and not finish):
+            return b""
+        choice["delta"]["content"] = text[known:]
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
 class ToolHold:

@@ -14,8 +14,8 @@ from cloudcrest.gateway.deadline import deadline_passed
 from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
-from cloudcrest.gateway.resume import Continue, Finish, Impossible, Restart, decide, next_body, tokens_left
-from cloudcrest.gateway.resume_rewrite import DONE, Rewriter, ToolHold, finish_event, usage_event
+from cloudcrest.gateway.resume import Continue, Finish, Impossible, Repeat, Restart, decide, next_body, tokens_left
+from cloudcrest.gateway.resume_rewrite import DONE, Repetition, Rewriter, ToolHold, finish_event, usage_event
 from cloudcrest.gateway.sse import StreamScanner
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 from cloudcrest.kernel.usage import Outcome, Usage
@@ -45,6 +45,8 @@ class RestOfStream:
         self._is_restart = False
         self._scanner = StreamScanner(passes_usage=False)
         self._rewriter = Rewriter({}, has_role=False)
+        self._repeated_text = ""
+        self._repetition = Repetition("")
 
     def resume(self, reason: str, error: CloudcrestError) -> None:
         """Goes on elsewhere, or ends the stream with an error that says why it cannot. `reason` is for the metrics."""
@@ -97,7 +99,11 @@ class RestOfStream:
                 self._error_body += data
             return
         events = self._scanner.feed(data)
-        rewritten = self._rewriter.feed(events) if events else b""
+        rewritten = self._repetition.feed(self._rewriter.feed(events)) if events else b""
+        if self._repetition.is_other:
+            self._stop()
+            self._fail(EngineFault("the model's engine was lost"), "made again, it begins otherwise")
+            return
         if rewritten and self._hold is not None:
             rewritten = self._hold.feed(rewritten)
         if rewritten:
@@ -146,10 +152,11 @@ class RestOfStream:
 
     # inside
 
-    async def _go_on(self, decision: Restart | Continue | Finish, error: CloudcrestError) -> None:
+    async def _go_on(self, decision: Restart | Repeat | Continue | Finish, error: CloudcrestError) -> None:
         parts = self._parts
-        body, self._is_restart = parts.body, isinstance(decision, Restart)
-        if isinstance(decision, Restart):
+        body, self._is_restart = parts.body, isinstance(decision, Restart | Repeat)
+        self._repeated_text = decision.text if isinstance(decision, Repeat) else ""
+        if isinstance(decision, Restart | Repeat):
             self._said_tokens = 0
         else:
             try:
@@ -218,6 +225,7 @@ class RestOfStream:
         self._status = 0
         self._scanner = StreamScanner(passes_usage=False)
         self._rewriter = Rewriter(said.identity, has_role=said.has_role)
+        self._repetition = Repetition(self._repeated_text)
 
     def _relay(self, events: bytes) -> None:
         if self._call is not None:

@@ -177,6 +177,25 @@ async def test_what_cannot_go_on_ends_with_the_reason(tmp_path: Path, changes: d
         assert c.spool.ended[0].outcome == "engine_error"
 
 
+async def test_vllm_makes_structured_output_again_and_only_what_is_new_goes_out(tmp_path: Path) -> None:
+    json_mode: dict[str, Any] = {"response_format": {"type": "json_object"}, "temperature": 0}
+    told = broken(chunk_event(), chunk_event('{"a'))
+    vllm: dict[str, Any] = {"engine": "vllm"}
+    async with cloud(tmp_path, engine(told, rest('{"', 'a":', " 1}")), route=vllm) as c:
+        response = await c.chat(stream=True, stream_options={"include_usage": True}, **json_mode)
+        assert text_of(response.text) == '{"a": 1}'
+        assert {event["id"] for event in events_of(response.text)} == {"chatcmpl-1"}
+        assert (c.spool.ended[0].outcome, c.spool.ended[0].usage) == ("completed", Usage(9, 3, 2))
+        assert events_of(response.text)[-1]["usage"] == usage(9, 3, 2)
+        assert c.upstreams[0].received[-1].json == c.upstreams[0].received[0].json
+    async with cloud(tmp_path, engine(told, rest('{"b":', " 1}")), route=vllm) as c:
+        response = await c.chat(stream=True, **json_mode)
+        assert text_of(response.text) == '{"a'
+        assert "begins otherwise" in events_of(response.text)[-1]["error"]["message"]
+        await c.settled()
+        assert c.spool.ended[0].outcome == "engine_error"
+
+
 async def test_a_stream_is_not_resumed_for_ever(tmp_path: Path) -> None:
     script = engine(broken(chunk_event("a")))
     async with cloud(tmp_path, script, route=LLAMA, replica_pause_seconds=0) as c:

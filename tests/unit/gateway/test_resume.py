@@ -14,13 +14,14 @@ from cloudcrest.gateway.resume import (
     Continue,
     Finish,
     Impossible,
+    Repeat,
     Restart,
     Said,
     decide,
     next_body,
     tokens_left,
 )
-from cloudcrest.gateway.resume_rewrite import Rewriter, ToolHold, finish_event, usage_event
+from cloudcrest.gateway.resume_rewrite import Repetition, Rewriter, ToolHold, finish_event, usage_event
 from cloudcrest.gateway.sse import StreamScanner, event_data
 from cloudcrest.gateway.validate import build, forwarded_fields, parse
 from cloudcrest.kernel.usage import Usage
@@ -119,6 +120,9 @@ TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"
     [
         ("llamacpp", chat(response_format=JSON_SCHEMA), [chunk_event("{")], Continue("{")),
         ("vllm", chat(response_format=JSON_SCHEMA), [chunk_event("{")], Impossible),
+        ("vllm", chat(response_format=JSON_SCHEMA, temperature=1), [chunk_event("{")], Impossible),
+        ("vllm", chat(response_format=JSON_SCHEMA, temperature=0), [chunk_event("{")], Repeat("{")),
+        ("vllm", chat(response_format=JSON_SCHEMA, seed=1), [chunk_event("{")], Repeat("{")),
         ("vllm", chat(response_format=JSON_SCHEMA), [chunk_event()], Restart()),
         ("upstream", chat(), [chunk_event("a")], Impossible),
         ("upstream", chat(), [chunk_event()], Restart()),
@@ -227,6 +231,35 @@ def test_the_ends_that_are_said_for_an_engine() -> None:
     assert text["choices"] == [{"index": 0, "text": "", "finish_reason": "length"}]
     counted = json.loads(event_data(usage_event(IDENTITY, Usage(5, 7, 2))))
     assert (counted["choices"], counted["usage"]) == ([], usage(5, 7, 2))
+
+
+@given(pieces=texts, said=st.integers(0, 80), cuts=st.lists(st.integers(0, 9)))
+def test_of_an_answer_that_is_made_again_only_what_is_new_goes_out(
+    pieces: list[str], said: int, cuts: list[int]
+) -> None:
+    text = "".join(pieces)
+    events = [*map(chunk_event, pieces), choice_event({}, "stop")]
+    repetition = Repetition(text[:said])
+    places = sorted({0, len(events), *(cut % (len(events) + 1) for cut in cuts)})
+    passed = b"".join(repetition.feed(b"".join(events[start:end])) for start, end in itertools.pairwise(places))
+    assert not repetition.is_other
+    assert said_by(*passed.split(b"\n\n")).text == text[said:]
+    assert said_by(*passed.split(b"\n\n")).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [chunk_event("{"), chunk_event("'")],
+        [chunk_event("{"), choice_event({}, "stop")],
+        [chunk_event("{"), choice_event({"content": '"'}, "stop")],
+        [b"data: 3\n\n"],
+    ],
+)
+def test_an_answer_that_begins_otherwise_is_known(events: list[bytes]) -> None:
+    repetition = Repetition('{"a')
+    assert b"".join(map(repetition.feed, events)) == b""
+    assert repetition.is_other
 
 
 TOOL_CHUNKS = [choice_event({"tool_calls": [TOOL]}) for _ in range(3)]
