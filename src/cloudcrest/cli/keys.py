@@ -35,6 +35,16 @@ Concurrent = Annotated[int | None, Parameter(name="--concurrent-requests", help=
 Timeout = Annotated[
     int | None, Parameter(name="--request-timeout-seconds", help="How long each of its requests may take.")
 ]
+Growth = Annotated[
+    int | None, Parameter(name="--growth-percent-per-minute", help="How much faster its requests may come each minute.")
+]
+Floor = Annotated[
+    int | None,
+    Parameter(name="--growth-floor-requests-per-minute", help="Up to this rate growth is not limited; else 60."),
+]
+Wait = Annotated[
+    int | None, Parameter(name="--max-wait-seconds", help="How long its requests over a limit wait for room.")
+]
 Labels = Annotated[list[str] | None, Parameter(name="--label", negative=(), help="name=value; may be repeated.")]
 Models = Annotated[
     list[str] | None, Parameter(name="--model", negative=(), help="A model it may use, else all; may be repeated.")
@@ -73,6 +83,9 @@ def create(
     tokens_per_minute: Tokens = None,
     concurrent_requests: Concurrent = None,
     request_timeout_seconds: Timeout = None,
+    growth_percent_per_minute: Growth = None,
+    growth_floor_requests_per_minute: Floor = None,
+    max_wait_seconds: Wait = None,
     keep: Annotated[
         bool, Parameter(negative=(), help="Keep it in the login's profile, for `cloudcrest chat`.")
     ] = False,
@@ -82,7 +95,15 @@ def create(
 
     It stands alone on stdout, so that a script can take it.
     """
-    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests, request_timeout_seconds)
+    limits = _limits(
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrent_requests=concurrent_requests,
+        request_timeout_seconds=request_timeout_seconds,
+        growth_percent_per_minute=growth_percent_per_minute,
+        growth_floor_requests_per_minute=growth_floor_requests_per_minute,
+        max_wait_seconds=max_wait_seconds,
+    )
     with Client(management(options)) as cloud:
         body: Json = {"name": name, "project_id": choose.project_id(cloud, project), "scopes": scope or ["inference"]}
         if organization_wide:
@@ -113,13 +134,24 @@ def update(
     tokens_per_minute: Tokens = None,
     concurrent_requests: Concurrent = None,
     request_timeout_seconds: Timeout = None,
+    growth_percent_per_minute: Growth = None,
+    growth_floor_requests_per_minute: Floor = None,
+    max_wait_seconds: Wait = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Changes a key: what is given, and nothing else.
 
     Scopes never change: make another key.
     """
-    limits = _limits(requests_per_minute, tokens_per_minute, concurrent_requests, request_timeout_seconds)
+    limits = _limits(
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrent_requests=concurrent_requests,
+        request_timeout_seconds=request_timeout_seconds,
+        growth_percent_per_minute=growth_percent_per_minute,
+        growth_floor_requests_per_minute=growth_floor_requests_per_minute,
+        max_wait_seconds=max_wait_seconds,
+    )
     body = _changes(models, expires_at, labels, limits)
     if name is not None:
         body["name"] = name
@@ -139,13 +171,7 @@ def revoke(key_id: str, /, *, options: Options = DEFAULTS) -> None:
         note(f"revoked {key_id}")
 
 
-def _limits(requests: int | None, tokens: int | None, concurrent: int | None, timeout_seconds: int | None) -> Json:
-    named = {
-        "requests_per_minute": requests,
-        "tokens_per_minute": tokens,
-        "concurrent_requests": concurrent,
-        "request_timeout_seconds": timeout_seconds,
-    }
+def _limits(**named: int | None) -> Json:
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -1,5 +1,5 @@
-"""Admission: rates of requests and tokens, and concurrency, per key, project, organization and model. Pure but for the
-state it is given; time comes in as monotonic seconds.
+"""Admission: rates of requests and tokens, growth, and concurrency, per key, project, organization and model. Pure but
+for the state it is given; time comes in as monotonic seconds.
 
 A request takes one from each request bucket and its estimated tokens from each token bucket, in all scopes or in none.
 When it ends, the estimate is corrected to what was used: a bucket may go into debt, which later requests wait out.
@@ -8,12 +8,23 @@ When it ends, the estimate is corrected to what was used: a bucket may go into d
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from cloudcrest.identity.api import Limits
+from cloudcrest.gateway.growth import Ramp
+from cloudcrest.identity.api import GROWTH_FLOOR_REQUESTS_PER_MINUTE, Limits
 from cloudcrest.kernel.errors import LimitExceeded
 
 ScopeKind = Literal["key", "project", "organization", "model"]
+GROWTH_CODE = "limit_burst_rate"
+"""As other clouds call it."""
 _SLACK = 1e-9
 """What rounding may take from a bucket."""
+
+
+class OverLimit(LimitExceeded):
+    """A scope has no room now; who waits, waits for that one's."""
+
+    def __init__(self, scope: "Scope", message: str, hint: str, wait_seconds: float, code: str | None = None) -> None:
+        super().__init__(message, hint=hint, retry_after_seconds=wait_seconds, code=code)
+        self.scope = scope
 
 
 class Bucket:
@@ -73,7 +84,7 @@ class Scope:
     `digest` and `corrections` are those of its row where several workers share a table (shared_limits.py).
     """
 
-    __slots__ = ("concurrent", "corrections", "digest", "id", "kind", "limits", "requests", "tokens")
+    __slots__ = ("concurrent", "corrections", "digest", "growth", "id", "kind", "limits", "requests", "tokens")
 
     def __init__(self, kind: ScopeKind, scope_id: str, limits: Limits, now: float) -> None:
         self.kind = kind
@@ -84,12 +95,14 @@ class Scope:
         self.limits = limits
         self.requests = _resized(None, limits.requests_per_minute, now)
         self.tokens = _resized(None, limits.tokens_per_minute, now)
+        self.growth = _regrown(None, limits, now)
 
     def set_limits(self, limits: Limits, now: float) -> None:
         """Follows a change; what runs and what was used stays counted."""
         self.limits = limits
         self.requests = _resized(self.requests, limits.requests_per_minute, now)
         self.tokens = _resized(self.tokens, limits.tokens_per_minute, now)
+        self.growth = _regrown(self.growth, limits, now)
 
 
 def _resized(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:
@@ -102,14 +115,26 @@ def _resized(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucke
     return bucket
 
 
-class Grant:
-    """An admitted request's hold on its scopes. `settle` once."""
+def _regrown(ramp: Ramp | None, limits: Limits, now: float) -> Ramp | None:
+    percent = limits.growth_percent_per_minute
+    if percent is None:
+        return None
+    floor = limits.growth_floor_requests_per_minute or GROWTH_FLOOR_REQUESTS_PER_MINUTE
+    if ramp is None:
+        return Ramp(percent, floor, now)
+    ramp.set_limits(percent, floor)
+    return ramp
 
-    __slots__ = ("_is_settled", "reserved_tokens", "scopes")
+
+class Grant:
+    """An admitted request's hold on its scopes. `settle` once. `freed` is told when they have room again."""
+
+    __slots__ = ("_is_settled", "freed", "reserved_tokens", "scopes")
 
     def __init__(self, scopes: Sequence[Scope], reserved_tokens: int) -> None:
         self.scopes = scopes
         self.reserved_tokens = reserved_tokens
+        self.freed: Callable[[Sequence[Scope]], None] | None = None
         self._is_settled = False
 
     def settle(self, used_tokens: int) -> None:
@@ -118,6 +143,8 @@ class Grant:
             return
         self._is_settled = True
         self.give_back(self.reserved_tokens - used_tokens)
+        if self.freed is not None:
+            self.freed(self.scopes)
 
     def give_back(self, tokens: int) -> None:
         """Frees the request's place in each scope, and corrects its estimate by `tokens`."""
@@ -148,6 +175,8 @@ def take(scopes: Sequence[Scope], tokens: int, now: float) -> None:
             scope.requests.level -= 1
         if scope.tokens is not None:
             scope.tokens.level -= tokens
+        if scope.growth is not None:
+            scope.growth.take()
 
 
 def _check(scope: Scope, tokens: int, now: float) -> None:
@@ -160,13 +189,25 @@ def _check(scope: Scope, tokens: int, now: float) -> None:
     bucket = scope.tokens
     if bucket is not None and not bucket.has(tokens, now):
         raise _refusal(scope, f"{bucket.per_minute} tokens per minute", bucket.wait_seconds(tokens) or 60.0)
+    if scope.growth is not None:
+        wait_seconds = scope.growth.wait_seconds(now)
+        if wait_seconds > 0:
+            raise _grows_too_fast(scope, scope.growth, wait_seconds)
 
 
-def _refusal(scope: Scope, limit: str, wait_seconds: float) -> LimitExceeded:
-    return LimitExceeded(
-        f"the limit of {limit} of this {scope.kind} is reached",
-        hint=f"try again in {format_reset(wait_seconds)}",
-        retry_after_seconds=wait_seconds,
+def _refusal(scope: Scope, limit: str, wait_seconds: float) -> OverLimit:
+    hint = f"try again in {format_reset(wait_seconds)}"
+    return OverLimit(scope, f"the limit of {limit} of this {scope.kind} is reached", hint, wait_seconds)
+
+
+def _grows_too_fast(scope: Scope, ramp: Ramp, wait_seconds: float) -> OverLimit:
+    return OverLimit(
+        scope,
+        f"the load of this {scope.kind} grows by more than {ramp.percent} % a minute: about "
+        f"{round(ramp.allowed_per_minute)} requests per minute are possible now",
+        f"try again in {format_reset(wait_seconds)}, and send more requests little by little",
+        wait_seconds,
+        GROWTH_CODE,
     )
 
 

@@ -4,6 +4,7 @@ check (at the head)   refuse what is refused without its body
 handle (whole body)   authenticate → validate → route → admit → open the account → relay
 """
 
+import asyncio
 from collections.abc import Callable
 from math import inf
 from time import time as unix_time
@@ -12,7 +13,7 @@ import msgspec
 
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Account, Origin
-from cloudcrest.gateway.admit import Admit, admit, limit_headers
+from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
 from cloudcrest.gateway.authenticate import authenticate
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
@@ -30,6 +31,7 @@ from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route, Snapshot
 from cloudcrest.gateway.validate import DECODERS, Parsed, build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
 from cloudcrest.kernel.units import KIB
@@ -67,6 +69,7 @@ class GatewayApp:
         self._counting = counting
         self._new_id = new_id
         self._admit = admit
+        self.waiting = WaitingRoom(calls.monotonic, origin.metrics.waits, _call_later)
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
@@ -155,6 +158,50 @@ class GatewayApp:
         key = self._authenticate(request)
         parsed = parse(request.path, request.body)
         request.body = b""
+        asked_seconds, head = asked_wait_seconds(request), request.extra_head
+        try:
+            return self._answer(connection, request, key, parsed)
+        except OverLimit as error:
+            scopes = self._snapshot.scopes_of(key, self._allowed_route(key, parsed.body.model))
+            seconds = wait_seconds(asked_seconds, scopes)
+            if seconds == 0:
+                raise
+            return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
+
+    def _wait(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        waits_at: OverLimit,
+        seconds: float,
+        head: bytes,
+    ) -> Responder:
+        """Has a request wait for room. Raises `LimitExceeded` where too many do."""
+
+        def fail(error: CloudcrestError) -> None:
+            self._origin.metrics.responses[error.status] += 1
+            connection.respond_error(error)
+
+        waiter = Waiter(
+            self.waiting,
+            connection,
+            request,
+            organization_id=key.organization_id,
+            body_bytes=parsed.size_bytes,
+            # The key anew: meanwhile it may have been revoked.
+            begin=lambda: self._answer(connection, request, self._authenticate(request), parsed),
+            fail=fail,
+            error=waits_at,
+            head=head,
+        )
+        self.waiting.enter(waiter, seconds)
+        return waiter
+
+    def _answer(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
+        """Begins the answer by the model that is asked for, or those that take its place."""
         model = parsed.body.model
         missing: NotFound | None = None
         try:
@@ -198,10 +245,12 @@ class GatewayApp:
         if request.deadline == inf:  # a fallback has what is left
             set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
         try:
+            self.waiting.check(scopes)
             grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
         finally:
             if scopes:
                 request.extra_head += limit_headers(scopes, now)
+        grant.freed = self.waiting.freed
         fields = forwarded_fields(parsed, document)
         account = Account(
             self._origin,
@@ -276,7 +325,8 @@ class GatewayApp:
             b"access-control-allow-origin: %b\r\nvary: origin\r\n"
             b"access-control-expose-headers: x-request-id, retry-after, x-ratelimit-limit-requests, "
             b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
-            b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-cloudcrest-fallback\r\n" % origin
+            b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
+            b"x-cloudcrest-fallback, x-cloudcrest-waited\r\n" % origin
         )
 
     def _preflight(self, connection: Connection, request: Request) -> None:
@@ -287,6 +337,10 @@ class GatewayApp:
             )
             extra += b"access-control-max-age: %d\r\n" % _CORS_LIFETIME_SECONDS
         connection.respond(204, JSON, b"", extra)
+
+
+def _call_later(seconds: float, call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, call)
 
 
 def _no_such_path() -> NotFound:

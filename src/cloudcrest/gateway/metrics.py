@@ -32,6 +32,7 @@ class Metrics:
         self.responses: Counter[int] = Counter()
         self.resumes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
         self._served: dict[str, _Served] = {}
 
     def count(self, event: UsageEvent) -> None:
@@ -78,6 +79,8 @@ class Metrics:
                 f'cloudcrest_gateway_fallbacks_total{{model="{_label(m)}"}} {n}'
                 for m, n in sorted(self.fallbacks.items())
             ),
+            "# TYPE cloudcrest_gateway_waits_total counter",
+            *(f'cloudcrest_gateway_waits_total{{outcome="{o}"}} {n}' for o, n in sorted(self.waits.items())),
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
         for model, of_model in served:

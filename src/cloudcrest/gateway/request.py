@@ -9,6 +9,7 @@ from cloudcrest.gateway.http1 import Headers, listed
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+MAX_WAIT_HEADER = b"x-cloudcrest-max-wait"
 _READ_HEADERS = frozenset(
     (
         b"content-length",
@@ -19,6 +20,7 @@ _READ_HEADERS = frozenset(
         b"expect",
         b"connection",
         TIMEOUT_HEADER,
+        MAX_WAIT_HEADER,
     )
 )
 
@@ -27,7 +29,8 @@ class Request:
     """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
 
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
-    `timeout`: how long its caller gives it, as written. `deadline`: when it is ended, in monotonic seconds.
+    `timeout`: how long its caller gives it, `max_wait`: how long it waits at a limit, both as written. `deadline`: when
+    it is ended, in monotonic seconds.
     """
 
     id: str = ""
@@ -45,6 +48,7 @@ class Request:
     origin: bytes | None = None
     host: bytes | None = None
     timeout: bytes | None = None
+    max_wait: bytes | None = None
     timeout_seconds: float = inf
     deadline: float = inf
 
@@ -77,6 +81,8 @@ class Request:
                 self.origin = value
             case b"x-request-timeout-ms":
                 self.timeout = value
+            case b"x-cloudcrest-max-wait":
+                self.max_wait = value
             case b"transfer-encoding":
                 if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
                     raise InvalidInput("only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http")

@@ -65,6 +65,7 @@ class Gateway:
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
         self._app.metrics_page = self._metrics_page
+        self.waiting = self._app.waiting
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_feed_saved = True
@@ -101,6 +102,7 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         self._state.drain()
+        self.waiting.close()
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._state.drained.wait()

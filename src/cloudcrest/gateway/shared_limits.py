@@ -5,8 +5,8 @@ says of its scopes, decides as a lone worker does (`admit.py`), and writes back 
 never exceed a limit, and nobody is refused while there is room. The lock is the kernel's (`flock`), which a worker that
 is killed lets go of. What a request gives back when it ends goes without it, into columns that its worker alone writes.
 
-    row      both buckets, and the corrections that are in them already; then, of each worker, the requests that run
-             and the sum of its corrections in tokens; all of them doubles
+    row      both buckets, the corrections that are in them already, and the growth; then, of each worker, the requests
+             that run and the sum of its corrections in tokens; all of them doubles
 
 A scope has its row in the set of 16 that the digest of its name selects. A row whose buckets are full and in which
 nothing runs says the same as none, so another scope may take it.
@@ -23,6 +23,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from cloudcrest.gateway.admit import Bucket, Grant, Scope, take
+from cloudcrest.gateway.growth import FORGOTTEN_AFTER_SECONDS
 from cloudcrest.kernel.errors import SetupError, Unavailable
 
 MAX_WORKERS = 16
@@ -34,8 +35,9 @@ _DIGEST_BYTES = 16
 _SET_BYTES = ROWS_PER_SET * _DIGEST_BYTES
 _NOBODY = bytes(_DIGEST_BYTES)
 _UNLIMITED = -1.0
-_BUCKETS = struct.Struct("7d")
-"""Requests a minute, their level, when it was that; the same of tokens; the corrections counted in."""
+_COMMON = struct.Struct("11d")
+"""Requests a minute, their level, when it was that; the same of tokens; the corrections counted in; the growth."""
+_COMMON_DOUBLES = 11
 
 
 def create_table(path: Path, workers: int) -> None:
@@ -54,11 +56,11 @@ class SharedLimits:
     """
 
     def __init__(self, path: Path, *, worker: int, workers: int) -> None:
-        self._row = struct.Struct(f"7d{2 * workers}d")
-        self._running = slice(7, 7 + workers)
-        self._corrections = slice(7 + workers, 7 + 2 * workers)
-        self._running_index = 7 + worker
-        self._corrections_index = 7 + workers + worker
+        self._row = struct.Struct(f"{_COMMON_DOUBLES + 2 * workers}d")
+        self._running = slice(_COMMON_DOUBLES, _COMMON_DOUBLES + workers)
+        self._corrections = slice(_COMMON_DOUBLES + workers, _COMMON_DOUBLES + 2 * workers)
+        self._running_index = _COMMON_DOUBLES + worker
+        self._corrections_index = _COMMON_DOUBLES + workers + worker
         self._is_stuck = False
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -70,7 +72,7 @@ class SharedLimits:
             raise SetupError(f"{path} is no table of limits for {workers} workers", hint="start the cloud again")
         self._map = mmap.mmap(self._fd, size_bytes)
         self._doubles = memoryview(self._map).cast("d")
-        column = self._doubles[SETS * _SET_BYTES // 8 + self._running_index :: 7 + 2 * workers]
+        column = self._doubles[SETS * _SET_BYTES // 8 + self._running_index :: self._row.size // 8]
         column[:] = memoryview(array("d", bytes(column.nbytes)))
         column.release()
 
@@ -135,18 +137,21 @@ class SharedLimits:
         _set(scope.tokens, row[3:6], now)
         if scope.tokens is not None and row[3] >= 0:
             scope.tokens.correct(scope.corrections - row[6])
+        if scope.growth is not None:
+            scope.growth.resume((row[7], row[8], row[9], row[10]) if row[7] >= 0 else None, now)
         return place
 
     def _write(self, scope: Scope, place: int) -> None:
         """Writes what a scope is after an admission. In one copy: a kill leaves the row as it was, or as it is."""
-        requests, tokens = scope.requests, scope.tokens
-        data = _BUCKETS.pack(
+        requests, tokens, growth = scope.requests, scope.tokens, scope.growth
+        data = _COMMON.pack(
             *(_EMPTY if requests is None else (requests.per_minute, requests.level, requests.updated_at_seconds)),
             *(_EMPTY if tokens is None else (tokens.per_minute, tokens.level, tokens.updated_at_seconds)),
             scope.corrections,
+            *(_NO_GROWTH if growth is None else growth.state),
         )
         start = place * 8
-        self._map[start : start + _BUCKETS.size] = data
+        self._map[start : start + _COMMON.size] = data
         self._doubles[place + self._running_index] += 1
 
     def _place_of(self, scope: Scope, now: float) -> int:
@@ -165,8 +170,8 @@ class SharedLimits:
             at = position * _DIGEST_BYTES
             if names[at : at + _DIGEST_BYTES] == _NOBODY or self._is_idle(place, now):
                 corrections = sum(self._row.unpack_from(self._map, place * 8)[self._corrections])
-                data = _BUCKETS.pack(*_EMPTY, *_EMPTY, corrections)
-                self._map[place * 8 : place * 8 + _BUCKETS.size] = data
+                data = _COMMON.pack(*_EMPTY, *_EMPTY, corrections, *_NO_GROWTH)
+                self._map[place * 8 : place * 8 + _COMMON.size] = data
                 self._map[start + at : start + at + _DIGEST_BYTES] = digest
                 return place
         raise Unavailable("too many limits are in use at once", code="overloaded", retry_after_seconds=5)
@@ -178,7 +183,12 @@ class SharedLimits:
         """Whether the row says what no row says: nothing runs, and its buckets are full."""
         row = self._row.unpack_from(self._map, place * 8)
         corrections = sum(row[self._corrections]) - row[6]
-        return not any(row[self._running]) and _is_full(row[0:3], 0.0, now) and _is_full(row[3:6], corrections, now)
+        return (
+            not any(row[self._running])
+            and _is_full(row[0:3], 0.0, now)
+            and _is_full(row[3:6], corrections, now)
+            and (row[7] < 0 or now - row[10] > FORGOTTEN_AFTER_SECONDS)
+        )
 
 
 class _SharedGrant(Grant):
@@ -196,6 +206,7 @@ class _SharedGrant(Grant):
 
 
 _EMPTY = (_UNLIMITED, 0.0, 0.0)
+_NO_GROWTH = (_UNLIMITED, 0.0, 0.0, 0.0)
 _Levels = tuple[float, ...]
 """Of a bucket: what it takes a minute (-1: it is not limited), its level, and when it was that."""
 
@@ -220,4 +231,4 @@ def _is_full(levels: _Levels, correction: float, now: float) -> bool:
 
 
 def _table_bytes(workers: int) -> int:
-    return SETS * (_SET_BYTES + ROWS_PER_SET * (_BUCKETS.size + 16 * workers))
+    return SETS * (_SET_BYTES + ROWS_PER_SET * (_COMMON.size + 16 * workers))

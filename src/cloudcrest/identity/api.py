@@ -50,16 +50,25 @@ SYSTEM_ORGANIZATION_ID = "org_00000000000000000000000002"
 """Cloudcrest's own: its probe key asks whether models answer."""
 
 
+GROWTH_FLOOR_REQUESTS_PER_MINUTE = 60
+"""Up to this rate growth is not limited, where a limit on it names no floor."""
+
+
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Limits of a key, project, organization or model. None means no limit of its own.
 
     `request_timeout_seconds`: how long each request may take from its last byte in to its last byte out.
+    `growth_percent_per_minute`: how much faster requests may come from minute to minute, once they come faster than the
+    floor. `max_wait_seconds`: how long a request over a limit waits for room, where it says nothing of it.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
     request_timeout_seconds: int | None = None
+    growth_percent_per_minute: int | None = None
+    growth_floor_requests_per_minute: int | None = None
+    max_wait_seconds: int | None = None
 
 
 class OrganizationDocument(msgspec.Struct, frozen=True):

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-from cloudcrest.identity.api import Caller, Limits, Membership, Role
+import msgspec
+
+from cloudcrest.identity.api import GROWTH_FLOOR_REQUESTS_PER_MINUTE, Caller, Limits, Membership, Role
 from cloudcrest.identity.settings import Registration
 from cloudcrest.kernel.errors import Conflict, InvalidInput, PermissionDenied
 
@@ -79,14 +81,19 @@ def check_may_register_by(registration: Registration, *, invited_by_operator: bo
 
 
 def tighter(first: Limits, second: Limits) -> Limits:
-    """The smaller of each limit, where None is no limit."""
+    """The smaller of each limit, where None is no limit.
+
+    A limit on growth that names no floor has the usual one, which the other's cannot raise.
+    """
 
     def smaller(left: int | None, right: int | None) -> int | None:
         return right if left is None else left if right is None else min(left, right)
 
-    return Limits(
-        requests_per_minute=smaller(first.requests_per_minute, second.requests_per_minute),
-        tokens_per_minute=smaller(first.tokens_per_minute, second.tokens_per_minute),
-        concurrent_requests=smaller(first.concurrent_requests, second.concurrent_requests),
-        request_timeout_seconds=smaller(first.request_timeout_seconds, second.request_timeout_seconds),
-    )
+    first, second = _with_floor(first), _with_floor(second)
+    return Limits(**{name: smaller(getattr(first, name), getattr(second, name)) for name in Limits.__struct_fields__})
+
+
+def _with_floor(limits: Limits) -> Limits:
+    if limits.growth_percent_per_minute is None or limits.growth_floor_requests_per_minute is not None:
+        return limits
+    return msgspec.structs.replace(limits, growth_floor_requests_per_minute=GROWTH_FLOOR_REQUESTS_PER_MINUTE)

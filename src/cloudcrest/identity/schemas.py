@@ -119,6 +119,17 @@ class Limits(BaseModel):
     request_timeout_seconds: Limit | None = Field(
         default=None, examples=[120], description="How long a request may take"
     )
+    growth_percent_per_minute: Limit | None = Field(
+        default=None, examples=[100], description="How much faster requests may come from minute to minute"
+    )
+    growth_floor_requests_per_minute: Limit | None = Field(
+        default=None, examples=[60], description="Up to this rate growth is not limited; 60 where it is null"
+    )
+    max_wait_seconds: Limit | None = Field(
+        default=None,
+        examples=[10],
+        description="How long a request over a limit waits for room, where it has no x-cloudcrest-max-wait of its own",
+    )
 
     def to_api(self) -> api.Limits:
         """The same as the gateway knows them."""

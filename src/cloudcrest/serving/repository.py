@@ -112,6 +112,8 @@ def _values(deployment: Deployment) -> dict[str, Any]:
         "requests_per_minute": deployment.limits.requests_per_minute,
         "tokens_per_minute": deployment.limits.tokens_per_minute,
         "concurrent_requests": deployment.limits.concurrent_requests,
+        "growth_percent_per_minute": deployment.limits.growth_percent_per_minute,
+        "growth_floor_requests_per_minute": deployment.limits.growth_floor_requests_per_minute,
         "weight": deployment.weight,
         "created_at": deployment.created_at,
         "updated_at": deployment.updated_at,
@@ -127,6 +129,8 @@ def _deployment(row: DeploymentRow) -> Deployment:
             requests_per_minute=row.requests_per_minute,
             tokens_per_minute=row.tokens_per_minute,
             concurrent_requests=row.concurrent_requests,
+            growth_percent_per_minute=row.growth_percent_per_minute,
+            growth_floor_requests_per_minute=row.growth_floor_requests_per_minute,
         ),
     )
 

@@ -62,6 +62,12 @@ class RateLimits(Body):
     requests_per_minute: int | None = Field(default=None, ge=1, le=_MAX_COUNT, examples=[600])
     tokens_per_minute: int | None = Field(default=None, ge=1, le=2**62, examples=[1_000_000])
     concurrent_requests: int | None = Field(default=None, ge=1, le=_MAX_COUNT, examples=[64])
+    growth_percent_per_minute: int | None = Field(
+        default=None, ge=1, le=_MAX_COUNT, examples=[100], description="How much faster requests may come each minute"
+    )
+    growth_floor_requests_per_minute: int | None = Field(
+        default=None, ge=1, le=_MAX_COUNT, examples=[60], description="Up to this rate growth is not limited; null: 60"
+    )
 
 
 class ChangeDeployment(Body):

@@ -38,6 +38,8 @@ class DeploymentRow(Base):
     requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     concurrent_requests: Mapped[int | None]
+    growth_percent_per_minute: Mapped[int | None]
+    growth_floor_requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     weight: Mapped[int] = mapped_column(server_default=str(DEFAULT_WEIGHT))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

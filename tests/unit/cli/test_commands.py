@@ -9,6 +9,7 @@ import pytest
 from cloudcrest.cli import credentials
 from cloudcrest.cli.deployments import engine_option
 from cloudcrest.cli.errors import WrongUsage
+from cloudcrest.identity.api import Limits
 from tests.unit.cli.conftest import Cli, FakeCloud
 
 KEY = {
@@ -65,6 +66,14 @@ def test_a_new_key_stands_alone_on_stdout(cli: Cli, cloud: FakeCloud, capsys: py
         "expires_at": "2027-01-31T00:00:00Z",
         "labels": {"team": "a"},
     }
+
+
+def test_every_limit_of_a_key_has_a_flag(cli: Cli, cloud: FakeCloud) -> None:
+    cloud.answer("PATCH", "/api/v1/keys/key_1", KEY)
+    cloud.answer("GET", "/api/v1/keys/key_1", KEY)
+    flags = [part for name in Limits.__struct_fields__ for part in (f"--{name.replace('_', '-')}", "7")]
+    cli("keys", "update", "key_1", *flags)
+    assert cloud.sent("PATCH", "/api/v1/keys/key_1")["limits"] == dict.fromkeys(Limits.__struct_fields__, 7)
 
 
 def test_an_update_keeps_the_limits_that_are_not_given(cli: Cli, cloud: FakeCloud) -> None:

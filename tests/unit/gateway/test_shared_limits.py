@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway import shared_limits
@@ -19,7 +19,11 @@ from cloudcrest.kernel.errors import LimitExceeded, SetupError, Unavailable
 
 WORKERS = 3
 KEY = Limits(requests_per_minute=20, tokens_per_minute=2_000, concurrent_requests=4)
-ORGANIZATION = Limits(requests_per_minute=30, concurrent_requests=6)
+ORGANIZATION = Limits(
+    requests_per_minute=30,
+    concurrent_requests=6,
+    growth_percent_per_minute=50,
+)
 
 worker = st.integers(0, WORKERS - 1)
 admission = st.tuples(st.just("admit"), worker, st.integers(1, 2_500), st.sampled_from(("key_1", "key_2")))
@@ -76,6 +80,7 @@ def machine() -> Iterator[Machine]:
             table.close()
 
 
+@settings(deadline=None)  # each example makes a table on disk
 @given(steps=st.lists(st.one_of(admission, end, passing), max_size=80))
 def test_several_workers_decide_as_a_lone_one_would(steps: list[tuple[str, int, int, str]]) -> None:
     with machine() as several:
@@ -99,6 +104,7 @@ def test_several_workers_decide_as_a_lone_one_would(steps: list[tuple[str, int, 
                 assert limit_headers(several.scopes[number][key], now) == limit_headers(lone[key], now)
 
 
+@settings(deadline=None)
 @given(steps=st.lists(st.one_of(admission, end, passing, death), max_size=120), skews=unevenness)
 def test_no_order_of_workers_deaths_and_clocks_exceeds_a_limit(
     steps: list[tuple[str, int, int, str]], skews: list[float]

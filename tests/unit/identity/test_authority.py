@@ -174,3 +174,10 @@ def test_the_tighter_limit_holds(own: Limits, ceiling: Limits) -> None:
     for name in ("requests_per_minute", "tokens_per_minute", "concurrent_requests"):
         given_values = [value for value in (getattr(own, name), getattr(ceiling, name)) if value is not None]
         assert getattr(both, name) == (min(given_values) if given_values else None)
+
+
+def test_a_floor_of_ones_own_does_not_undo_the_operators_limit_on_growth() -> None:
+    ceiling = Limits(growth_percent_per_minute=100)
+    both = authority.tighter(Limits(growth_floor_requests_per_minute=1_000_000), ceiling)
+    assert (both.growth_percent_per_minute, both.growth_floor_requests_per_minute) == (100, 60)
+    assert authority.tighter(Limits(max_wait_seconds=9), Limits(max_wait_seconds=5)).max_wait_seconds == 5
