@@ -23,6 +23,7 @@ from cloudcrest.metering.segments import (
     LOCK_NAME,
     MAX_FRAME_BYTES,
     OLD_SEGMENT_SUFFIX,
+    SPARE_NAME,
     Piece,
     frame_at,
     is_unwritten,
@@ -115,6 +116,7 @@ class WorkerDrain:
             os.close(lock_fd)
             return False
         self._lock_fd = lock_fd
+        self._give_back()
         return True
 
     def next_batch(self, max_events: int) -> DrainBatch:
@@ -182,6 +184,23 @@ class WorkerDrain:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _give_back(self) -> None:
+        """Frees what a dead worker allocated and did not use, which may be long before its events can be sent."""
+        with contextlib.suppress(OSError):
+            (self.folder / SPARE_NAME).unlink(missing_ok=True)
+            for sequence in sequences_in(self.folder)[-1:]:
+                path = self.folder / segment_name(sequence)
+                end = size = path.stat().st_size
+                while end > 0:
+                    start = max(0, end - _READ_BYTES)
+                    written = self._bytes_at(sequence, start, end - start).rstrip(b"\0")
+                    if written:
+                        end = start + len(written)
+                        break
+                    end = start
+                if end < size:
+                    os.truncate(path, end)
 
     def _take(self, piece: Piece, events: list[UsageEvent]) -> None:
         match piece.record:

@@ -44,11 +44,11 @@ from cloudcrest.metering.segments import (
     MARKER,
     MAX_FRAME_BYTES,
     OPEN,
+    SPARE_NAME,
     encode_body,
     segment_name,
 )
 
-SPARE_NAME = "spare"
 NEW_FOLDER_PREFIX = ".new-"
 END_GROWTH_BYTES = 256
 """How much longer than a request's open record its end may be: six numbers that grow, another replica's name."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 from cloudcrest.metering.drain import WorkerDrain
-from cloudcrest.metering.segments import HEADER_BYTES, encode_frame, segment_name
+from cloudcrest.metering.segments import HEADER_BYTES, SPARE_NAME, encode_frame, segment_name
+from cloudcrest.metering.spool import SpoolWriter
 from tests.unit.metering.events import usage_event
 
 SIZE = 4096
@@ -143,6 +144,24 @@ def test_the_next_segment_says_that_one_is_finished(worker: Worker) -> None:
     worker.holds(encode_frame(EndRecord(usage_event(7))), sequence=2)
     assert worker.read() == [*ENDS, usage_event(7)]
     assert not (worker.folder / segment_name(1)).exists()
+
+
+@pytest.mark.parametrize("length", [0, len(FRAMES[0]), len(WHOLE)])
+def test_what_a_dead_worker_did_not_use_is_given_back_before_anything_arrives(worker: Worker, length: int) -> None:
+    worker.holds(WHOLE[:length].ljust(3_000_000, b"\0"))
+    (worker.folder / SPARE_NAME).write_bytes(bytes(SIZE))
+    assert worker.drain.worker_is_dead()
+    assert (worker.folder / segment_name(1)).stat().st_size == length
+    assert not (worker.folder / SPARE_NAME).exists()
+    assert worker.read() == (ENDS if length == len(WHOLE) else [])
+
+
+def test_a_living_worker_keeps_what_it_allocated(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "gateway-0", segment_bytes=SIZE, floor_bytes=0)
+    assert not WorkerDrain(writer.folder).worker_is_dead()
+    assert (writer.folder / segment_name(1)).stat().st_size == SIZE
+    assert (writer.folder / SPARE_NAME).stat().st_size == SIZE
+    writer.close()
 
 
 def test_a_long_segment_is_read_to_its_end(worker: Worker) -> None:

@@ -15,8 +15,8 @@ from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 from cloudcrest.metering.drain import WorkerDrain
-from cloudcrest.metering.segments import read_frames, segment_name, segment_sequences
-from cloudcrest.metering.spool import SPARE_NAME, SpoolUnavailable, SpoolWriter
+from cloudcrest.metering.segments import SPARE_NAME, read_frames, segment_name, segment_sequences
+from cloudcrest.metering.spool import SpoolUnavailable, SpoolWriter
 from tests.support.waiting import until
 from tests.unit.metering.events import usage_event
 
