@@ -1,10 +1,11 @@
 """What the routes of usage and money take and answer. Amounts and prices are decimal strings: exact in every client."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from cloudcrest.billing.api import DifferenceKind, EntryKind, UnpricedReason
 from cloudcrest.kernel.errors import InvalidInput
@@ -12,6 +13,7 @@ from cloudcrest.kernel.money import PRICE_DECIMALS, parse_amount
 from cloudcrest.kernel.usage import Outcome
 from cloudcrest.metering.api import GroupBy
 
+_CURRENCY = r"^[A-Z]{3}$"
 _DECIMAL = r"^-?\d{1,12}(\.\d{1,18})?$"
 _PRICE_PATTERN = r"^\d{1,9}(\.\d{1,12})?$"
 
@@ -22,13 +24,37 @@ def _printable(text: str) -> str:
     return text
 
 
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["USD"], description="ISO 4217")]
+def _written_as(pattern: str, words: str) -> BeforeValidator:
+    """Says in words how it is written before the pattern would show itself."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.match(pattern, value):
+            raise ValueError(words)
+        return value
+
+    return BeforeValidator(check)
+
+
+Currency = Annotated[
+    str,
+    Field(pattern=_CURRENCY, examples=["USD"], description="ISO 4217"),
+    _written_as(_CURRENCY, "is no currency, as in USD"),
+]
+Amount = Annotated[
+    str,
+    Field(pattern=_DECIMAL, examples=["25.00"]),
+    _written_as(_DECIMAL, "is no amount, as in 25 or -0.50: up to 12 digits, a point, up to 18 decimals"),
+]
 Identifier = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 ModelName = Annotated[
     str, Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"]), AfterValidator(_printable)
 ]
 Reference = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
-Price = Annotated[str, Field(pattern=_PRICE_PATTERN, examples=["0.02"], description="Of a million tokens")]
+Price = Annotated[
+    str,
+    Field(pattern=_PRICE_PATTERN, examples=["0.02"], description="Of a million tokens"),
+    _written_as(_PRICE_PATTERN, "is no price, as in 0.02: up to 9 digits, a point, up to 12 decimals"),
+]
 
 
 class Closed(BaseModel):
@@ -194,7 +220,7 @@ class CreateCredit(Closed):
     """
 
     organization_id: Identifier
-    amount: Annotated[str, Field(pattern=_DECIMAL, examples=["25.00"])]
+    amount: Amount
     currency: Currency = "USD"
     note: Annotated[
         str, Field(min_length=1, max_length=500, examples=["Invoice 2026-117 paid"]), AfterValidator(_printable)

@@ -1,7 +1,7 @@
 """Which organization or project is meant: by id or name, or the only one there is."""
 
 from cloudcrest.cli.client import Client, Json, at
-from cloudcrest.cli.errors import WrongUsage
+from cloudcrest.cli.errors import Refused, WrongUsage
 from cloudcrest.kernel.errors import NotFound
 from cloudcrest.kernel.registry import close_matches
 
@@ -22,6 +22,21 @@ def project_id(cloud: Client, asked: str | None, organization: str | None = None
     place = None if organization is None else organization_id(cloud, organization)
     found = list(cloud.items(at("projects"), limit=MAX_LOOKED_AT, organization_id=place))
     return _one("project", "--project", [item for item in found if not item.get("archived_at")], asked)
+
+
+def unserved(cloud: Client, models: list[str]) -> list[str]:
+    """What is to be said of those `models` that this caller is served by no deployment, one sentence for each."""
+    try:
+        served = sorted({str(item["name"]) for item in cloud.items(at("deployments"), limit=MAX_LOOKED_AT)})
+    except Refused:  # this key may not look
+        return []
+    said = []
+    for model in models:
+        if model not in served:
+            like = close_matches(model, served) or served[:10]
+            there_is = f"there is: {', '.join(like)}" if like else "none is"
+            said.append(f"'{model}' is not served now; {there_is}")
+    return said
 
 
 def _one(kind: str, flag: str, found: list[Json], asked: str | None) -> str:

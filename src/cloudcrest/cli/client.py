@@ -24,7 +24,13 @@ Json = dict[str, Any]
 class Client:
     """Calls one cloud. `path` arguments begin with a slash; names in them are quoted by `at`."""
 
-    def __init__(self, connection: Connection, *, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        transport: httpx2.BaseTransport | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self.connection = connection
         headers = {"user-agent": f"cloudcrest-cli/{__version__}"}
         if connection.key is not None:
@@ -35,7 +41,7 @@ class Client:
             base_url=connection.base_url,
             headers=headers,
             cookies=connection.cookies,
-            timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
             transport=transport,
             trust_env=not _is_loopback(connection.base_url),
             verify=_trust(connection.certificate),
@@ -121,7 +127,7 @@ class Client:
                 hint="start it with `cloudcrest up`, or see `cloudcrest doctor`",
             ) from None
         except httpx2.TimeoutException:
-            raise Unreachable(f"{base_url} took too long to answer", hint="see `cloudcrest status`") from None
+            raise Unreachable(f"{base_url} took too long to answer", hint="see `cloudcrest doctor`") from None
         except httpx2.TransportError as error:
             raise Unreachable(f"the connection to {base_url} broke: {error}", hint="try again") from None
 

@@ -111,7 +111,10 @@ def create(
         body.update(_changes(models, expires_at, labels, limits))
         if keep:
             credentials.require(options.profile)
+        unserved = choose.unserved(cloud, models or [])
         answer = cloud.post(at("keys"), body)
+    for said in unserved:
+        note(f"{said}. `cloudcrest keys update {answer['id']} --model …` changes what it may use")
     if keep:
         credentials.keep_key(options.profile, answer["key"])
     if options.format != "table":
@@ -161,6 +164,8 @@ def update(
         if limits:
             body["limits"] = {**cloud.get(at("keys", key_id))["limits"], **limits}
         show_one(cloud.patch(at("keys", key_id), body), _KEY, options.format)
+        for said in choose.unserved(cloud, models or []):
+            note(said)
 
 
 @app.command

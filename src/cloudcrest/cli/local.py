@@ -1,7 +1,5 @@
 """`up`, `down`, `status` and `logs`: a cloud on this machine."""
 
-import csv
-import io
 import json
 import os
 import signal
@@ -15,10 +13,12 @@ from cyclopts import Parameter
 from cloudcrest.cli import folders, machine
 from cloudcrest.cli.errors import Unreachable
 from cloudcrest.cli.options import DEFAULTS, Format, Options
-from cloudcrest.cli.output import note, print_json, show_one
+from cloudcrest.cli.output import csv_line, note, print_json, show_one
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, SetupError
 
 POLL_SECONDS = 0.1
+STATUS_SECONDS = 5.0
+"""How long `status` waits: a control plane that waits for its database is not well either."""
 
 
 def up(*flags: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
@@ -90,7 +90,7 @@ def status(*, options: Options = DEFAULTS) -> None:
         "deployments": [],
     }
     failure: CloudcrestError | None = None
-    with Client(connection) as cloud:
+    with Client(connection, timeout_seconds=STATUS_SECONDS) as cloud:
         try:
             report["deployments"] = list(cloud.items(at("deployments")))
             report["answers"] = True
@@ -172,9 +172,7 @@ def _show_line(name: str, line: str, format: Format, *, alone: bool) -> None:
     if format == "json":
         line = json.dumps({"process": name, **_fields(line)}, ensure_ascii=False)
     elif format == "csv":
-        row = io.StringIO()
-        csv.writer(row, lineterminator="").writerow([name, line])
-        line = row.getvalue()
+        line = csv_line([name, line])
     elif not alone:
         line = f"{name} | {line}"
     print(line, flush=True)

@@ -1,6 +1,9 @@
 """How results are printed: a table for people, JSON or CSV for programs. Results go to stdout, messages to stderr."""
 
+import csv
+import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +15,8 @@ Column = tuple[str, str | Callable[[Row], Any]]
 """A heading, and the path of the field below it (`limits.requests_per_minute`) or what to make of the row."""
 
 UNCONNECTED_WIDTH = 200
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?( [A-Z]{3})?\Z")
 
 
 def show_rows(rows: Iterable[Row], columns: Sequence[Column], format: Format, *, empty: str) -> None:
@@ -20,11 +25,9 @@ def show_rows(rows: Iterable[Row], columns: Sequence[Column], format: Format, *,
     if format == "json":
         print_json([dict(row) for row in listed])
     elif format == "csv":
-        import csv
-
-        writer = csv.writer(sys.stdout)
-        writer.writerow([heading for heading, _ in columns])
-        writer.writerows([[as_text(value_of(row, field)) for _, field in columns] for row in listed])
+        print(csv_line([heading for heading, _ in columns]))
+        for row in listed:
+            print(csv_line([as_text(value_of(row, field)) for _, field in columns]))
     elif not listed:
         note(empty)
     else:
@@ -39,6 +42,14 @@ def show_one(thing: Row, columns: Sequence[Column], format: Format) -> None:
     width = max(len(heading) for heading, _ in columns)
     for heading, field in columns:
         print(f"{heading:<{width}}  {as_text(value_of(thing, field)) or '-'}")
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """One row. What a spreadsheet would take for a formula is marked as text; numbers and amounts stay as they are."""
+    line = io.StringIO()
+    marked = [f"'{cell}" if cell.startswith(_FORMULA) and not _NUMBER.match(cell) else cell for cell in cells]
+    csv.writer(line, lineterminator="").writerow(marked)
+    return line.getvalue()
 
 
 def print_json(value: object) -> None:

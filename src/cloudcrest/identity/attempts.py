@@ -4,9 +4,26 @@ Counted per process: with several control planes an attacker has that many times
 """
 
 from collections import OrderedDict
+from ipaddress import IPv4Address, ip_address
 
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import LimitExceeded
+
+_ONE_IPV6_CUSTOMER_BITS = 64
+
+
+def guesser(address: str) -> str:
+    """Who tries from an address: the address itself, and for IPv6 its /64, of which one customer has every address."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    shift = 128 - _ONE_IPV6_CUSTOMER_BITS
+    return f"{type(parsed)(int(parsed) >> shift << shift)}/{_ONE_IPV6_CUSTOMER_BITS}"
 
 
 class AttemptLimiter:

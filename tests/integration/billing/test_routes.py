@@ -149,6 +149,11 @@ async def test_operators_credit_and_others_do_not(client: httpx2.AsyncClient, bi
     ):
         status = (await post(client, "operator", "/ledger/credits", body | {"reference": None} | wrong)).status_code
         assert 400 <= status < 500, wrong
+    said = (await post(client, "operator", "/ledger/credits", body | {"amount": "abc", "currency": "usd"})).json()
+    assert [(error["field"], error["message"]) for error in said["errors"]] == [
+        ("body.amount", "is no amount, as in 25 or -0.50: up to 12 digits, a point, up to 18 decimals"),
+        ("body.currency", "is no currency, as in USD"),
+    ]
 
 
 async def test_rate_cards_are_for_all_to_read_and_operators_to_make(

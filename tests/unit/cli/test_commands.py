@@ -76,6 +76,26 @@ def test_every_limit_of_a_key_has_a_flag(cli: Cli, cloud: FakeCloud) -> None:
     assert cloud.sent("PATCH", "/api/v1/keys/key_1")["limits"] == dict.fromkeys(Limits.__struct_fields__, 7)
 
 
+def test_a_model_that_nobody_serves_is_told_of(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.answer("GET", "/api/v1/projects", PROJECTS)
+    cloud.answer("POST", "/api/v1/keys", {**KEY, "key": "sk-cc-secret"}, 201)
+    cloud.answer("GET", "/api/v1/deployments", {"data": [{"name": "smollm2"}, {"name": "minilm"}], "next_cursor": None})
+    assert cli("keys", "create", "search", "--model", "smolm2", "--model", "minilm") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "sk-cc-secret\n"
+    assert "'smolm2' is not served now; there is: smollm2, minilm. `cloudcrest keys update key_1" in captured.err
+    assert "'minilm' is not" not in captured.err
+    cloud.answer("PATCH", "/api/v1/keys/key_1", KEY)
+    assert cli("keys", "update", "key_1", "--model", "zzz") == 0
+    assert "'zzz' is not served now; there is: minilm, smollm2" in capsys.readouterr().err
+
+
+def test_status_does_not_wait_for_long(cli: Cli, cloud: FakeCloud) -> None:
+    cloud.answer("GET", "/api/v1/deployments", {"data": [], "next_cursor": None})
+    assert cli("status") == 0
+    assert cloud.requests[-1].extensions["timeout"]["read"] <= 5
+
+
 def test_an_update_keeps_the_limits_that_are_not_given(cli: Cli, cloud: FakeCloud) -> None:
     cloud.answer("GET", "/api/v1/keys/key_1", KEY)
     cloud.answer("PATCH", "/api/v1/keys/key_1", KEY)

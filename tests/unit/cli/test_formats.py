@@ -23,6 +23,28 @@ def test_a_new_key_is_a_row_of_csv(cli: Cli, cloud: FakeCloud, capsys: pytest.Ca
     assert dict(zip(heading, row, strict=True))["key"] == "sk-cc-secret"
 
 
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1+cmd", "'+1+cmd"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("-12.5", "-12.5"),
+        ("-0.000001 USD", "-0.000001 USD"),
+        ("plain = text", "plain = text"),
+    ],
+)
+def test_no_cell_is_a_formula_and_numbers_stay_numbers(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str], name: str, cell: str
+) -> None:
+    cloud.answer("GET", "/api/v1/keys", {"data": [{**KEY, "name": name}], "next_cursor": None})
+    assert cli("keys", "list", "--format", "csv") == 0
+    heading, row = _rows(capsys.readouterr().out)
+    assert dict(zip(heading, row, strict=True))["name"] == cell
+
+
 def test_the_version_is_json_too(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("version", "--format", "json") == 0
     assert set(json.loads(capsys.readouterr().out)) == {"version"}

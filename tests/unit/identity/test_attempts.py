@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloudcrest.identity.attempts import AttemptLimiter
+from cloudcrest.identity.attempts import AttemptLimiter, guesser
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import LimitExceeded
 
@@ -48,3 +48,19 @@ def test_memory_is_bounded_and_the_busy_are_remembered(clock: ManualClock) -> No
                 limiter.attempt("busy")
         limiter.attempt(f"passer-by {number}")
     assert len(limiter) == 10
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_the_addresses_of_one_customer_are_one_guesser(address: str, counted_as: str) -> None:
+    assert guesser(address) == counted_as

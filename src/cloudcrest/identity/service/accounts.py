@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.api import Caller
-from cloudcrest.identity.attempts import AttemptLimiter
+from cloudcrest.identity.attempts import AttemptLimiter, guesser
 from cloudcrest.identity.authority import check_may_register
 from cloudcrest.identity.documents import withdraw_key
 from cloudcrest.identity.mail import Mailer, password_reset_mail
@@ -69,7 +69,7 @@ class AccountService:
 
     def count_address(self, address: str) -> None:
         """Counts something guessable tried from `address`. Raises `LimitExceeded`."""
-        self._by_address.attempt(address)
+        self._by_address.attempt(guesser(address))
 
     async def register(
         self, session: AsyncSession, account: NewAccount, organization_name: str | None, address: str

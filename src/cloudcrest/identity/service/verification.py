@@ -55,8 +55,14 @@ class VerificationService:
         await mailer.send(verification_mail(user.email, link, lifetime_seconds))
 
     async def confirm(self, session: AsyncSession, user_id: str, token: str) -> None:
-        """Notes that the signed-in person's address is theirs. The link works once, for them alone."""
+        """Notes that the signed-in person's address is theirs. The link works once, for them alone.
+
+        Where the address is theirs already, as after a password reset, which took the link with it, all is well.
+        """
         now = self._clock.now()
+        user = await repository.user_by_id(session, user_id)
+        if user is not None and user.email_verified_at is not None:
+            return
         if await take_link(session, EMAIL_VERIFICATION, sha256_hex(token), now) != user_id:
             raise InvalidInput(
                 "this link is used up, replaced, expired or another account's",
