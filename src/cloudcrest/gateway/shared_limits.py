@@ -5,6 +5,9 @@ says of its scopes, decides as a lone worker does (`admit.py`), and writes back 
 never exceed a limit, and nobody is refused while there is room. The lock is the kernel's (`flock`), which a worker that
 is killed lets go of. What a request gives back when it ends goes without it, into columns that its worker alone writes.
 
+Each worker also holds a lock of its own, on `<table>.<worker>`, for as long as it lives. Before a request is refused,
+the columns of those that are dead are cleared: what a killed worker had running holds up nobody.
+
     row      both buckets, the corrections that are in them already, and the growth; then, of each worker, the requests
              that run and the sum of its corrections in tokens; all of them doubles
 
@@ -24,7 +27,7 @@ from pathlib import Path
 
 from cloudcrest.gateway.admit import Bucket, Grant, Scope, take
 from cloudcrest.gateway.growth import FORGOTTEN_AFTER_SECONDS
-from cloudcrest.kernel.errors import SetupError, Unavailable
+from cloudcrest.kernel.errors import LimitExceeded, SetupError, Unavailable
 
 MAX_WORKERS = 16
 SETS = 2048
@@ -62,6 +65,9 @@ class SharedLimits:
         self._running_index = _COMMON_DOUBLES + worker
         self._corrections_index = _COMMON_DOUBLES + workers + worker
         self._is_stuck = False
+        self._path = path
+        self._worker = worker
+        self._life_fds: dict[int, int] = {}
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -72,12 +78,13 @@ class SharedLimits:
             raise SetupError(f"{path} is no table of limits for {workers} workers", hint="start the cloud again")
         self._map = mmap.mmap(self._fd, size_bytes)
         self._doubles = memoryview(self._map).cast("d")
-        column = self._doubles[SETS * _SET_BYTES // 8 + self._running_index :: self._row.size // 8]
-        column[:] = memoryview(array("d", bytes(column.nbytes)))
-        column.release()
+        fcntl.flock(self._life_fd(worker), fcntl.LOCK_EX)  # waits only for one that is looking whether we are dead
+        self._clear(worker)
 
     def close(self) -> None:
         """Lets go of the table."""
+        for fd in self._life_fds.values():
+            os.close(fd)
         self._doubles.release()
         self._map.close()
         os.close(self._fd)
@@ -92,7 +99,13 @@ class SharedLimits:
         self._lock()
         try:
             places = [self._read(scope, now) for scope in scopes]
-            take(scopes, tokens, now)
+            try:
+                take(scopes, tokens, now)
+            except LimitExceeded:
+                if not self._clear_the_dead(places):
+                    raise
+                places = [self._read(scope, now) for scope in scopes]
+                take(scopes, tokens, now)
             for scope, place in zip(scopes, places, strict=True):
                 self._write(scope, place)
         finally:
@@ -107,6 +120,39 @@ class SharedLimits:
                 doubles[place + self._corrections_index] += tokens
             # Last: when nothing runs in it, the row may become another scope's.
             doubles[place + self._running_index] -= 1
+
+    def _clear_the_dead(self, places: Sequence[int]) -> bool:
+        """Clears the columns of workers that run something in these rows and are dead; whether there was one."""
+        rows = [self._row.unpack_from(self._map, place * 8)[self._running] for place in places]
+        busy = [worker for worker, running in enumerate(zip(*rows, strict=True)) if any(running)]
+        dead = [worker for worker in busy if worker != self._worker and self._clear_if_dead(worker)]
+        return bool(dead)
+
+    def _clear_if_dead(self, worker: int) -> bool:
+        try:
+            fd = self._life_fd(worker)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it lives, or we cannot know
+            return False
+        try:
+            self._clear(worker)  # its successor waits for our lock, and so writes nothing yet
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        return True
+
+    def _clear(self, worker: int) -> None:
+        """Says that nothing of this worker's runs."""
+        column = self._doubles[SETS * _SET_BYTES // 8 + self._running.start + worker :: self._row.size // 8]
+        column[:] = memoryview(array("d", bytes(column.nbytes)))
+        column.release()
+
+    def _life_fd(self, worker: int) -> int:
+        """The file that this worker holds locked while it lives. Raises `OSError`."""
+        fd = self._life_fds.get(worker)
+        if fd is None:
+            path = self._path.with_name(f"{self._path.name}.{worker}")
+            fd = self._life_fds[worker] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return fd
 
     def _lock(self) -> None:
         """Waits no longer than a worker holds the lock that lives and is not stopped, and only once for one that is."""

@@ -80,6 +80,17 @@ def machine() -> Iterator[Machine]:
             table.close()
 
 
+def test_what_a_dead_worker_ran_holds_up_nobody_before_its_successor_is_there() -> None:
+    with machine() as m:
+        assert [m.admit(number, 1, "key_1", 0.0) for number in (0, 0, 1, 2)] == [True] * 4
+        assert not m.admit(0, 1, "key_1", 0.0)
+        m.tables[1].close()
+        assert m.admit(0, 1, "key_1", 0.0)
+        assert not m.admit(0, 1, "key_1", 0.0)
+        m.tables[1] = m.attach(1)
+        assert not m.admit(1, 1, "key_1", 0.0)
+
+
 @settings(deadline=None)  # each example makes a table on disk
 @given(steps=st.lists(st.one_of(admission, end, passing), max_size=80))
 def test_several_workers_decide_as_a_lone_one_would(steps: list[tuple[str, int, int, str]]) -> None:
