@@ -116,6 +116,7 @@ class Counting:
         if not can_count or len(self._jobs) >= MAX_JOBS:
             job.account.end(job.outcome, job.estimate())
             return
+        job.account.mark(job.known.output_tokens + job.relayed_events)  # should this process die before it is counted
         self._jobs[id(job)] = job
         task = self._calls.spawn(self._run(job))
         self._tasks.add(task)

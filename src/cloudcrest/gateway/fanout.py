@@ -311,6 +311,7 @@ class StreamFanout(Fanout):
                 }
             document |= self._common
             document.pop("timings", None)
+            document.pop("usage", None)  # llama.cpp's completions end with it beside the choice: it is one choice's
             rewritten.append(b"data: " + _encode(document) + b"\n\n")
         if not rewritten:
             return

@@ -92,6 +92,23 @@ async def test_a_client_that_leaves_ends_the_generation_and_pays_for_what_it_got
         assert event.usage.output_tokens >= c.spool.marks[-1].output_tokens > c.spool.marks[0].output_tokens > 0
 
 
+async def test_what_a_client_left_is_marked_before_it_is_counted(tmp_path: Path) -> None:
+    """A gateway that dies while it counts charges what it had relayed."""
+
+    def engine(request: Received) -> None:
+        if "/v1/chat" in request.head:
+            request.write(STREAM_HEAD + framed(chunk_event()) + b"".join(framed(chunk_event(" a")) for _ in range(9)))
+
+    async with cloud(tmp_path, engine, route={"engine": "simulated"}) as c:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
+            async for line in response.aiter_lines():
+                if '" a"' in line:
+                    break
+        await until_async(lambda: c.spool.marks and c.spool.marks[-1].output_tokens == 9, "what was relayed is marked")
+        assert c.spool.ended == []
+
+
 async def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it_too(tmp_path: Path) -> None:
     async with cloud(tmp_path, lambda _: None, route={"engine": "upstream"}) as c:
         asking = asyncio.create_task(c.chat())
@@ -265,6 +282,17 @@ async def test_several_streams_are_one(tmp_path: Path) -> None:
         assert events[-1]["usage"]["completion_tokens"] == 4
         assert response.text.endswith("data: [DONE]\n\n")
         assert c.spool.ended[0].usage == Usage(5, 4)
+
+
+async def test_one_choices_usage_is_never_said_to_be_the_whole(tmp_path: Path) -> None:
+    """llama.cpp ends a completion with usage beside the choice."""
+    last = chunk_event(choices=[{"index": 0, "text": "", "finish_reason": "stop"}], usage=usage(5, 2))
+    script = stream_answer(["a", "b"], last + b"data: [DONE]\n\n")
+    async with cloud(tmp_path, script, route={"engine": "llamacpp"}) as c:
+        assert "usage" not in (await c.chat(n=2, stream=True)).text
+        asked = (await c.chat(n=2, stream=True, stream_options={"include_usage": True})).text
+        assert asked.count('"usage"') == asked.count('"completion_tokens":4') == 1
+        assert [event.usage for event in c.spool.ended] == [Usage(5, 4), Usage(5, 4)]
 
 
 async def test_a_slow_reader_slows_the_engine_down(tmp_path: Path) -> None:
