@@ -40,6 +40,9 @@ class CallSink(Protocol):
     def call_tick(self) -> None:
         """A few times a second while it is under way: the time to write progress."""
 
+    def call_leaving(self) -> None:
+        """The same while its replica is about to be stopped and another is there: the time to go there."""
+
 
 class Timed(Protocol):
     """Something under way that may take too long."""
@@ -165,6 +168,20 @@ class Call:
             self._connection.close()
             self._connection = None
 
+    def move(self) -> None:
+        """Sends the request to another replica, where there is one that it was not sent to; else it stays."""
+        before, sink = self.replica, self._sink
+        try:
+            self.pick()
+        except Unavailable:
+            self.replica = before
+            return
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        if sink is not None:
+            self._go_from(before, sink)
+
     def pause(self) -> None:
         self.is_paused = True
         if self._connection is not None:
@@ -183,8 +200,13 @@ class Call:
 
     def check_deadline(self, now: float) -> None:
         """Fails where nothing has come from the engine for `answer_timeout_seconds`."""
-        if self._sink is not None:
-            self._sink.call_tick()
+        sink, replica = self._sink, self.replica
+        if sink is not None:
+            sink.call_tick()
+            if replica is not None and now >= replica.leave_at - self._calls.settings.leave_ahead_seconds:
+                if self._route.replicas:
+                    sink.call_leaving()
+                return  # it ends soon, one way or the other
         connection = self._connection
         if self._was_active or self.is_paused or (connection is not None and connection.has_spoken):
             self._was_active = False
@@ -192,7 +214,6 @@ class Call:
                 connection.has_spoken = False
             self._active_at = now
         elif now - self._active_at > self._calls.settings.answer_timeout_seconds:
-            sink = self._sink
             self.abort()
             if sink is not None:
                 sink.call_failed(EngineFault("the model's engine has stopped answering", code="engine_timeout"))
@@ -304,13 +325,16 @@ class Call:
             if self._losses == 0 or not self._waits:
                 return False
             self._starting = self._calls.spawn(self._wait())
+        self._go_from(before, sink)
+        return True
+
+    def _go_from(self, before: Upstream | None, sink: CallSink) -> None:
         self._leave(before)
         if self._has_head:
             self._has_head = False
             sink.call_restarted()
         if self._starting is None:
             self.start()
-        return True
 
     async def _wait(self) -> None:
         """Looks again in a moment, at every replica there is then."""

@@ -8,6 +8,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -82,6 +83,7 @@ class Upstream:
         self.paused_until_seconds = 0.0
         self.idle: list[UpstreamConnection] = []
         self.is_retired = False
+        self.leave_at = inf
 
     def take(self) -> "UpstreamConnection | None":
         """The idle connection used last, if there is one that lives."""
@@ -114,10 +116,19 @@ class Upstream:
         while self.idle and (now - self.idle[0].idle_since > IDLE_SECONDS or self.is_retired):
             self.idle.pop(0).close()
 
-    def retire(self) -> None:
-        """The replica is not routed to any more: idle connections close, busy ones do when they are done."""
+    def retire(self, leave_at: float = inf) -> None:
+        """The replica is not routed to any more: idle connections close, busy ones do when they are done.
+
+        `leave_at`: when it is going to be stopped, monotonic seconds.
+        """
         self.is_retired = True
+        self.leave_at = leave_at
         self.prune(0.0)
+
+    def restore(self) -> None:
+        """It is routed to again."""
+        self.is_retired = False
+        self.leave_at = inf
 
 
 class UpstreamConnection(asyncio.Protocol):

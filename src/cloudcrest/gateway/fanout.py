@@ -115,6 +115,9 @@ class _Branch:
         self.is_done = True
         self._parent.branch_failed(error)
 
+    def call_leaving(self) -> None:
+        """Several choices are not carried on; nor is one of them begun again beside the others."""
+
     def call_tick(self) -> None:
         if self.index == 0:
             self._parent.mark()

@@ -16,8 +16,9 @@ from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
+from cloudcrest.gateway.resume import Impossible, decide
 from cloudcrest.gateway.resume_rewrite import DONE, ToolHold
-from cloudcrest.gateway.resume_stream import RestOfStream
+from cloudcrest.gateway.resume_stream import BEING_STOPPED, DRAINED, RestOfStream
 from cloudcrest.gateway.sse import StreamScanner, usage_in_answer
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault
 from cloudcrest.kernel.usage import Outcome, Usage
@@ -86,6 +87,9 @@ class Relay(ABC):
 
     def call_tick(self) -> None:
         """A plain answer has no progress to write."""
+
+    def call_leaving(self) -> None:
+        """Nobody can go on with a part of a whole answer: it may still be done in time."""
 
     def call_head(self, status: int, head: bytes) -> None:  # noqa: ARG002  # engines' headers are not passed on
         self._status = status
@@ -221,6 +225,13 @@ class StreamRelay(Relay):
 
     def call_tick(self) -> None:
         self._account.mark(self._relayed_tokens())
+
+    def call_leaving(self) -> None:
+        if not self._has_begun:
+            self._call.move()
+        elif not isinstance(decide(self._kept.said(), self._parsed, self._route.document.engine), Impossible):
+            self._call.abort()
+            self._lost(DRAINED, EngineFault(BEING_STOPPED))
 
     def call_data(self, data: bytes) -> None:
         if self._status != 200:

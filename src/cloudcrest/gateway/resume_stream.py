@@ -21,6 +21,7 @@ from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 from cloudcrest.kernel.usage import Outcome, Usage
 
 COUNT_SECONDS = 3.0
+DRAINED, BEING_STOPPED = "drained", "the model's replica is being stopped"
 _log = structlog.get_logger(__name__)
 
 
@@ -55,7 +56,7 @@ class RestOfStream:
             self._hold.drop()
         self._said_tokens += self._scanner.events
         self._scanner = StreamScanner(passes_usage=False)
-        self._resumes += 1
+        self._resumes += reason != DRAINED  # to move is no loss
         decision = decide(self._kept.said(), parts.parsed, parts.route.document.engine)
         if self._resumes > MAX_LOSSES:
             decision = Impossible("it was lost too often")
@@ -146,6 +147,14 @@ class RestOfStream:
         if self._hold is not None:
             self._hold.drop()
         self._begin()
+
+    def call_leaving(self) -> None:
+        parts = self._parts
+        if self._call is not None and self._call.is_repeatable:
+            self._call.move()
+        elif not isinstance(decide(self._kept.said(), parts.parsed, parts.route.document.engine), Impossible):
+            self._stop()
+            self.resume(DRAINED, EngineFault(BEING_STOPPED))
 
     def call_tick(self) -> None:
         self._parts.account.mark(self._output_tokens())

@@ -15,6 +15,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     (shared_limits.py); in `metrics_folder` each leaves its numbers for the one that is asked. `feed_url` is the region
     service's feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API
     and the console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
+    `leave_ahead_seconds`: how long before its replica is stopped a stream goes on elsewhere.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
     organizations may have less. `metrics_token`: who brings it may read /metrics; without one only this machine may.
@@ -59,4 +60,5 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_timeout_seconds: float = 120
     replica_pause_seconds: float = 2
     replica_wait_seconds: float = 10
+    leave_ahead_seconds: float = 5
     drain_seconds: float = 20

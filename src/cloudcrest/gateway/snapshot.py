@@ -4,6 +4,7 @@ A document that cannot be read (a newer control plane's, say) is skipped and log
 """
 
 from collections.abc import Callable, Iterator
+from time import time as unix_time
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,13 +36,15 @@ DocumentType = TypeVar("DocumentType", KeyDocument, ProjectDocument, Organizatio
 class Route:
     """One deployment of a public model name with its replicas, and what is known of them. `now`: monotonic seconds.
 
-    `split`: the deployments that share the name's requests, where there are several and this stands for the name.
+    `replicas` get requests, those `leaving` finish theirs. `split`: the deployments that share the name's requests,
+    where there are several and this stands for the name.
     """
 
     def __init__(self, document: RouteDocument, now: float = 0.0) -> None:
         self.document = document
         self.balancer = Balancer(now)
         self.replicas: list[Upstream] = []
+        self.leaving: list[Upstream] = []
         self.scope: Scope | None = None
         self.split: Split | None = None
 
@@ -72,8 +75,11 @@ class Snapshot:
     Of a replica's slots this worker counts on its share: the other `workers` use it as well.
     """
 
-    def __init__(self, monotonic: Callable[[], float], workers: int = 1) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], workers: int = 1, unix_time: Callable[[], float] = unix_time
+    ) -> None:
         self._monotonic = monotonic
+        self._unix_time = unix_time
         self._workers = workers
         self.keys: dict[bytes, KeyDocument] = {}
         self.organizations: dict[str, OrganizationDocument] = {}
@@ -206,17 +212,26 @@ class Snapshot:
         if route is None:
             route = self.deployments[document_id] = Route(document, self._monotonic())
         route.document = document
-        before = {(replica.name, replica.url): replica for replica in route.replicas}
+        before = {(replica.name, replica.url): replica for replica in [*route.replicas, *route.leaving]}
         replicas: list[Upstream] = []
+        leaving: list[Upstream] = []
+        ahead_seconds = self._monotonic() - self._unix_time()
         for endpoint in document.replicas:
             replica = before.pop((endpoint.id, endpoint.url), None)
             if replica is None:
                 slots = max(1, endpoint.slots // self._workers)
                 replica = Upstream(endpoint.url, token=endpoint.token, slots=slots, name=endpoint.id)
+            if endpoint.leave_by_unix_seconds is not None:
+                replica.retire(endpoint.leave_by_unix_seconds + ahead_seconds)
+                leaving.append(replica)
+                continue
+            if replica.is_retired:
+                replica.restore()
             replicas.append(replica)
         for gone in before.values():
-            gone.retire()
+            gone.retire(gone.leave_at)
         route.replicas = replicas
+        route.leaving = leaving
         route.balancer.set_replicas(replicas, self._monotonic())
         route.scope = self._limit("model", document.model_name, document.limits)
         self._regroup(document.model_name)
@@ -225,8 +240,8 @@ class Snapshot:
         route = self.deployments.pop(document_id, None)
         if route is None:
             return
-        for replica in route.replicas:
-            replica.retire()
+        for replica in [*route.replicas, *route.leaving]:
+            replica.retire(replica.leave_at)
         self._regroup(route.document.model_name)
 
     def _regroup(self, name: str) -> None:

@@ -45,18 +45,22 @@ class DeploymentDocument(msgspec.Struct, frozen=True):
 
 
 class ReplicaEndpoint(msgspec.Struct, frozen=True):
-    """A ready replica: `url` is `http://host:port` (no path), `token` goes in its Authorization header."""
+    """A replica that serves: `url` is `http://host:port` (no path), `token` goes in its Authorization header.
+
+    `leave_by_unix_seconds`: it is being drained, gets nothing new, and is stopped then at the latest.
+    """
 
     id: str
     url: str
     token: str
     slots: int
+    leave_by_unix_seconds: float | None = None
 
 
 class RouteDocument(msgspec.Struct, frozen=True):
     """How a gateway reaches one deployment of a public model name. The document's id is `deployment_id`.
 
-    No replicas: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
+    None ready: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
     `weight`: of the name's requests, beside those of its other deployments; 0: none.
     """
 

@@ -217,6 +217,8 @@ class Controller:
         elif isinstance(action, Drain):
             replica = self._replicas[action.replica_id]
             replica.in_flight = None
+            grace_seconds = self._settings.drain_most_seconds
+            replica.leave_by_unix_seconds = self._clock.now().timestamp() + grace_seconds
             replica.enter("draining", now, "finishes its requests before it stops")
         else:
             replica = self._replicas[action.replica_id]

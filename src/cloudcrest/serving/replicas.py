@@ -17,7 +17,8 @@ from cloudcrest.serving.reconcile import Known, Phase
 class Replica:
     """A replica's present. `document` is the desired state that it was started for.
 
-    `visible_from`: the number of the first listing of the fabric that must show its process.
+    `visible_from`: the number of the first listing of the fabric that must show its process. `leave_by_unix_seconds`:
+    when it is stopped at the latest, once it is being drained.
     """
 
     def __init__(self, replica_id: str, document: DeploymentDocument, *, generation: int, since: float) -> None:
@@ -35,6 +36,7 @@ class Replica:
         self.last_failure: str | None = None
         self.retry_at = 0.0
         self.in_flight: int | None = None
+        self.leave_by_unix_seconds: float | None = None
         self.probed_at = float("-inf")
         self.unanswered = 0
 
@@ -88,7 +90,7 @@ def replica_token(secret: str, replica_id: str) -> str:
 def routes_of(
     deployments: Iterable[DeploymentDocument], replicas: Iterable[Replica], secret: str
 ) -> dict[str, RouteDocument]:
-    """The route of each deployment, by its id, over the replicas that are ready.
+    """The route of each deployment, by its id, over the replicas that are ready, and those that still finish.
 
     A route has one engine: while another engine takes over, the old one's replicas serve until the new has one ready.
     """
@@ -104,10 +106,14 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
     leading = newest[0].document if newest else ready[0].document if ready else document
     endpoints = tuple(
         ReplicaEndpoint(
-            id=replica.id, url=replica.url, token=replica_token(secret, replica.id), slots=replica.document.slots
+            id=replica.id,
+            url=replica.url,
+            token=replica_token(secret, replica.id),
+            slots=replica.document.slots,
+            leave_by_unix_seconds=replica.leave_by_unix_seconds if replica.phase == "draining" else None,
         )
-        for replica in sorted(ready, key=lambda replica: replica.id)
-        if replica.document.engine == leading.engine
+        for replica in sorted(replicas, key=lambda replica: replica.id)
+        if replica.phase in ("ready", "draining") and replica.document.engine == leading.engine
     )
     return RouteDocument(
         model_name=document.model_name,
@@ -117,7 +123,7 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
         context_tokens=min((replica.document.context_tokens for replica in ready), default=document.context_tokens),
         replicas=endpoints,
         created_at_unix_seconds=document.created_at_unix_seconds,
-        unavailable_reason=None if endpoints else unavailable_reason(document, replicas),
+        unavailable_reason=None if ready else unavailable_reason(document, replicas),
         organization_id=document.organization_id,
         limits=document.limits,
         weight=document.weight,

@@ -1,29 +1,16 @@
 """The controller over real processes: a node agent on its socket, simulated and llama.cpp replicas."""
 
-import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
 import msgspec
 import pytest
 
-from cloudcrest.compute.fabric.agent import NodeAgent
-from cloudcrest.compute.fabric.local import LocalFabric
-from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.infra.lifeline import Lifeline
-from cloudcrest.kernel.clock import SystemClock
-from cloudcrest.kernel.ids import new_id
-from cloudcrest.serving.api import DeploymentDocument, RegionStatus, ReplicaEndpoint, RouteDocument
-from cloudcrest.serving.controller import Controller
-from cloudcrest.serving.engines.api import EngineSettings
-from cloudcrest.serving.engines.registry import create_engines
-from cloudcrest.serving.fakes import FakeArtifacts
-from cloudcrest.serving.settings import ServingSettings
+from cloudcrest.serving.api import ReplicaEndpoint
+from tests.support.region import Region, running_region
 from tests.support.replicas import deployment, gguf
 from tests.support.waiting import until_async
 
@@ -32,72 +19,10 @@ pytestmark = pytest.mark.anyio
 SIMULATED = deployment("simulated", options={"answer_tokens": 5})
 
 
-class Region:
-    """A region service's part around the controller: what it is told, and what it tells."""
-
-    def __init__(self, fabric: LocalFabric, artifacts: FakeArtifacts, folder: Path) -> None:
-        self.fabric = fabric
-        self.artifacts = artifacts
-        self.folder = folder
-        self.routes: dict[str, RouteDocument] = {}
-        self.status = RegionStatus()
-
-    @asynccontextmanager
-    async def running(self, *documents: DeploymentDocument) -> AsyncIterator[Controller]:
-        controller = Controller(
-            self.fabric,
-            self.artifacts,
-            create_engines(EngineSettings(runtimes_folder=self.folder)),
-            "local",
-            clock=SystemClock(),
-            new_id=new_id,
-            on_routes=self.take_routes,
-            on_status=self.take_status,
-            replica_secret="region-secret",
-            settings=ServingSettings(drain_least_seconds=0.1, backoff_first_seconds=0.1, ready_probe_seconds=0.2),
-        )
-        controller.update(list(documents), [])
-        task = asyncio.create_task(controller.run())
-        try:
-            yield controller
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def take_routes(self, routes: dict[str, RouteDocument]) -> None:
-        self.routes = routes
-
-    def take_status(self, status: RegionStatus) -> None:
-        self.status = status
-
-    async def endpoint(self, *, other_than: str = "") -> ReplicaEndpoint:
-        """The one replica of the route, once there is one."""
-
-        def look() -> ReplicaEndpoint | None:
-            replicas = self.routes["dep_test"].replicas if "dep_test" in self.routes else ()
-            return replicas[0] if len(replicas) == 1 and replicas[0].id != other_than else None
-
-        found = await until_async(look, f"a replica is routed to: {self.status}")
-        assert found is not None
-        return found
-
-    async def pid(self, replica_id: str) -> int:
-        (process,) = [process for process in await self.fabric.list() if process.id == replica_id]
-        assert process.pid is not None
-        return process.pid
-
-
 @pytest.fixture
 async def region(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Region]:
-    lifeline = Lifeline()
-    host = ProcessHost(log_folder=tmp_path, working_folder=tmp_path, lifeline=lifeline, environment=os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        agent = NodeAgent(host, Path(folder) / "node.sock")
-        await agent.start()
-        yield Region(LocalFabric(Path(folder) / "node.sock"), FakeArtifacts(tmp_path / "m.gguf"), tmp_path)
-        await agent.close()
-    await host.close()
-    lifeline.close()
+    async with running_region(tmp_path) as made:
+        yield made
 
 
 async def ask(endpoint: ReplicaEndpoint) -> str:

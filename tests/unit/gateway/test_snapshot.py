@@ -1,6 +1,7 @@
 """The lookup tables and who may use what."""
 
 import hashlib
+import math
 from typing import Any
 
 import msgspec
@@ -100,6 +101,24 @@ def test_replicas_keep_their_load_across_changes_and_leave_when_they_are_gone() 
     assert snapshot.routes["m"].replicas == [first]
     assert second.is_retired
     assert not first.is_retired
+
+
+def test_a_replica_that_is_drained_gets_nothing_new_and_may_come_back() -> None:
+    state = feed_state([route_document(urls=("http://127.0.0.1:1", "http://127.0.0.1:2"))])
+    snapshot = Snapshot(lambda: 50.0, unix_time=lambda: 1_000_050.0)
+    snapshot.update(state, set(state.documents))
+    route = snapshot.routes["m"]
+    first, second = route.replicas
+    before = state.documents["route"]["m"]
+    drained = before["replicas"][0] | {"leave_by_unix_seconds": 1_000_060.0}
+    state.documents["route"]["m"] = before | {"replicas": (drained, before["replicas"][1])}
+    snapshot.update(state, {"route"})
+    assert (route.replicas, route.leaving) == ([second], [first])
+    assert (first.is_retired, first.leave_at, second.leave_at) == (True, 60.0, math.inf)
+    state.documents["route"]["m"] = dict(before)
+    snapshot.update(state, {"route"})
+    assert (route.replicas, route.leaving) == ([first, second], [])
+    assert (first.is_retired, first.leave_at) == (False, math.inf)
 
 
 def test_limits_follow_changes_and_keep_what_runs() -> None:

@@ -203,14 +203,29 @@ async def test_replaces_without_a_gap(region: Region) -> None:
     await region.steps()
     assert region.routes["dep_1"].replicas == (old,)
     region.engine.probe_all = Probe(is_ready=True)
+    now_seconds = region.clock.now().timestamp()
     await region.steps(2)
-    (new,) = region.routes["dep_1"].replicas
-    assert new.slots == 4
+    leaving, new = sorted(region.routes["dep_1"].replicas, key=lambda each: each.slots)
+    assert (leaving.id, new.slots, new.leave_by_unix_seconds) == (old.id, 4, None)
+    assert leaving.leave_by_unix_seconds is not None
+    assert 120 <= leaving.leave_by_unix_seconds - now_seconds <= 121
     assert region.states() == [(1, "draining"), (2, "ready")]
     region.engine.probes[old.url] = Probe(is_ready=True, in_flight=0)
     await region.steps(8)
     assert region.states() == [(2, "ready")]
+    assert region.routes["dep_1"].replicas == (new,)
     assert list(region.fabric.processes) == [new.id]
+
+
+async def test_a_route_says_why_nobody_is_ready_while_the_last_one_still_finishes(region: Region) -> None:
+    region.want(deployment())
+    await region.steps()
+    region.engine.probe_all = Probe(is_ready=True, in_flight=1)
+    region.want(deployment(replicas_min=0))
+    await region.steps(2)
+    route = region.routes["dep_1"]
+    assert [each.leave_by_unix_seconds is None for each in route.replicas] == [False]
+    assert route.unavailable_reason == "model 'tiny' is scaled to zero replicas"
 
 
 async def test_drains_before_it_stops(region: Region) -> None:
