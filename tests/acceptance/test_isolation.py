@@ -39,6 +39,7 @@ class Victim:
         organization = f"/api/v1/organizations/{self.ids['organization_id']}"
         paths = [organization, f"{organization}/members", f"{organization}/invitations", "/api/v1/projects"]
         paths += ["/api/v1/keys", "/api/v1/usage", "/api/v1/ledger/entries", "/api/v1/ledger/balance"]
+        paths += ["/api/v1/budgets"]
         paths += [f"/api/v1/deployments/{self.ids['deployment_id']}"]
         seen = [answered(self.tenant.http.get(path)) for path in paths]
         for report in seen[-1]["replica_states"]:
@@ -55,6 +56,7 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
     invitation = answered(tenant.http.post(f"{organization}/invitations", json={"role": "viewer"}), 201)
     member = answered(tenant.http.get(f"{organization}/members"))["data"][0]
     entry = answered(tenant.http.get("/api/v1/ledger/entries"))["data"][0]
+    budget = answered(tenant.http.post("/api/v1/budgets", json={"period": "month", "amount": "1000"}), 201)
     private = {"model": CHAT_MODEL, "name": "private-model", "engine": "simulated", "replicas": {"min": 0}}
     with cloud.client(cloud.operator_key) as operator:
         body = {**private, "organization_id": tenant.organization_id}
@@ -70,6 +72,7 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
             "invitation_id": invitation["id"],
             "entry_id": entry["id"],
             "deployment_id": deployment["id"],
+            "budget_id": budget["id"],
         }
         words = {*ids.values(), tenant.email, "private-model", served["id"], tenant.key["prefix"]}
         yield Victim(tenant, {**ids, **SHARED, "rate_card_id": card["id"]}, words)

@@ -6,7 +6,12 @@ from typing import Literal
 
 import msgspec
 
+from cloudcrest.billing.periods import Period
+
 EntryKind = Literal["usage", "credit", "adjustment"]
+
+RATE_CARD_KIND = "rate_card"
+"""Of documents in the feed: a `RateCardsDocument`, by currency and model."""
 
 
 class RateCard(msgspec.Struct, frozen=True):
@@ -22,6 +27,14 @@ class RateCard(msgspec.Struct, frozen=True):
     input_price_per_million_tokens: Decimal
     cached_input_price_per_million_tokens: Decimal
     output_price_per_million_tokens: Decimal
+
+
+class RateCardsDocument(msgspec.Struct, frozen=True):
+    """What gateways know of a model's prices in a currency: the card in force and those to come, oldest first."""
+
+    model: str
+    currency: str
+    cards: tuple[RateCard, ...]
 
 
 class PricedLine(msgspec.Struct, frozen=True):
@@ -40,6 +53,32 @@ class Charge(msgspec.Struct, frozen=True):
     rate_card_id: str
     lines: tuple[PricedLine, ...]
     amount: Decimal
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """A hard limit of what may be spent in a period: by an organization, one of its projects, or one key."""
+
+    id: str
+    organization_id: str
+    project_id: str | None
+    key_id: str | None
+    period: Period
+    currency: str
+    amount: Decimal
+    created_at: datetime
+    created_by: str | None
+
+
+class BudgetState(msgspec.Struct, frozen=True):
+    """A budget in its present period, from `since` until `until` (None: for good). `reserved`: what gateways hold of it
+    for requests under way or to come; it is spent or comes back.
+    """
+
+    budget: Budget
+    since: datetime | None
+    until: datetime | None
+    spent: Decimal
+    reserved: Decimal
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from cloudcrest.billing.api import DifferenceKind, EntryKind, UnpricedReason
+from cloudcrest.billing.periods import Period
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.money import PRICE_DECIMALS, parse_amount
 from cloudcrest.kernel.usage import Outcome
@@ -55,6 +56,9 @@ Price = Annotated[
     Field(pattern=_PRICE_PATTERN, examples=["0.02"], description="Of a million tokens"),
     _written_as(_PRICE_PATTERN, "is no price, as in 0.02: up to 9 digits, a point, up to 12 decimals"),
 ]
+
+
+BudgetAmount = Annotated[str, Field(pattern=r"^\d{1,12}(\.\d{1,18})?$", examples=["25.00"])]
 
 
 class Closed(BaseModel):
@@ -227,6 +231,48 @@ class CreateCredit(Closed):
     ]
     kind: Literal["credit", "adjustment"] | None = None
     reference: Annotated[Reference | None, Field(examples=["invoice-2026-117"])] = None
+
+
+class CreateBudget(Closed):
+    """A hard limit of what may be spent, in each period or in total.
+
+    Of one key, of one project, or of the organization: name one of them, or none for your only organization. What was
+    spent in the present period counts. At 0 nothing is served.
+    """
+
+    organization_id: Identifier | None = None
+    project_id: Identifier | None = None
+    key_id: Identifier | None = None
+    period: Period = Field(description="Days and months are in UTC")
+    amount: BudgetAmount
+    currency: Annotated[Currency | None, Field(description="null: the account's")] = None
+
+
+class UpdateBudget(Closed):
+    """A new limit. Lowered, it takes nothing back that requests under way have reserved."""
+
+    amount: BudgetAmount
+
+
+class BudgetView(BaseModel):
+    """A budget in its present period, which ends at `period_end` (null: never).
+
+    `spent` is charged, `remaining` is not; `reserved` is the part of `remaining` that gateways hold for requests.
+    """
+
+    id: str = Field(examples=["bud_01k9zq3v5e8m2n4p6r8t0w2y4z"])
+    organization_id: str
+    project_id: str | None
+    key_id: str | None
+    period: Period
+    currency: str = Field(examples=["USD"])
+    amount: str = Field(examples=["25"])
+    spent: str = Field(examples=["4.0371"])
+    reserved: str = Field(examples=["0.5"])
+    remaining: str = Field(examples=["20.9629"])
+    period_start: datetime | None
+    period_end: datetime | None
+    created_at: datetime
 
 
 class VerifyLedger(Closed):

@@ -13,6 +13,7 @@ from cloudcrest.kernel.money import AMOUNT_DECIMALS, PRICE_DECIMALS
 
 AMOUNT = Numeric(38, AMOUNT_DECIMALS)
 PRICE = Numeric(38, PRICE_DECIMALS)
+UNITS = Numeric(38, 0)
 
 
 class RateCardRow(Base):
@@ -78,6 +79,56 @@ class LedgerEntryRow(Base):
     note: Mapped[str | None]
     reference: Mapped[str | None]
     created_by: Mapped[str | None]
+
+
+class BudgetRow(Base):
+    """A hard limit: of an organization, a project or a key, in each period."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (Index("ix_budgets_organization_id_id", "organization_id", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("accounts.organization_id"))
+    project_id: Mapped[str | None]
+    key_id: Mapped[str | None]
+    period: Mapped[str]
+    currency: Mapped[str]
+    amount: Mapped[Decimal] = mapped_column(AMOUNT)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str | None]
+
+
+class BudgetScopeRow(Base):
+    """A budget in one period, or a balance. `charged_units`: what was spent of a budget in it, in 10⁻¹⁸.
+
+    `recalled_until`: somebody was refused lately, so holders give back what they do not need.
+    """
+
+    __tablename__ = "budget_scopes"
+    __table_args__ = (Index("ix_budget_scopes_recalled_until", "recalled_until"),)
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    budget_id: Mapped[str]
+    charged_units: Mapped[Decimal] = mapped_column(UNITS)
+    recalled_until: Mapped[datetime | None]
+
+
+class BudgetGrantRow(Base):
+    """Part of a scope in the hands of a gateway worker's life (`holder`). Amounts in units of 10⁻¹⁸."""
+
+    __tablename__ = "budget_grants"
+    __table_args__ = (
+        Index("ix_budget_grants_scope", "scope"),
+        Index("ix_budget_grants_region_holder", "region", "holder"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str]
+    region: Mapped[str]
+    holder: Mapped[str]
+    units: Mapped[Decimal] = mapped_column(UNITS)
+    drawn_units: Mapped[Decimal] = mapped_column(UNITS)
+    ends_at: Mapped[datetime]
 
 
 class UnpricedUsageRow(Base):

@@ -1,9 +1,10 @@
 """Usage and money as the routes show them."""
 
-from cloudcrest.billing.api import Account, LedgerEntry, PricedLine, RateCard, UnpricedUsage, VerifyReport
+from cloudcrest.billing.api import Account, BudgetState, LedgerEntry, PricedLine, RateCard, UnpricedUsage, VerifyReport
 from cloudcrest.billing.schemas import (
     AmountView,
     BalanceView,
+    BudgetView,
     ChargeView,
     DifferenceView,
     EntryView,
@@ -17,7 +18,7 @@ from cloudcrest.billing.schemas import (
 )
 from cloudcrest.billing.service.ingest import started_at
 from cloudcrest.billing.service.usage import ChargedGroup, ChargedUsage
-from cloudcrest.kernel.money import plain
+from cloudcrest.kernel.money import Money, plain
 from cloudcrest.metering.api import GroupBy
 
 
@@ -166,4 +167,25 @@ def view_report(report: VerifyReport) -> VerifyView:
             )
             for item in report.differences
         ],
+    )
+
+
+def view_budget(state: BudgetState) -> BudgetView:
+    """A budget as it is shown."""
+    budget = state.budget
+    remaining = Money(budget.amount, budget.currency) - Money(state.spent, budget.currency)
+    return BudgetView(
+        id=budget.id,
+        organization_id=budget.organization_id,
+        project_id=budget.project_id,
+        key_id=budget.key_id,
+        period=budget.period,
+        currency=budget.currency,
+        amount=plain(budget.amount),
+        spent=plain(state.spent),
+        reserved=plain(state.reserved),
+        remaining=plain(remaining.amount),
+        period_start=state.since,
+        period_end=state.until,
+        created_at=budget.created_at,
     )

@@ -20,6 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cloudcrest.billing.api import RATE_CARD_KIND
+from cloudcrest.billing.grants import GRANTS_PATH
+from cloudcrest.billing.periods import BUDGET_KIND
+from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
 from cloudcrest.bootstrap.settings import RegionSettings, read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.catalog.api import MODEL_PULL_KIND, ModelPullDocument
@@ -31,7 +35,7 @@ from cloudcrest.infra.feed_client import follow, load_state, save_state
 from cloudcrest.infra.feed_server import MAX_WAIT_SECONDS, LocalFeed
 from cloudcrest.infra.logs import configure_logs
 from cloudcrest.kernel.clock import SystemClock
-from cloudcrest.kernel.errors import SetupError
+from cloudcrest.kernel.errors import SetupError, Unavailable
 from cloudcrest.kernel.ids import new_id
 from cloudcrest.metering.link import usage_sender
 from cloudcrest.metering.shipper import Shipper
@@ -40,7 +44,7 @@ from cloudcrest.serving.controller import Controller
 from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
 
-PASSED_THROUGH = (ORGANIZATION_KIND, PROJECT_KIND, KEY_KIND)
+PASSED_THROUGH = (ORGANIZATION_KIND, PROJECT_KIND, KEY_KIND, BUDGET_KIND, RATE_CARD_KIND)
 _STATUS_EVERY_SECONDS = 5.0
 _STATUS_AT_MOST_EVERY_SECONDS = 0.1
 _STATUS_TIMEOUT_SECONDS = 10.0
@@ -89,15 +93,18 @@ class RegionService:
         async with httpx2.AsyncClient(trust_env=False) as client:
             if self._state.cursor:
                 self._take({*self._state.documents})
-            send = usage_sender(client, self._settings.control_url, self._settings.region_token)
+            settings = self._settings
+            send = usage_sender(client, settings.control_url, settings.region_token)
+            grants = GrantRelay(client, settings.control_url, settings.region_token, settings.spool_folder)
             parts: list[Awaitable[object]] = [
                 self._follow(client),
                 self._controller.run(),
-                Shipper(self._settings.spool_folder, send, retry_seconds=_SHIP_RETRY_SECONDS).run(),
+                grants.run(),
+                Shipper(settings.spool_folder, send, retry_seconds=_SHIP_RETRY_SECONDS).run(),
                 self._push_status(client),
             ]
             tasks = [asyncio.ensure_future(part) for part in parts]
-            serving = asyncio.create_task(serve_on(self._app(), self._settings.listen_fd))
+            serving = asyncio.create_task(serve_on(self._app(grants), settings.listen_fd))
             try:
                 await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in tasks:
@@ -160,12 +167,27 @@ class RegionService:
             except TimeoutError:
                 continue
 
-    def _app(self) -> Starlette:
-        """The link to gateways: `GET /internal/v1/feed` with the gateway token."""
+    def _app(self, relay: GrantRelay) -> Starlette:
+        """The link to gateways, with the gateway token: the feed, and requests for grants of budgets."""
         expected = f"Bearer {self._settings.gateway_token}"
 
+        def is_known(request: Request) -> bool:
+            return hmac.compare_digest(request.headers.get("authorization", "").encode(), expected.encode())
+
+        async def grants(request: Request) -> Response:
+            if not is_known(request):
+                return Response(status_code=401)
+            body = await request.body()
+            if len(body) > MAX_REQUEST_BYTES:
+                return Response(status_code=413)
+            try:
+                status, answer = await relay.exchange(body)
+            except Unavailable:
+                return Response(status_code=503)
+            return Response(answer, status_code=status, media_type="application/json")
+
         async def feed(request: Request) -> Response:
-            if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected.encode()):
+            if not is_known(request):
                 return Response(status_code=401)
             wait_seconds = _wait_seconds(request.query_params)
             # Until the replicas of the service before are adopted, its routes are not known, and none is not the truth.
@@ -179,7 +201,12 @@ class RegionService:
         async def healthz(_: Request) -> Response:
             return Response(b'{"status":"ok"}', media_type="application/json")
 
-        return Starlette(routes=[Route("/internal/v1/feed", feed), Route("/healthz", healthz)])
+        routes = [
+            Route("/internal/v1/feed", feed),
+            Route(GRANTS_PATH, grants, methods=["POST"]),
+            Route("/healthz", healthz),
+        ]
+        return Starlette(routes=routes)
 
 
 def _decoded(state: FeedState, kind: str, struct: type[Any]) -> list[Any]:

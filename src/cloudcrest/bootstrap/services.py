@@ -10,6 +10,7 @@ from socket import socket
 
 import msgspec
 
+from cloudcrest.billing.grants import GRANTS_PATH
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.bootstrap.data_folder import DataFolder, Secrets
 from cloudcrest.bootstrap.ports import port_of
@@ -180,6 +181,7 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         listen_fd=listening.fileno(),
         feed_url=f"{plan.sockets.region_url}/internal/v1/feed",
         feed_token=plan.secrets.gateway_token,
+        grants_url=f"{plan.sockets.region_url}{GRANTS_PATH}",
         control_url=plan.sockets.control_url,
         tls_certificate_path=plan.certificate,
         tls_key_path=_absolute(plan.settings.tls_key),

@@ -19,6 +19,8 @@ import cloudcrest.regions.seed
 import cloudcrest.serving.routes
 import cloudcrest.serving.seed
 from cloudcrest.billing.service.accounts import Accounts
+from cloudcrest.billing.service.budgets import Budgets
+from cloudcrest.billing.service.granting import Granting
 from cloudcrest.billing.service.ingest import UsageIngest
 from cloudcrest.billing.service.rate_cards import RateCards
 from cloudcrest.billing.service.usage import UsageReport
@@ -34,6 +36,7 @@ from cloudcrest.identity.service.keys import KeyService
 from cloudcrest.identity.service.members import MemberService
 from cloudcrest.identity.service.oidc import OidcService
 from cloudcrest.identity.service.organizations import OrganizationService
+from cloudcrest.identity.service.owners import OwnerLookup
 from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.tokens import new_secret
 from cloudcrest.infra.database import Database
@@ -94,7 +97,7 @@ class Slices:
             self.billing.router(),
             cloudcrest.regions.routes.internal_router(self._notifier),
             cloudcrest.serving.routes.internal_router(self.deployments),
-            cloudcrest.billing.routes.internal_router(self.billing.ingest),
+            cloudcrest.billing.routes.internal_router(self.billing.ingest, self.billing.granting),
         ]
 
     async def seed(self) -> None:
@@ -110,6 +113,7 @@ class Slices:
             await cloudcrest.catalog.seed.seed(session, clock=base.clock)
         async with base.database.transaction() as session:
             await cloudcrest.billing.seed.seed(session, base.clock, base.new_id)
+            await self.billing.budgets.publish_missing(session)
         if settings.default_models:
             async with base.database.transaction() as session:
                 await cloudcrest.serving.seed.seed(session, self.deployments)
@@ -205,15 +209,25 @@ class _Billing:
     def __init__(self, base: Base, organizations: OrganizationService) -> None:
         events = UsageRepository()
         self.accounts = Accounts(organizations, base.settings.billing, base.clock, base.new_id)
-        self.ingest = UsageIngest(events, self.accounts, base.clock, base.new_id)
+        self.granting = Granting(base.clock)
+        self.budgets = Budgets(base.clock, base.new_id)
+        self.ingest = UsageIngest(events, self.accounts, self.granting, base.clock, base.new_id)
+        self._owners = OwnerLookup()
         self._cards = RateCards(base.clock, base.new_id, cloudcrest.billing.tasks.deferrer(base.jobs))
         self._report = UsageReport(events)
         self._verification = Verification(events)
-        tasks = cloudcrest.billing.tasks.blueprint(self.ingest, base.database)
+        tasks = cloudcrest.billing.tasks.blueprint(self.ingest, self.granting, base.database)
         base.jobs.register(cloudcrest.billing.tasks.NAMESPACE, tasks)
 
     def router(self) -> APIRouter:
-        return cloudcrest.billing.routes.router(self._report, self._cards, self.accounts, self._verification)
+        return cloudcrest.billing.routes.router(
+            self._report,
+            self._cards,
+            self.accounts,
+            self._verification,
+            budget_service=self.budgets,
+            owners=self._owners,
+        )
 
 
 def _mailer(base: Base) -> Mailer:

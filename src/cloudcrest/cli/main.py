@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group
 
 from cloudcrest import __version__
-from cloudcrest.cli import chat, deployments, doctor, keys, ledger, local, login, models, organizations, regions, usage
+from cloudcrest.cli import (
+    budgets,
+    chat,
+    deployments,
+    doctor,
+    keys,
+    ledger,
+    local,
+    login,
+    models,
+    organizations,
+    regions,
+    usage,
+)
 from cloudcrest.cli.errors import FAILURE, USAGE, exit_code_of
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import note, show_one
@@ -43,7 +56,7 @@ def build() -> App:
     for group, commands in (
         (_USE, (models.app, deployments.app, regions.app)),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
-        (_MONEY, (ledger.app, ledger.rate_cards)),
+        (_MONEY, (ledger.app, ledger.rate_cards, budgets.app)),
     ):
         for command in commands:
             command.group = (group,)

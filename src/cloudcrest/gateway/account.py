@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.record import Recorder
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.clock import Clock
@@ -22,9 +23,16 @@ class Origin:
         self.metrics = metrics
         self.clock = clock
 
+    def microseconds(self) -> int:
+        """The wall time, Unix."""
+        return round(self.clock.unix_seconds() * 1_000_000)
+
 
 class Account:
-    """One request's. `release` frees its limits, `end` writes its event; each counts once."""
+    """One request's. `release` frees its limits, `end` writes its event; each counts once.
+
+    `claim`: what is held of budgets for it; no more than that is ever counted. `started_at`: Unix microseconds.
+    """
 
     def __init__(
         self,
@@ -36,6 +44,8 @@ class Account:
         route: RouteDocument,
         grant: Grant,
         is_stream: bool,
+        claim: Claim | None,
+        started_at: int,
     ) -> None:
         self.id = request_id
         self._origin = origin
@@ -46,7 +56,9 @@ class Account:
         self._is_stream = is_stream
         self._monotonic: Callable[[], float] = origin.clock.monotonic
         self._started_at_seconds = self._monotonic()
-        self._started_at_microseconds = round(origin.clock.unix_seconds() * 1_000_000)
+        self._started_at_microseconds = started_at
+        self._claim = claim
+        self._holds = () if claim is None else claim.holds()
         self._first_token_milliseconds: int | None = None
         self._ended_at_seconds: float | None = None
         self._marked_tokens = 0
@@ -56,6 +68,8 @@ class Account:
     def open(self, replica_id: str, estimate: Usage) -> None:
         """Raises `Unavailable` where the spool cannot take it: then nothing may be served."""
         self.replica_id = replica_id
+        if self._claim is not None:
+            estimate = self._claim.within(estimate)
         self._origin.recorder.open(self._event("gateway_lost", estimate))
         self._origin.metrics.in_flight += 1
 
@@ -70,6 +84,8 @@ class Account:
 
     def mark(self, output_tokens: int) -> None:
         """Writes progress where there is any."""
+        if self._claim is not None:
+            output_tokens = min(output_tokens, self._claim.output_tokens)
         if output_tokens > self._marked_tokens and not self._is_ended:
             self._marked_tokens = output_tokens
             self._origin.recorder.mark(
@@ -89,13 +105,21 @@ class Account:
             return
         self._is_ended = True
         self.release(usage.input_tokens + usage.output_tokens)
+        claim = self._claim
+        if claim is not None:
+            usage = claim.within(usage)
         event = self._event(outcome, usage)
-        self._origin.recorder.end(event)
+        is_written = self._origin.recorder.end(event)
+        # Until it is, the request would be charged at its last mark were this worker to die, and that may be more.
+        if claim is not None and is_written:
+            claim.settle(claim.charge(usage))
         self._origin.metrics.count(event)
 
     def abandon(self) -> None:
         """Another account of the same request is open, and takes this one's place in the spool."""
         self._is_ended = True
+        if self._claim is not None:
+            self._claim.settle(0)
 
     @property
     def is_ended(self) -> bool:
@@ -125,4 +149,6 @@ class Account:
             outcome,
             usage,
             self._is_stream,
+            self._holds,
+            "" if self._claim is None else self._claim.rate_card_id,
         )

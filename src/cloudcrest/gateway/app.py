@@ -16,16 +16,19 @@ from cloudcrest.gateway.account import Account, Origin
 from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
 from cloudcrest.gateway.authenticate import authenticate
 from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.conversation import conversation
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.deadline import set_deadline
+from cloudcrest.gateway.desk import Desk, WaitingForBudget, refused
 from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.http1 import JSON
-from cloudcrest.gateway.parts import Parts
+from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.proxy import ProxyExchange, is_internal
+from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
@@ -60,6 +63,8 @@ class GatewayApp:
         calls: Calls,
         counting: Counting,
         new_id: Callable[[float], str],
+        claims: Claims,
+        desk: Desk,
         admit: Admit = admit,
     ) -> None:
         self._settings = settings
@@ -70,6 +75,8 @@ class GatewayApp:
         self._new_id = new_id
         self._admit = admit
         self.waiting = WaitingRoom(calls.monotonic, origin.metrics.waits, _call_later)
+        self._claims = claims
+        self._desk = desk
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
@@ -241,6 +248,8 @@ class GatewayApp:
         if not route.replicas:
             raise _not_ready(route)
         scopes = self._snapshot.scopes_of(key, route)
+        started_at = self._origin.microseconds()
+        claim = self._claims.of(key, parsed, document, started_at)
         now = self._calls.monotonic()
         if request.deadline == inf:  # a fallback has what is left
             set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
@@ -251,6 +260,31 @@ class GatewayApp:
             if scopes:
                 request.extra_head += limit_headers(scopes, now)
         grant.freed = self.waiting.freed
+        admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
+        if claim is not None and not self._desk.wallet.reserve(claim):
+            return self._wait_for_budget(admitted, claim)
+        return self._begin(admitted)
+
+    def _wait_for_budget(self, admitted: Admitted, claim: Claim) -> Responder:
+        """Has a request wait for its budget; refused, it gives back what it took of its limits."""
+        fallback = admitted.fallback
+        if fallback is not None and fallback.has_open_account:  # which cannot wait until this one takes its place
+            admitted.grant.settle(0)
+            raise refused(self._desk.wallet.short_of(claim))
+        waiting = WaitingForBudget(admitted, self._begin, self._origin.metrics)
+        try:
+            waiting.cancel = self._desk.wait(claim, waiting.decided)
+        except CloudcrestError:
+            admitted.grant.settle(0)
+            raise
+        return waiting
+
+    def _begin(self, admitted: Admitted) -> Responder:
+        """Opens the account of an admitted request and sends it on its way."""
+        connection, request, key, route, parsed, grant, claim, started_at, fallback = admitted
+        document = route.document
+        if claim is not None and claim.is_capped:
+            parsed.max_tokens = claim.limit_for(document.engine, document.context_tokens)
         fields = forwarded_fields(parsed, document)
         account = Account(
             self._origin,
@@ -260,6 +294,8 @@ class GatewayApp:
             route=document,
             grant=grant,
             is_stream=parsed.is_stream,
+            claim=claim,
+            started_at=started_at,
         )
         try:
             if needs_fanout(parsed, document.engine):
@@ -277,6 +313,8 @@ class GatewayApp:
             relay.start()
         except CloudcrestError:
             grant.settle(0)
+            if claim is not None:
+                claim.settle(0)
             raise
         return relay
 

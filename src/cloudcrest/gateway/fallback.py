@@ -68,6 +68,8 @@ class Fallback:
         self._current: Responder | None = None
         self._first_error: CloudcrestError | None = None
         self._is_paused = False
+        self.has_open_account = False
+        """The account of a route that failed is open until another one takes its place."""
 
     def start(self, missing: NotFound | None) -> Responder:
         """Begins with the first that can. Raises the first one's error. `missing`: the model itself is not there."""
@@ -82,6 +84,7 @@ class Fallback:
         """The answer failed before its first byte. None: another is at it; else what the caller is to be told."""
         self._note(error)
         account.release(0)
+        self.has_open_account = True
         told = self._next()
         if told is None:
             account.abandon()

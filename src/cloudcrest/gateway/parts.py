@@ -3,13 +3,16 @@
 from typing import NamedTuple
 
 from cloudcrest.gateway.account import Account
+from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.http1 import EVENT_STREAM, LAST_CHUNK, chunk
+from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.gateway.validate import Parsed
+from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.units import KIB
 from cloudcrest.kernel.usage import Usage
@@ -17,6 +20,20 @@ from cloudcrest.kernel.usage import Usage
 _NOTHING = Usage(0, 0)
 MAX_ENGINE_ERROR_BYTES = 64 * KIB
 STREAM_HEAD = b"content-type: " + EVENT_STREAM + b"\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+
+
+class Admitted(NamedTuple):
+    """A request that is within its limits. `started_at`: Unix microseconds."""
+
+    connection: Connection
+    request: Request
+    key: KeyDocument
+    route: Route
+    parsed: Parsed
+    grant: Grant
+    claim: Claim | None
+    started_at: int
+    fallback: Fallback | None
 
 
 class Parts(NamedTuple):

@@ -53,13 +53,15 @@ class Recorder:
         except Unavailable as error:
             _log.warning("mark_not_written", id=record.id, error=str(error))
 
-    def end(self, event: UsageEvent) -> None:
-        """Never raises: what cannot be written now is kept for `retry`."""
+    def end(self, event: UsageEvent) -> bool:
+        """Never raises. False: it could not be written now, and is kept for `retry`."""
         try:
             self._spool.end(event)
         except Unavailable as error:
             self._unwritten.append(event)
             _log.error("end_not_written", id=event.id, error=str(error))
+            return False
+        return True
 
     def retry(self) -> None:
         """Writes what is kept, as far as it goes."""

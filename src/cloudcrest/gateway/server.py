@@ -13,8 +13,11 @@ import structlog
 from cloudcrest.gateway.account import Origin
 from cloudcrest.gateway.admit import admit
 from cloudcrest.gateway.app import GatewayApp
+from cloudcrest.gateway.budget import SECOND, Wallet
 from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.desk import Desk, grants_exchange
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
@@ -36,9 +39,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Gateway:
-    """One worker. `start`, then `stop`; `port` is where it listens."""
+    """One worker. `start`, then `stop`; `port` is where it listens. `holder`: the name of its spool's folder, under
+    which it holds grants of budgets.
+    """
 
-    def __init__(self, settings: GatewaySettings, spool: Spool, clock: Clock) -> None:
+    def __init__(self, settings: GatewaySettings, spool: Spool, clock: Clock, holder: str = "") -> None:
         self._settings = settings
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
@@ -54,6 +59,9 @@ class Gateway:
         self._all_metrics = (
             None if folder is None else WorkerMetrics(folder, worker=settings.worker, workers=settings.workers)
         )
+        self._desk = Desk(Wallet(holder or settings.name))
+        self._claims = Claims(self._desk.wallet, round(settings.request_timeout_seconds * SECOND))
+        self._claims.update(self._feed, set(self._feed.documents))
         self._app = GatewayApp(
             settings=settings,
             snapshot=self.snapshot,
@@ -62,6 +70,8 @@ class Gateway:
             counting=self._counting,
             new_id=RequestIds().make,
             admit=admit if self._limits is None else self._limits.admit,
+            claims=self._claims,
+            desk=self._desk,
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
         self._app.metrics_page = self._metrics_page
@@ -145,11 +155,16 @@ class Gateway:
 
         async def changed(kinds: set[str]) -> None:
             self.snapshot.update(self._feed, kinds)
+            self._claims.update(self._feed, kinds)
             self._is_feed_saved = False
             await self._save()
 
         async with httpx2.AsyncClient(trust_env=False) as client:
-            await follow(client, url, self._settings.feed_token, self._feed, changed)
+            settings = self._settings
+            if settings.grants_url is not None:
+                exchange = grants_exchange(client, settings.grants_url, settings.feed_token)
+                self._tasks.append(asyncio.get_running_loop().create_task(self._desk.run(exchange)))
+            await follow(client, url, settings.feed_token, self._feed, changed)
 
     async def _save(self) -> None:
         """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.
@@ -171,7 +186,7 @@ async def serve(settings: GatewaySettings) -> None:
     """Runs a worker until SIGTERM or SIGINT. Raises `SetupError` or `SpoolUnavailable` where it cannot start."""
     clock = SystemClock()
     spool = SpoolWriter(settings.spool_folder, settings.name)
-    gateway = Gateway(settings, spool, clock)
+    gateway = Gateway(settings, spool, clock, spool.folder.name)
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -13,7 +13,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `name` tells this worker from others of the region and names its spool folder. `worker` is its number (from 0) among
     the `workers` of this machine. The first saves the feed for all; `limits_path` is the table of limits they share
     (shared_limits.py); in `metrics_folder` each leaves its numbers for the one that is asked. `feed_url` is the region
-    service's feed; without it the worker serves what `feed_state_path` holds. `control_url` is where the management API
+    service's feed; without it the worker serves what `feed_state_path` holds. `grants_url` is where it asks for grants
+    of budgets, with the same token; without it nothing can be spent of one. `control_url` is where the management API
     and the console are passed through to; None: nothing is. `tls_*_path` set: TLS on the listening socket.
     `leave_ahead_seconds`: how long before its replica is stopped a stream goes on elsewhere.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
@@ -34,6 +35,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 0
     feed_url: str | None = None
     feed_token: str = ""
+    grants_url: str | None = None
     control_url: str | None = None
     tls_certificate_path: Path | None = None
     tls_key_path: Path | None = None

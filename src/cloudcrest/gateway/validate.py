@@ -174,8 +174,10 @@ def build(fields: dict[str, bytes]) -> bytes:
 
 
 def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, context_tokens: int) -> None:
-    if engine == "upstream":
-        return  # providers differ in which of the two names they take: the caller's own stays
+    if engine == "upstream":  # providers differ in which of the two names they take: the caller's own stays
+        if parsed.max_tokens is not None and not fields.keys() & {"max_tokens", "max_completion_tokens"}:
+            fields["max_tokens"] = b"%d" % parsed.max_tokens  # what a budget affords
+        return
     fields.pop("max_completion_tokens", None)
     if parsed.max_tokens is not None:
         fields["max_tokens"] = b"%d" % parsed.max_tokens

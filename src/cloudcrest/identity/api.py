@@ -121,6 +121,18 @@ class Organizations(Protocol):
         ...
 
 
+class Owners(Protocol):
+    """Whose projects and keys are, for slices that hang something on them; inside the caller's transaction."""
+
+    async def of_project(self, session: "AsyncSession", project_id: str) -> str | None:
+        """The organization of a project; None: there is none of this id."""
+        ...
+
+    async def of_key(self, session: "AsyncSession", key_id: str) -> tuple[str, str] | None:
+        """The organization and project of a key that is not revoked."""
+        ...
+
+
 class Membership(msgspec.Struct, frozen=True):
     """A role in an organization, or in one of its projects alone."""
 

@@ -94,3 +94,10 @@ def _revision_in(cursor: str, epoch: str) -> int | None:
     """The revision of a cursor of this database, else None."""
     head, _, tail = cursor.partition(".")
     return int(tail) if head == epoch and tail.isdigit() else None
+
+
+async def published_ids(session: AsyncSession, kind: str) -> set[str]:
+    """The ids of the documents there are of a kind."""
+    row = PublishedDocument
+    found = await session.scalars(select(row.id).where(row.kind == kind).where(row.body.is_not(None)))
+    return {*found}

@@ -24,10 +24,20 @@ class Usage(msgspec.Struct, frozen=True):
     is_estimate: bool = False
 
 
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """The most a request may draw from a grant of a budget or balance (`scope`), in units of 10⁻¹⁸ of the currency."""
+
+    scope: str
+    grant_id: str
+    units: int
+
+
 class UsageEvent(msgspec.Struct, frozen=True):
     """One served request. `id` is the request's id (`req_…`): the same event twice is one event.
 
     Times are Unix microseconds, durations milliseconds. `first_token_milliseconds` is None where nothing was sent.
+    `grants`: what was held of hard budgets for it. `rate_card_id`: the prices it was admitted at; empty: those in force
+    when it began.
     """
 
     id: str
@@ -46,3 +56,5 @@ class UsageEvent(msgspec.Struct, frozen=True):
     outcome: Outcome
     usage: Usage
     is_stream: bool = False
+    grants: tuple[Hold, ...] = ()
+    rate_card_id: str = ""

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import msgspec
 from sqlalchemy import ColumnElement, Date, Text, func, literal_column, select
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.kernel.errors import InvalidInput, TooLarge
-from cloudcrest.kernel.usage import Outcome, Usage, UsageEvent
+from cloudcrest.kernel.usage import Hold, Outcome, Usage, UsageEvent
 from cloudcrest.metering.api import MAX_BATCH_EVENTS, GroupBy, UsageFilter, UsageGroup
 from cloudcrest.metering.tables import UsageEventRow
 
@@ -19,6 +20,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _MAX_COUNT = 10**12
 _MAX_MICROSECONDS = 4_102_444_800_000_000  # the year 2100
 _MAX_CHARACTERS = 256
+_MAX_HOLDS = 256
 _TEXTS = (
     "id",
     "region",
@@ -30,6 +32,7 @@ _TEXTS = (
     "deployment_id",
     "replica_id",
     "endpoint",
+    "rate_card_id",
 )
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
 
@@ -136,6 +139,8 @@ def _check(event: UsageEvent) -> None:
         value = getattr(event, name)
         if len(value) > _MAX_CHARACTERS or "\0" in value or (name == "id" and not value):
             raise InvalidInput(f"usage event '{event.id[:64]}': {name} is empty, too long or not text", param=name)
+    if len(event.grants) > _MAX_HOLDS or any(not 0 <= hold.units < 10**38 for hold in event.grants):
+        raise InvalidInput(f"usage event '{event.id}': its grants are out of range", param="grants")
     numbers = {name: getattr(event.usage, name) for name in _COUNTS}
     numbers["duration_milliseconds"] = event.duration_milliseconds
     numbers["first_token_milliseconds"] = event.first_token_milliseconds or 0
@@ -157,16 +162,20 @@ def _to_row(event: UsageEvent, received_at: datetime) -> dict[str, Any]:
         "outcome": event.outcome,
         "is_estimate": event.usage.is_estimate,
         "is_stream": event.is_stream,
+        "grants": msgspec.to_builtins(event.grants) or None,
+        "rate_card_id": event.rate_card_id or None,
     }
 
 
 def _to_event(row: UsageEventRow) -> UsageEvent:
     return UsageEvent(
-        **{name: getattr(row, name) for name in _TEXTS},
+        **{name: getattr(row, name) for name in _TEXTS if name != "rate_card_id"},
         started_at_microseconds=(row.started_at - _EPOCH) // _MICROSECOND,
         duration_milliseconds=row.duration_milliseconds,
         first_token_milliseconds=row.first_token_milliseconds,
         outcome=cast("Outcome", row.outcome),
         usage=Usage(**{name: getattr(row, name) for name in _COUNTS}, is_estimate=row.is_estimate),
         is_stream=row.is_stream,
+        grants=msgspec.convert(row.grants or (), tuple[Hold, ...]),
+        rate_card_id=row.rate_card_id or "",
     )

@@ -1,8 +1,10 @@
 """Tables of metering. `usage_events` is append-only: a trigger (migration 0005) refuses every change."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, Index
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cloudcrest.infra.database import Base
@@ -40,3 +42,5 @@ class UsageEventRow(Base):
     reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
     is_estimate: Mapped[bool]
     is_stream: Mapped[bool]
+    grants: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    rate_card_id: Mapped[str | None]

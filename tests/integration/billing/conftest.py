@@ -6,6 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing.seed import seed
 from cloudcrest.billing.service.accounts import Accounts
+from cloudcrest.billing.service.budgets import Budgets
+from cloudcrest.billing.service.granting import Granting
 from cloudcrest.billing.service.ingest import UsageIngest
 from cloudcrest.billing.service.rate_cards import RateCards
 from cloudcrest.billing.service.usage import UsageReport
@@ -40,6 +42,8 @@ class Billing(msgspec.Struct):
     suspensions: RecordedSuspensions
     accounts: Accounts
     ingest: UsageIngest
+    granting: Granting
+    budgets: Budgets
     cards: RateCards
     report: UsageReport
     verification: Verification
@@ -58,6 +62,7 @@ async def billing(database: Database, clock: ManualClock) -> Billing:
     async def defer(session: AsyncSession) -> None:
         deferred.append("price_waiting")
 
+    granting = Granting(clock)
     accounts = Accounts(suspensions, BillingSettings(), clock, new_id)
     async with database.transaction() as session:
         await seed(session, clock, new_id)
@@ -67,7 +72,9 @@ async def billing(database: Database, clock: ManualClock) -> Billing:
         clock,
         suspensions,
         accounts,
-        UsageIngest(events, accounts, clock, new_id),
+        UsageIngest(events, accounts, granting, clock, new_id),
+        granting,
+        Budgets(clock, new_id),
         RateCards(clock, new_id, defer),
         UsageReport(events),
         Verification(events),

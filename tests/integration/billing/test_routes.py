@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing.routes import internal_router, router
 from cloudcrest.identity.api import Caller, Membership
@@ -30,6 +31,16 @@ CALLERS = {
 }
 
 
+class KnownOwners:
+    """Identity as billing sees it: the projects and keys of two tenants."""
+
+    async def of_project(self, session: AsyncSession, project_id: str) -> str | None:  # noqa: ARG002
+        return {"proj_a": "org_a", "proj_a2": "org_a", "proj_b": "org_b"}.get(project_id)
+
+    async def of_key(self, session: AsyncSession, key_id: str) -> tuple[str, str] | None:  # noqa: ARG002
+        return {"key_a": ("org_a", "proj_a"), "key_b": ("org_b", "proj_b")}.get(key_id)
+
+
 @pytest.fixture
 async def client(billing: Billing) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an app with billing's routes; the header `x-caller` says who calls. Two tenants have usage."""
@@ -44,8 +55,15 @@ async def client(billing: Billing) -> AsyncIterator[httpx2.AsyncClient]:
     async with billing.database.transaction() as session:
         await billing.ingest.ingest(session, "local", UsageBatch(events))
     routers = (
-        router(billing.report, billing.cards, billing.accounts, billing.verification),
-        internal_router(billing.ingest),
+        router(
+            billing.report,
+            billing.cards,
+            billing.accounts,
+            billing.verification,
+            budget_service=billing.budgets,
+            owners=KnownOwners(),
+        ),
+        internal_router(billing.ingest, billing.granting),
     )
     regions = await linked_region(billing.database, billing.clock)
     async with management_client(billing.database, *routers, callers=CALLERS, regions=regions) as client:

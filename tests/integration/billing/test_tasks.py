@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_new_card_prices_what_waited(billing: Billing) -> None:
     jobs = Jobs(billing.database)
-    jobs.register(tasks.NAMESPACE, tasks.blueprint(billing.ingest, billing.database))
+    jobs.register(tasks.NAMESPACE, tasks.blueprint(billing.ingest, billing.granting, billing.database))
     cards = RateCards(billing.clock, new_id, tasks.deferrer(jobs))
     await billing.open_account("org_a")
     async with billing.database.transaction() as session:

@@ -81,7 +81,7 @@ async def test_a_new_organization_spends_its_credit_and_is_suspended(billing: Bi
         clock=billing.clock, new_id=new_id, settings=IdentitySettings(), organization_created=billing.accounts
     )
     accounts = Accounts(organizations, BillingSettings(), billing.clock, new_id)
-    ingest = UsageIngest(UsageRepository(), accounts, billing.clock, new_id)
+    ingest = UsageIngest(UsageRepository(), accounts, billing.granting, billing.clock, new_id)
     async with billing.database.transaction() as session:
         await session.execute(
             text(

@@ -1,6 +1,6 @@
 """Usage events for tests."""
 
-from cloudcrest.kernel.usage import Usage, UsageEvent
+from cloudcrest.kernel.usage import Hold, Usage, UsageEvent
 
 
 def usage_event(
@@ -13,6 +13,8 @@ def usage_event(
     region: str = "local",
     usage: Usage | None = None,
     started_at_microseconds: int = 1_767_225_600_000_000,
+    grants: tuple[Hold, ...] = (),
+    rate_card_id: str = "",
 ) -> UsageEvent:
     """The event of request `number`, which began at the start of 2026."""
     return UsageEvent(
@@ -32,4 +34,6 @@ def usage_event(
         outcome="completed",
         usage=usage or Usage(input_tokens=37, output_tokens=20, cached_input_tokens=7),
         is_stream=True,
+        grants=grants,
+        rate_card_id=rate_card_id,
     )

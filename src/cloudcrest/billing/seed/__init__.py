@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing import repository
 from cloudcrest.billing.api import RateCard
+from cloudcrest.billing.service.rate_cards import publish_missing_cards
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.ids import NewId
 
@@ -50,3 +51,4 @@ async def seed(session: AsyncSession, clock: Clock, new_id: NewId) -> None:
             output_price_per_million_tokens=item.output,
         )
         await repository.add_rate_card(session, card, created_at=clock.now(), created_by=None)
+    await publish_missing_cards(session, clock.now())

@@ -10,8 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing import repository
 from cloudcrest.billing.api import Account, EntryKind, LedgerEntry
+from cloudcrest.billing.periods import BUDGET_KIND, balance_document
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID, Organizations
+from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, InvalidInput, NotFound
 from cloudcrest.kernel.ids import NewId
@@ -38,6 +40,9 @@ class Accounts:
         """Opens the account with its starting credit; identity calls it when it founds an organization."""
         if not await repository.add_account(session, organization_id, currency, self._clock.now()):
             return
+        if organization_id != SYSTEM_ORGANIZATION_ID:  # whose probes never end for want of balance
+            document = balance_document(organization_id, currency)
+            await publish(session, BUDGET_KIND, document.id, document)
         accounts = await repository.read_accounts(session, [organization_id], lock=True)
         credit = self._settings.starting_credit
         entries = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +11,7 @@ from cloudcrest.billing import repository
 from cloudcrest.billing.api import Account, LedgerEntry, RateCard, UnpricedReason, UnpricedUsage
 from cloudcrest.billing.pricing import card_in_force, price_usage
 from cloudcrest.billing.service.accounts import Accounts
+from cloudcrest.billing.service.granting import Granting
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import PermissionDenied
@@ -40,16 +42,24 @@ async def load_cards(session: AsyncSession, events: Sequence[UsageEvent]) -> Car
 
 
 def card_for(cards: Cards, event: UsageEvent, account: Account) -> RateCard | None:
-    """The card that prices an event of this account."""
-    return card_in_force(cards.get((event.model, account.currency), []), started_at(event))
+    """The card that prices an event of this account: the one it was admitted at, else the one then in force."""
+    of_model = cards.get((event.model, account.currency), [])
+    if event.rate_card_id:
+        quoted = next((card for card in of_model if card.id == event.rate_card_id), None)
+        if quoted is not None:
+            return quoted
+    return card_in_force(of_model, started_at(event))
 
 
 class UsageIngest:
     """Stores usage events, prices them and books them; what cannot be priced yet is kept and listed."""
 
-    def __init__(self, usage_events: UsageEvents, accounts: Accounts, clock: Clock, new_id: NewId) -> None:
+    def __init__(
+        self, usage_events: UsageEvents, accounts: Accounts, granting: Granting, clock: Clock, new_id: NewId
+    ) -> None:
         self._usage_events = usage_events
         self._accounts = accounts
+        self._granting = granting
         self._clock = clock
         self._new_id = new_id
 
@@ -96,6 +106,7 @@ class UsageIngest:
         cards = await load_cards(session, events)
         accounts = await repository.read_accounts(session, {event.organization_id for event in events}, lock=True)
         entries: list[LedgerEntry] = []
+        charged: list[tuple[UsageEvent, Decimal]] = []
         waiting: list[UnpricedUsage] = []
         now = self._clock.now()
         for event in events:
@@ -107,7 +118,10 @@ class UsageIngest:
                     UnpricedUsage(event.id, event.organization_id, event.project_id, event.model, reason, now)
                 )
             else:
-                entries.append(self._usage_entry(event, account, card, now))
+                entry = self._usage_entry(event, account, card, now)
+                entries.append(entry)
+                charged.append((event, entry.amount.copy_negate()))
+        await self._granting.charge(session, accounts, charged)
         booked = {entry.organization_id for entry in entries}
         await self._accounts.post(session, {key: value for key, value in accounts.items() if key in booked}, entries)
         if waiting:

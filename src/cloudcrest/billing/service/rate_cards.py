@@ -8,8 +8,10 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.billing import repository
-from cloudcrest.billing.api import RateCard
+from cloudcrest.billing.api import RATE_CARD_KIND, RateCard, RateCardsDocument
+from cloudcrest.billing.pricing import card_in_force
 from cloudcrest.infra.http.paging import PageRequest
+from cloudcrest.infra.publication import publish, published_ids
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, NotFound
 from cloudcrest.kernel.ids import NewId
@@ -24,6 +26,31 @@ class Prices(msgspec.Struct, frozen=True):
     input: Decimal
     cached_input: Decimal
     output: Decimal
+
+
+async def publish_cards(session: AsyncSession, model: str, currency: str, now: datetime) -> None:
+    """Tells gateways what a model costs: the card in force and those to come."""
+    cards = await repository.rate_cards(session, models=[model], currency=currency)
+    present = card_in_force(cards, now)
+    known = sorted(
+        (card for card in cards if present is None or card.valid_from >= present.valid_from),
+        key=lambda card: card.valid_from,
+    )
+    document = RateCardsDocument(model, currency, tuple(known)) if known else None
+    await publish(session, RATE_CARD_KIND, _document_id(model, currency), document)
+
+
+async def publish_missing_cards(session: AsyncSession, now: datetime) -> None:
+    """Tells gateways of what they were not told of: cards that are older than this kind of document."""
+    there = await published_ids(session, RATE_CARD_KIND)
+    priced = {(card.model, card.currency) for card in await repository.rate_cards(session)}
+    for model, currency in sorted(priced):
+        if _document_id(model, currency) not in there:
+            await publish_cards(session, model, currency, now)
+
+
+def _document_id(model: str, currency: str) -> str:
+    return f"{currency} {model}"
 
 
 class RateCards:
@@ -66,6 +93,7 @@ class RateCards:
             )
         if not await repository.add_rate_card(session, card, created_at=now, created_by=created_by):
             raise Conflict(f"there is a rate card of {model} in {currency} from {card.valid_from.isoformat()} on")
+        await publish_cards(session, model, currency, now)
         if card.valid_from <= now + timedelta(minutes=1):
             await self._price_waiting(session)
         return card
@@ -77,6 +105,7 @@ class RateCards:
         if card.valid_from <= self._clock.now():
             raise Conflict("this rate card is or was in force and stays", hint="create a new one that supersedes it")
         await repository.delete_rate_card(session, rate_card_id)
+        await publish_cards(session, card.model, card.currency, self._clock.now())
 
     async def get(self, session: AsyncSession, rate_card_id: str) -> RateCard:
         """The card. Raises `NotFound`."""

@@ -1,0 +1,81 @@
+"""Prices in whole units of 10⁻¹⁸: what a gateway needs to know a charge without a decimal, and without a rounding.
+
+A price per million tokens has 12 decimals at most, so a token costs a whole number of units, and every charge is the
+same to the last unit as `pricing.price_usage` books it (tests hold the two together).
+"""
+
+from decimal import Context, Decimal
+
+import msgspec
+
+from cloudcrest.billing.api import RateCard
+from cloudcrest.kernel.money import AMOUNT_DECIMALS, PRICE_DECIMALS
+from cloudcrest.kernel.usage import Usage
+
+_EXACT_DIGITS = 60
+_EXACT = Context(prec=60)
+
+
+class Tariff(msgspec.Struct, frozen=True):
+    """What one token costs, in units of 10⁻¹⁸ of the currency."""
+
+    input: int
+    cached_input: int
+    output: int
+
+
+def to_units(amount: Decimal) -> int:
+    """An amount of money in units. Raises `ValueError` where it has more than 18 decimals."""
+    return _whole(amount, AMOUNT_DECIMALS)
+
+
+def to_amount(units: int) -> Decimal:
+    """An amount of money from its units, exactly."""
+    return Decimal(units).scaleb(-AMOUNT_DECIMALS, _EXACT)
+
+
+def tariff_of(card: RateCard) -> Tariff:
+    """A rate card's prices: n × 10⁻¹² per million tokens are n units a token."""
+    return Tariff(
+        _whole(card.input_price_per_million_tokens, PRICE_DECIMALS),
+        _whole(card.cached_input_price_per_million_tokens, PRICE_DECIMALS),
+        _whole(card.output_price_per_million_tokens, PRICE_DECIMALS),
+    )
+
+
+def charge_units(usage: Usage, tariff: Tariff) -> int:
+    """What `usage` costs, exactly."""
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    return (
+        (usage.input_tokens - cached) * tariff.input
+        + cached * tariff.cached_input
+        + usage.output_tokens * tariff.output
+    )
+
+
+def most_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:
+    """The most that up to so many tokens can cost, whatever part of the input is found in a cache."""
+    return input_tokens * max(tariff.input, tariff.cached_input) + output_tokens * tariff.output
+
+
+def affordable_output_tokens(units: int, input_tokens: int, tariff: Tariff) -> int | None:
+    """How many output tokens `units` pay for after the input. None: any number; below one: not even the first."""
+    rest = units - most_units(input_tokens, 0, tariff)
+    if rest < 0:
+        return 0
+    return rest // tariff.output if tariff.output else None
+
+
+def _whole(amount: Decimal, decimals: int) -> int:
+    sign, digits, exponent = amount.as_tuple()
+    if not isinstance(exponent, int) or len(digits) > _EXACT_DIGITS:
+        raise ValueError(f"{amount} is not a finite amount")
+    number = int("".join(map(str, digits)))
+    shift = exponent + decimals
+    if shift < 0:
+        number, rest = divmod(number, int(10**-shift))
+        if rest:
+            raise ValueError(f"{amount} has more than {decimals} decimals")
+    else:
+        number *= int(10**shift)
+    return -number if sign else number

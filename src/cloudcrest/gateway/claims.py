@@ -1,0 +1,169 @@
+"""What a request may cost at most, and of whom: prices and budgets as the feed tells them, ready for the hot path."""
+
+from typing import Any
+
+import msgspec
+import structlog
+
+from cloudcrest.billing.api import RATE_CARD_KIND, RateCard, RateCardsDocument
+from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, microseconds, scope_at
+from cloudcrest.billing.tariff import Tariff, tariff_of
+from cloudcrest.gateway.budget import SKEW, Wallet
+from cloudcrest.gateway.fields import ChatBody, EmbeddingBody
+from cloudcrest.gateway.purse import Claim, Pocket
+from cloudcrest.gateway.validate import Parsed
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.infra.feed import FeedState
+from cloudcrest.kernel.errors import LimitExceeded
+from cloudcrest.serving.api import RouteDocument
+
+MAX_PLANS = 50_000
+OVERHEAD_TOKENS = 64
+"""What a chat template may add to the bytes of a body: its first and last words, a default system message."""
+TOOLS_OVERHEAD_TOKENS = 1_024
+"""What it may add to explain that there are tools."""
+FREE = Tariff(0, 0, 0)
+_FOREVER = 2**62
+_log = structlog.get_logger(__name__)
+
+
+class _Plan(msgspec.Struct):
+    """The scopes of a key's requests until one of their periods is over. `is_strict`: not all are balances."""
+
+    pockets: tuple[Pocket, ...]
+    currency: str
+    is_strict: bool
+    since: int
+    until: int
+
+
+class _Price(msgspec.Struct):
+    """What holds for a model and currency until the next card's moment. No card: `rate_card_id` is empty."""
+
+    tariff: Tariff
+    rate_card_id: str
+    since: int
+    until: int
+
+
+class Claims:
+    """Makes claims. `longest_answer`: microseconds that a request may take."""
+
+    def __init__(self, wallet: Wallet, longest_answer: int) -> None:
+        self._wallet = wallet
+        self._longest = longest_answer + SKEW
+        self._budgets: dict[str, list[BudgetDocument]] = {}
+        self._cards: dict[tuple[str, str], tuple[RateCard, ...]] = {}
+        self._plans: dict[str, _Plan] = {}
+        self._prices: dict[tuple[str, str], _Price] = {}
+
+    def update(self, state: FeedState, kinds: set[str]) -> None:
+        """Takes over the documents of these kinds."""
+        if BUDGET_KIND in kinds:
+            self._plans = {}
+            self._budgets = {}
+            for document in _decoded(state, BUDGET_KIND, BudgetDocument):
+                self._budgets.setdefault(document.organization_id, []).append(document)
+        if RATE_CARD_KIND in kinds:
+            self._prices = {}
+            self._cards = {}
+            for document in _decoded(state, RATE_CARD_KIND, RateCardsDocument):
+                self._cards[document.currency, document.model] = document.cards
+
+    def of(self, key: KeyDocument, parsed: Parsed, route: RouteDocument, now: int) -> Claim | None:
+        """What a request that begins now claims; None where nothing holds it. Raises `LimitExceeded` where a budget
+        does and the model has no price.
+        """
+        plan = self._plans.get(key.id)
+        if plan is None or not plan.since <= now < plan.until:
+            plan = self._plan(key, now)
+        if not plan.pockets:
+            return None
+        price = self._prices.get((plan.currency, route.model_name))
+        if price is None or not price.since <= now < price.until:
+            price = self._price(plan.currency, route.model_name, now)
+        if not price.rate_card_id and plan.is_strict:
+            raise LimitExceeded(
+                f"'{route.model_name}' has no price in {plan.currency}, so its use cannot be held to a budget",
+                code="insufficient_quota",
+                hint="an operator sets prices; or use another model",
+            )
+        input_tokens = parsed.size_bytes + OVERHEAD_TOKENS
+        branches = parsed.choices * (len(parsed.prompts) or 1)
+        body = parsed.body
+        if isinstance(body, ChatBody) and body.tools:
+            input_tokens += TOOLS_OVERHEAD_TOKENS
+        if route.engine != "upstream" and not isinstance(body, EmbeddingBody):
+            input_tokens = min(input_tokens, route.context_tokens * (len(parsed.prompts) or 1))
+        if isinstance(body, EmbeddingBody):
+            output_tokens, is_open = 0, False
+        elif parsed.max_tokens is not None:
+            output_tokens, is_open = parsed.max_tokens * branches, False
+        else:
+            output_tokens, is_open = route.context_tokens * branches, True
+        return Claim(
+            plan.pockets,
+            price.tariff,
+            price.rate_card_id,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            branches=branches,
+            is_open=is_open and bool(price.rate_card_id),
+            until=now + self._longest,
+        )
+
+    def _plan(self, key: KeyDocument, now: int) -> _Plan:
+        documents = [
+            document
+            for document in self._budgets.get(key.organization_id, ())
+            if document.covers(key.organization_id, key.project_id, key.id)
+        ]
+        since, until = 0, _FOREVER
+        pockets: list[Pocket] = []
+        for document in documents:
+            start, end = bounds(document.period, now)
+            since, until = max(since, start), min(until, end)
+            scope = scope_at(document.id, document.period, now)
+            pockets.append(self._wallet.pocket(scope, _name(document), end))
+        if len(self._plans) >= MAX_PLANS:
+            self._plans = {}
+        plan = self._plans[key.id] = _Plan(
+            tuple(pockets),
+            documents[0].currency if documents else "",
+            any(not document.is_balance for document in documents),
+            since,
+            until,
+        )
+        return plan
+
+    def _price(self, currency: str, model: str, now: int) -> _Price:
+        price = _Price(FREE, "", 0, _FOREVER)
+        for card in sorted(self._cards.get((currency, model), ()), key=lambda card: card.valid_from):
+            begins = microseconds(card.valid_from)
+            if begins > now:
+                price.until = begins
+                break
+            price = _Price(tariff_of(card), card.id, begins, _FOREVER)
+        if len(self._prices) >= MAX_PLANS:
+            self._prices = {}
+        self._prices[currency, model] = price
+        return price
+
+
+def _decoded(state: FeedState, kind: str, struct: type[Any]) -> list[Any]:
+    """The documents of a kind, less those that this version cannot read."""
+    decoded = []
+    for document_id, body in state.documents.get(kind, {}).items():
+        try:
+            decoded.append(msgspec.convert(body, struct))
+        except msgspec.ValidationError as error:
+            _log.error("document_skipped", kind=kind, id=document_id, error=str(error))
+    return decoded
+
+
+def _name(document: BudgetDocument) -> str:
+    if document.is_balance:
+        return "the organization's balance"
+    whose = "API key" if document.key_id else "project" if document.project_id else "organization"
+    span = {"day": "budget for the day", "month": "budget for the month", "total": "budget"}[document.period]
+    return f"the {span} of this {whose} ({document.id})"

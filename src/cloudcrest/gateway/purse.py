@@ -1,0 +1,142 @@
+"""What a worker holds of budgets, and what a request holds of that: integer arithmetic, and nothing else.
+
+Amounts are units of 10⁻¹⁸, times Unix microseconds.
+"""
+
+from collections.abc import Sequence
+
+from cloudcrest.billing.grants import Ask, Grant
+from cloudcrest.billing.tariff import Tariff, charge_units, most_units
+from cloudcrest.kernel.usage import Hold, Usage
+
+
+class Purse:
+    """One grant in the worker's hands. What it has spent is `units` − `free` − `held`; `told`: the last promise."""
+
+    __slots__ = ("ends_at", "free", "held", "id", "pocket", "told", "units")
+
+    def __init__(self, grant: Grant, pocket: "Pocket") -> None:
+        self.id = grant.id
+        self.pocket = pocket
+        self.ends_at = grant.ends_at_microseconds
+        self.units = self.told = self.free = grant.units
+        self.held = 0
+
+
+class Pocket:
+    """What the worker holds of one scope. `name`: as people are told. `ends_at`: from then on no request is in it.
+
+    `purse`: the one to take from first. Below `low` in it, more is asked for ahead of need.
+    """
+
+    __slots__ = (
+        "ask", "ends_at", "is_resent", "left_hint", "low", "name", "not_before", "purse", "purses",
+        "scope", "top_up_after", "wanted", "wish",
+    )  # fmt: skip
+
+    def __init__(self, scope: str, name: str, ends_at: int) -> None:
+        self.scope = scope
+        self.name = name
+        self.ends_at = ends_at
+        self.purse: Purse | None = None
+        self.purses: list[Purse] = []
+        self.low = 0
+        self.wanted = 0
+        self.ask: Ask | None = None
+        self.is_resent = False
+        self.wish: tuple[int, int, int, bool] | None = None
+        self.not_before = 0
+        self.top_up_after = 0
+        self.left_hint = 0
+        """What could be granted when it was last refused; until `not_before` there is no use in asking for more."""
+
+    def free_units(self, until: int) -> int:
+        """What can be reserved for a request that ends by then."""
+        return sum(purse.free for purse in self.purses if purse.ends_at >= until)
+
+
+class Claim:
+    """One request's: what it may cost at most, and what is held for it. `settle` once, with what it came to.
+
+    `is_open`: the caller gave no limit of the output, so it may be limited to what there is; never below `least`.
+    `rate_card_id` empty: it has no price yet, and is held to there being anything left at all.
+    """
+
+    __slots__ = (
+        "branches", "input_tokens", "is_capped", "is_open", "is_settled", "least", "most", "output_tokens", "parts",
+        "pockets", "rate_card_id", "tariff", "until",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pockets: Sequence[Pocket],
+        tariff: Tariff,
+        rate_card_id: str,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        branches: int,
+        is_open: bool,
+        until: int,
+    ) -> None:
+        self.pockets = pockets
+        self.tariff = tariff
+        self.rate_card_id = rate_card_id
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.branches = branches
+        self.is_open = is_open
+        self.is_capped = False
+        self.until = until
+        self.most = most_units(input_tokens, output_tokens, tariff) or 1
+        self.least = (most_units(input_tokens, branches, tariff) or 1) if is_open else self.most
+        self.parts: list[tuple[Purse, int]] = []
+        self.is_settled = False
+
+    def holds(self) -> tuple[Hold, ...]:
+        """What its spool records carry."""
+        if not self.rate_card_id:
+            return ()
+        return tuple([Hold(purse.pocket.scope, purse.id, units) for purse, units in self.parts])
+
+    def within(self, usage: Usage) -> Usage:
+        """The usage, as far as it was reserved: an engine that counts more than was agreed is not believed."""
+        if usage.input_tokens <= self.input_tokens and usage.output_tokens <= self.output_tokens:
+            return usage
+        if not self.rate_card_id:
+            return usage
+        input_tokens = min(usage.input_tokens, self.input_tokens)
+        output_tokens = min(usage.output_tokens, self.output_tokens)
+        return Usage(
+            input_tokens,
+            output_tokens,
+            min(usage.cached_input_tokens, input_tokens),
+            min(usage.reasoning_tokens, output_tokens),
+            usage.is_estimate,
+        )
+
+    def limit_for(self, engine: str, context_tokens: int) -> int:
+        """The output tokens that each choice of a capped claim may have."""
+        tokens = self.output_tokens // self.branches
+        if engine == "vllm":  # refuses a limit that prompt and output together could not have
+            return max(1, min(tokens, context_tokens - self.input_tokens))
+        return tokens
+
+    def charge(self, usage: Usage) -> int:
+        """What usage costs, in units."""
+        return charge_units(usage, self.tariff) if self.rate_card_id else 0
+
+    def settle(self, charge: int) -> None:
+        """Spends the charge and frees the rest, once."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        pocket: Pocket | None = None
+        rest = 0
+        for purse, units in self.parts:
+            if purse.pocket is not pocket:
+                pocket, rest = purse.pocket, charge
+            part = min(rest, units)
+            rest -= part
+            purse.held -= units
+            purse.free += units - part

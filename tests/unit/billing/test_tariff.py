@@ -1,0 +1,43 @@
+"""Whole units are the same money as decimals, to the last one."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudcrest.billing.api import RateCard
+from cloudcrest.billing.pricing import price_usage
+from cloudcrest.billing.tariff import affordable_output_tokens, charge_units, most_units, tariff_of, to_units
+from cloudcrest.kernel.usage import Usage
+
+PRICES = st.integers(0, 10**15).map(lambda units: Decimal(units).scaleb(-12))
+TOKENS = st.integers(0, 10**9)
+CARDS = st.builds(
+    RateCard, st.just("rate_a"), st.just("m"), st.just("USD"), st.just(datetime(2026, 1, 1, tzinfo=UTC)),
+    PRICES, PRICES, PRICES,
+)  # fmt: skip
+
+
+@given(TOKENS, TOKENS, TOKENS, CARDS)
+def test_units_are_what_is_booked(input_tokens: int, output_tokens: int, cached: int, card: RateCard) -> None:
+    usage = Usage(input_tokens, output_tokens, cached_input_tokens=cached)
+
+    units = charge_units(usage, tariff_of(card))
+
+    assert units == to_units(price_usage(usage, card).amount)
+    assert units <= most_units(input_tokens, output_tokens, tariff_of(card))
+
+
+@given(st.integers(0, 10**24), TOKENS, CARDS)
+def test_what_is_affordable_is_paid_for_and_one_more_is_not(units: int, input_tokens: int, card: RateCard) -> None:
+    tariff = tariff_of(card)
+
+    output_tokens = affordable_output_tokens(units, input_tokens, tariff)
+
+    if output_tokens is None:
+        assert tariff.output == 0
+        return
+    if output_tokens:
+        assert most_units(input_tokens, output_tokens, tariff) <= units
+    assert most_units(input_tokens, output_tokens + 1, tariff) > units
