@@ -26,6 +26,7 @@ from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.infra.database import Database
+from cloudcrest.infra.publication import forget_deletions
 
 __all__ = ["Blueprint", "Jobs"]
 
@@ -42,6 +43,7 @@ class Jobs:
     """The job queue of one database."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._conninfo = database.conninfo
         connector = PsycopgConnector(conninfo=self._conninfo, min_size=1, max_size=_CONNECTIONS)
         self._app = App(connector=connector)
@@ -120,5 +122,7 @@ class Jobs:
         @tasks.task(name="forget_old", queueing_lock="infra:forget_old")
         async def forget_old(timestamp: int) -> None:  # noqa: ARG001 - periodic tasks are given their time
             await self._app.job_manager.delete_old_jobs(nb_hours=_FAILED_KEPT_HOURS, include_failed=True)
+            async with self._database.transaction() as session:
+                await forget_deletions(session)
 
         return tasks

@@ -7,7 +7,7 @@ revision n never misses a smaller one. Publishing is rare (people and jobs do it
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Index, Sequence, func, select, text
+from sqlalchemy import BigInteger, Index, Sequence, delete, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
@@ -18,13 +18,25 @@ from cloudcrest.infra.feed import MAX_PAGE_DOCUMENTS, Document, FeedPage
 CHANNEL = "cloudcrest_feed"
 """PostgreSQL notification channel: a notification means that something was published."""
 
+MAX_KEPT_DELETIONS = 20_000
 _PUBLISH_LOCK = 0x636C6F7564
+_FORGOTTEN = "forgotten"
+_NOWHERE = ""
+"""No region is called this: the note of what is forgotten lies among the documents, and is for no follower."""
 _POSITION = text(
     "select (select system_identifier from pg_control_system()) || '-' || oid,"
-    " (select coalesce(max(revision), 0) from published_documents)"
+    " (select coalesce(max(revision), 0) from published_documents),"
+    " (select coalesce(max((body->>'revision')::bigint), 0) from published_documents"
+    " where kind = :forgotten and id = :forgotten)"
     " from pg_database where datname = current_database()"
-)
+).bindparams(forgotten=_FORGOTTEN)
 _revisions = Sequence("published_documents_revision", metadata=Base.metadata)
+
+
+class _Forgotten(msgspec.Struct, frozen=True):
+    """Deletions up to this revision are no longer kept."""
+
+    revision: int
 
 
 class PublishedDocument(Base):
@@ -61,19 +73,38 @@ async def publish(
     await session.execute(select(func.pg_notify(CHANNEL, "")))
 
 
+async def forget_deletions(session: AsyncSession, *, kept: int = MAX_KEPT_DELETIONS) -> int:
+    """Forgets all but the newest deletions; how many. A follower that is further behind starts over."""
+    await session.execute(select(func.pg_advisory_xact_lock(_PUBLISH_LOCK)))
+    is_deletion = PublishedDocument.body.is_(None)
+    newest_forgotten = select(PublishedDocument.revision).where(is_deletion).order_by(PublishedDocument.revision.desc())
+    revision = (await session.execute(newest_forgotten.offset(kept).limit(1))).scalar_one_or_none()
+    if revision is None:
+        return 0
+    old = delete(PublishedDocument).where(is_deletion, PublishedDocument.revision <= revision)
+    forgotten = (await session.execute(old.returning(PublishedDocument.id))).scalars().all()
+    await publish(session, _FORGOTTEN, _FORGOTTEN, _Forgotten(revision), region=_NOWHERE)
+    return len(forgotten)
+
+
 async def read_page(session: AsyncSession, cursor: str, *, region: str) -> FeedPage:
     """What was published for `region` after `cursor` ("" or one from another database: everything)."""
-    epoch, newest = (await session.execute(_POSITION)).one()
-    since = _revision_in(cursor, epoch)
-    if since is not None and since > newest:
-        since = None  # the database was restored to before what this follower has seen
+    epoch, newest, forgotten = (await session.execute(_POSITION)).one()
+    position = _position(cursor, epoch)
+    # The database was restored to before what this follower has seen, or a deletion it may need is forgotten.
+    if position is not None and (position[0] > newest or position[1] < forgotten):
+        position = None
+    since, complete_since = position or (0, newest)
+    documents = PublishedDocument
     rows = (
         (
             await session.execute(
-                select(PublishedDocument)
-                .where(PublishedDocument.revision > (since or 0))
-                .where((PublishedDocument.region == region) | PublishedDocument.region.is_(None))
-                .order_by(PublishedDocument.revision)
+                select(documents)
+                .where(documents.revision > since)
+                .where((documents.region == region) | documents.region.is_(None))
+                # Who starts over has nothing that a deletion from before could take away.
+                .where(documents.body.is_not(None) | (documents.revision > complete_since))
+                .order_by(documents.revision)
                 .limit(MAX_PAGE_DOCUMENTS + 1)
             )
         )
@@ -81,19 +112,31 @@ async def read_page(session: AsyncSession, cursor: str, *, region: str) -> FeedP
         .all()
     )
     page = rows[:MAX_PAGE_DOCUMENTS]
-    revision = page[-1].revision if page else (since or 0)
+    has_more = len(rows) > len(page)
+    at = (
+        f"{page[-1].revision}-{complete_since}"
+        if has_more
+        else max([newest, since, *(row.revision for row in page[-1:])])
+    )
     return FeedPage(
-        cursor=f"{epoch}.{revision}",
+        cursor=f"{epoch}.{at}",
         documents=[Document(kind=row.kind, id=row.id, body=row.body) for row in page],
-        reset=since is None,
-        has_more=len(rows) > MAX_PAGE_DOCUMENTS,
+        reset=position is None,
+        has_more=has_more,
     )
 
 
-def _revision_in(cursor: str, epoch: str) -> int | None:
-    """The revision of a cursor of this database, else None."""
+def _position(cursor: str, epoch: str) -> tuple[int, int] | None:
+    """(revision read up to, revision since which every deletion is needed) of a cursor of this database, else None.
+
+    They differ in the middle of a reset: it brings what exists, so only deletions since it began matter.
+    """
     head, _, tail = cursor.partition(".")
-    return int(tail) if head == epoch and tail.isdigit() else None
+    revision, _, complete_since = tail.partition("-")
+    complete_since = complete_since or revision
+    if head != epoch or not revision.isdecimal() or not complete_since.isdecimal():
+        return None
+    return int(revision), int(complete_since)
 
 
 async def published_ids(session: AsyncSession, kind: str) -> set[str]:

@@ -12,7 +12,7 @@ from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed import Document, FeedPage, FeedState
 from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.postgres import EmbeddedPostgres
-from cloudcrest.infra.publication import publish, read_page
+from cloudcrest.infra.publication import forget_deletions, publish, read_page
 from tests.support import databases
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +126,42 @@ async def test_pages_are_bounded_and_only_the_first_resets(database: Database, m
         pages.append(await page_after(database, pages[-1].cursor))
     assert [len(page.documents) for page in pages] == [2, 2, 1]
     assert [page.reset for page in pages] == [True, False, False]
+
+
+async def test_who_starts_over_is_told_of_no_deletion(database: Database) -> None:
+    for name in "abc":
+        await put(database, name, Thing(1))
+    await put(database, "c", None)
+    page = await page_after(database, "")
+    assert [document.id for document in page.documents] == ["a", "b"]
+    assert await page_after(database, page.cursor) == FeedPage(page.cursor, [])
+
+
+async def test_old_deletions_are_forgotten_and_who_needed_them_starts_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind, current, fresh = FeedState(), FeedState(), FeedState()
+    for name in "abcdef":
+        await put(database, name, Thing(1))
+    await catch_up(database, behind)
+    for name in "abc":
+        await put(database, name, None)
+    await catch_up(database, current)
+    async with database.transaction() as session:
+        assert await forget_deletions(session, kept=1) == 2
+        assert await forget_deletions(session, kept=1) == 0
+    assert (await page_after(database, behind.cursor)).reset
+    assert not (await page_after(database, current.cursor)).reset
+    monkeypatch.setattr(publication, "MAX_PAGE_DOCUMENTS", 1)
+    await put(database, "d", None)
+    for state in (behind, current, fresh):
+        await catch_up(database, state)
+        assert set(state.documents["thing"]) == {"e", "f"}
+    deleted_meanwhile = FeedState()
+    deleted_meanwhile.apply(await page_after(database, ""))
+    await put(database, "e", None)
+    await catch_up(database, deleted_meanwhile)
+    assert set(deleted_meanwhile.documents["thing"]) == {"f"}
 
 
 async def test_a_cursor_ahead_of_a_restored_database_starts_over(database: Database) -> None:
