@@ -248,6 +248,7 @@ class Wallet:
         if pocket is None or pocket.ask is None or pocket.ask.grant_id != grant.id:
             return
         pocket.ask = None
+        pocket.is_cold = False
         del self._asking[pocket.scope]
         pocket.not_before = pocket.top_up_after = 0
         purse = self._purses[grant.id] = Purse(grant, pocket)
@@ -261,6 +262,7 @@ class Wallet:
         if pocket is None or pocket.ask is None or pocket.ask.grant_id != refusal.grant_id:
             return
         ask, pocket.ask = pocket.ask, None
+        pocket.is_cold = False
         del self._asking[pocket.scope]
         if pocket.is_resent:  # an earlier one may still be on its way, and would be granted to nobody
             self._to_tell[ask.grant_id] = Promise(ask.scope, ask.grant_id, 0, ask.ends_at_microseconds, is_refused=True)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     import httpx2
 
 WAIT_SECONDS = 1.0
+COLD_WAIT_SECONDS = 15.0
+"""Where nothing was ever heard of a scope: so long may the region and the control plane take to start again."""
 MAX_WAITING = 10_000
 _TELL_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
-_MAX_PAUSE_SECONDS = 1.0
+_MAX_PAUSE_SECONDS = 0.5
 _ANSWER_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -39,10 +41,11 @@ Decided = Callable[[CloudcrestError | None], None]
 class Waiter:
     """A claim that waits. `cancel` where nobody does any more."""
 
-    __slots__ = ("claim", "decided", "has_asked", "timer")
+    __slots__ = ("claim", "decided", "gives_up_at", "has_asked", "timer")
 
-    def __init__(self, claim: Claim, decided: Decided, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, claim: Claim, decided: Decided, timer: asyncio.TimerHandle, gives_up_at: float) -> None:
         self.claim = claim
+        self.gives_up_at = gives_up_at
         self.decided = decided
         self.timer = timer
         self.has_asked = False
@@ -62,13 +65,16 @@ class Desk:
         self._is_kicked.set()
 
     def wait(self, claim: Claim, decided: Decided) -> Callable[[], None]:
-        """Has a claim wait for up to a second; the answer takes it off. Raises `LimitExceeded` where too many wait."""
+        """Has a claim wait for up to a second, longer where nobody has answered yet; the answer takes it off. Raises
+        `LimitExceeded` where too many wait.
+        """
         if len(self._waiters) >= MAX_WAITING:
             raise refused(self.wallet.short_of(claim))
         self._waited += 1
         number = self._waited
-        timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._give_up, number)
-        self._waiters[number] = Waiter(claim, decided, timer)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(WAIT_SECONDS, self._give_up, number)
+        self._waiters[number] = Waiter(claim, decided, timer, loop.time() + COLD_WAIT_SECONDS)
         self.kick()
         return partial(self._cancel, number)
 
@@ -116,14 +122,21 @@ class Desk:
                 loop.call_soon(waiter.decided, refused(pocket))
 
     def _give_up(self, number: int) -> None:
-        waiter = self._take_off(number)
+        waiter = self._waiters.get(number)
         if waiter is None:
             return
-        wallet = self.wallet
+        wallet, loop = self.wallet, asyncio.get_running_loop()
         if wallet.reserve(waiter.claim) or wallet.reserve_what_there_is(waiter.claim):
+            self._take_off(number)
             waiter.decided(None)
-        else:
-            waiter.decided(refused(wallet.short_of(waiter.claim)))
+            return
+        pocket = wallet.short_of(waiter.claim)
+        is_cold = pocket is not None and pocket.is_cold
+        if is_cold and loop.time() < waiter.gives_up_at:
+            waiter.timer = loop.call_later(_TELL_SECONDS, self._give_up, number)
+            return
+        self._take_off(number)
+        waiter.decided(_not_known(pocket) if is_cold and pocket is not None else refused(pocket))
 
     def _cancel(self, number: int) -> None:
         self._take_off(number)
@@ -227,6 +240,15 @@ def refused(pocket: Pocket | None) -> LimitExceeded:
         code="insufficient_quota",
         hint="lower max_tokens, or add to it; requests under way give back what they do not use",
         retry_after_seconds=1,
+    )
+
+
+def _not_known(pocket: Pocket) -> Unavailable:
+    return Unavailable(
+        f"{pocket.name} cannot be asked for now, so nothing can be spent of it",
+        code="budget_unavailable",
+        hint="try again shortly",
+        retry_after_seconds=2,
     )
 
 

@@ -30,7 +30,7 @@ class Pocket:
     """
 
     __slots__ = (
-        "ask", "ends_at", "is_resent", "left_hint", "low", "name", "not_before", "purse", "purses",
+        "ask", "ends_at", "is_cold", "is_resent", "left_hint", "low", "name", "not_before", "purse", "purses",
         "scope", "top_up_after", "wanted", "wish",
     )  # fmt: skip
 
@@ -44,6 +44,8 @@ class Pocket:
         self.wanted = 0
         self.ask: Ask | None = None
         self.is_resent = False
+        self.is_cold = True
+        """No answer was ever heard about it: this worker is new, or has not served anyone of it yet."""
         self.wish: tuple[int, int, int, bool] | None = None
         self.not_before = 0
         self.top_up_after = 0
