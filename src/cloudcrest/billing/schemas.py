@@ -118,6 +118,7 @@ class UsageView(BaseModel):
     key_id: str
     model: str = Field(examples=["smollm2-135m-instruct"])
     region: str
+    deployment_id: str = Field(examples=["dep_01k9zq3v5e8m2n4p6r8t0w2y4z"], description="The one of it that answered")
     endpoint: str = Field(examples=["/v1/chat/completions"])
     is_stream: bool
     outcome: Outcome

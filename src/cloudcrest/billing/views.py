@@ -56,6 +56,7 @@ def view_usage(item: ChargedUsage) -> UsageView:
         key_id=event.key_id,
         model=event.model,
         region=event.region,
+        deployment_id=event.deployment_id,
         endpoint=event.endpoint,
         is_stream=event.is_stream,
         outcome=event.outcome,

@@ -143,7 +143,7 @@ class Counting:
         job.account.end(job.outcome, usage)
 
     async def _count(self, job: CountJob) -> Usage:
-        replica = _best_replica(job.route.replicas, job.account.replica_id)
+        replica = _best_replica([*job.route.replicas, *job.route.leaving], job.account.replica_id)
         document = job.route.document
         input_tokens = await count_input(replica, document, job.parsed) if job.counts_input else 0
         output_tokens = 0

@@ -6,8 +6,8 @@ What the next one cannot take (its task, its context, its limits, a key that may
 can, the caller hears what the first said.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -54,7 +54,7 @@ class Fallback:
         key: KeyDocument,
         parsed: Parsed,
         *,
-        candidates: Iterator[Route],
+        candidates: Iterable[Route],
         taken: Counter[str],
     ) -> None:
         self._serve = serve
@@ -62,7 +62,7 @@ class Fallback:
         self._request = request
         self._key = key
         self._parsed = parsed
-        self._candidates = candidates
+        self._candidates = deque(candidates)
         self._taken = taken
         self._head = self._first_head = request.extra_head
         self._current: Responder | None = None
@@ -79,6 +79,10 @@ class Fallback:
         if error is not None:
             raise error
         return self
+
+    def has_ready(self) -> bool:
+        """Whether one of those not asked yet has a replica."""
+        return any(route.replicas for route in self._candidates)
 
     def take_over(self, error: CloudcrestError, account: Account) -> CloudcrestError | None:
         """The answer failed before its first byte. None: another is at it; else what the caller is to be told."""
@@ -121,7 +125,8 @@ class Fallback:
 
     def _next(self) -> CloudcrestError | None:
         """Goes on to the next that takes it; else what the caller is to be told."""
-        for route in self._candidates:
+        while self._candidates:
+            route = self._candidates.popleft()
             if not self._is_reason_for(route):
                 break
             try:

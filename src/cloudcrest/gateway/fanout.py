@@ -84,7 +84,7 @@ class _Branch:
             path=parts.parsed.endpoint,
             body=body,
             request_id=parts.account.id,
-            waits=parts.fallback is None,
+            waits=parts.may_wait,
         )
 
     def relayed_tokens(self) -> int:

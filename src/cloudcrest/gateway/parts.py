@@ -49,6 +49,11 @@ class Parts(NamedTuple):
     body: bytes
     fallback: Fallback | None = None
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether a lost request is worth waiting for a replica that takes it over: nobody else could answer now."""
+        return self.fallback is None or not self.fallback.has_ready()
+
     def refuse(self, error: CloudcrestError) -> None:
         """Nothing of the answer is out: another model takes over, or the caller is told and nothing is charged."""
         told: CloudcrestError | None = error

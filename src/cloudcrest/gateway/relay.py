@@ -49,7 +49,7 @@ class Relay(ABC):
             path=parts.parsed.endpoint,
             body=parts.body,
             request_id=parts.account.id,
-            waits=parts.fallback is None,
+            waits=parts.may_wait,
         )
 
     def start(self) -> None:

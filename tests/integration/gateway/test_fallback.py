@@ -120,6 +120,15 @@ async def test_the_next_model_answers_in_its_own_name_and_at_its_own_price(
         assert 'fallbacks_total{model="spare"} 1' in (await c.client.get("/metrics")).text
 
 
+async def test_a_lost_replica_is_waited_for_where_no_other_model_is_ready(tmp_path: Path) -> None:
+    async with cloud(tmp_path, {"m": die, "spare": None}) as c:
+        asking = asyncio.create_task(c.chat())
+        await until_async(lambda: c.engines["m"].received, "the engine had it")
+        c.engines["m"].script = answers("m")
+        assert (await asking).json()["model"] == "m"
+        assert c.charged == [("m", "dep_m", "completed", 7)]
+
+
 async def test_a_model_that_answers_is_left_alone(tmp_path: Path) -> None:
     async with cloud(tmp_path, {"m": answers("m"), "spare": answers("spare")}) as c:
         response = await c.chat()
