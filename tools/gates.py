@@ -24,6 +24,7 @@ PURE_MODULES = frozenset(
         "reconcile.py",
         "pricing.py",
         "admit.py",
+        "growth.py",
         "route.py",
         "serving/state.py",
         "permissions.py",
