@@ -153,19 +153,20 @@ async def test_without_the_control_plane_a_budget_ends_at_what_was_granted_and_t
     other = tenant.make_key()["key"]
     budget_id = budget(tenant, "0.02", key_id=tenant.key["id"])
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 100}
-    await until_async(lambda: serves(four, other, body), "the other key is served by every worker")
     await until_async(lambda: is_held(four, tenant, budget_id), "the budget holds")
+    for key in (other, tenant.key["key"]):  # so that each worker has been granted something
+        assert {answer.status for answer in await many(four, key, {**body, "max_tokens": 1}, 48)} == {200}
     control = four.pid_of("control")
     os.kill(control, signal.SIGSTOP)
     try:
         statuses: set[int] = set()
         for _ in range(10):
-            statuses = {answer.status for answer in await many(four, tenant.key["key"], body)}
+            statuses = {answer.status for answer in await many(four, tenant.key["key"], body, 12)}
             assert statuses <= {200, 429}
             if statuses == {429}:
                 break
         assert statuses == {429}
-        assert [(await ask(four.base_url, other, body)).status for _ in range(12)] == [200] * 12
+        assert {answer.status for answer in await many(four, other, body, 12)} == {200}
     finally:
         os.kill(control, signal.SIGCONT)
 
@@ -177,13 +178,9 @@ async def test_without_the_control_plane_a_budget_ends_at_what_was_granted_and_t
     assert Decimal(show(tenant, budget_id)["remaining"]) >= 0
 
 
-async def many(cloud: Cloud, key: str, body: dict[str, Any]) -> list[Answer]:
-    """Twelve at once: each worker has some."""
-    return await asyncio.gather(*(ask(cloud.base_url, key, body) for _ in range(12)))
-
-
-async def serves(cloud: Cloud, key: str, body: dict[str, Any]) -> bool:
-    return all(answer.status == 200 for answer in await many(cloud, key, body))
+async def many(cloud: Cloud, key: str, body: dict[str, Any], count: int) -> list[Answer]:
+    """So many at once; of many, each worker has some."""
+    return await asyncio.gather(*(ask(cloud.base_url, key, body) for _ in range(count)))
 
 
 async def is_held(cloud: Cloud, tenant: Tenant, budget_id: str) -> bool:
@@ -212,3 +209,26 @@ def test_an_answer_without_a_limit_is_as_long_as_the_budget_affords(four: Cloud,
     refused = infer(four.base_url, tenant.key["key"], "POST", "/v1/chat/completions", json={**body, "max_tokens": 100})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
     assert "API key" in refused.json()["error"]["message"]
+
+
+async def test_a_balance_is_as_hard_and_a_credit_raises_it(four: Cloud, tenant: Tenant) -> None:
+    credit = {"organization_id": tenant.organization_id, "note": "test"}
+    with four.client(four.operator_key) as operator:
+        answered(operator.post("/api/v1/ledger/credits", json={**credit, "amount": "-9.99"}), 201)
+        burst = Burst(four.base_url, tenant.key["key"], MODEL, [100] * 60)
+        running = asyncio.create_task(burst.run())
+
+        def balance() -> Decimal:
+            return Decimal(answered(tenant.http.get("/api/v1/ledger/balance"))["amount"])
+
+        await until_async(lambda: asyncio.to_thread(lambda: balance() < 120 * OUTPUT), "it is spent", pause_seconds=0.3)
+        burst.stop()
+        await running
+        until(lambda: len(tenant.usage()) == len(burst.answered), "all usage has arrived")
+        assert 0 <= balance() < 120 * OUTPUT
+        body = {**QUESTION, "model": MODEL, "max_tokens": 200}
+        refused = await ask(four.base_url, tenant.key["key"], body)
+        assert (refused.status, "the organization's balance" in refused.body.decode()) == (429, True)
+
+        answered(operator.post("/api/v1/ledger/credits", json={**credit, "amount": "1"}), 201)
+        assert (await ask(four.base_url, tenant.key["key"], body)).status == 200
