@@ -25,7 +25,8 @@ from bench.routing.policies import POLICIES
 from bench.routing.replay import Outcome, Run, replay, without_queues
 from bench.routing.replicas import prefill_seconds
 from bench.routing.trace import TraceRequest
-from cloudcrest.gateway.routing.router import Ask, Member, Router
+from cloudcrest.gateway.routing.books import Member
+from cloudcrest.gateway.routing.router import Ask, Router
 
 OUT = Path(__file__).parent.parent / "out"
 SETTINGS = ("base", "variant")

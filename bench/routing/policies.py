@@ -8,8 +8,9 @@ from collections.abc import Callable
 from math import sqrt
 
 from bench.routing.replicas import BLOCK_TOKENS, CACHE_BLOCKS, Job, prefill_seconds
+from cloudcrest.gateway.routing.books import Member
 from cloudcrest.gateway.routing.prefix_index import PrefixIndex
-from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
+from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
 
 class Policy:

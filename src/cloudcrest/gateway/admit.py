@@ -46,9 +46,15 @@ class Bucket:
 
     def has(self, amount: int, now: float) -> bool:
         """Whether `amount` can be taken now."""
-        self.refill(now)
         most = self.per_minute
-        return self.level >= (min(most, amount)) - _SLACK and most > 0
+        elapsed_seconds = now - self.updated_at_seconds
+        if elapsed_seconds > 0:  # as `refill` does, without the call: each request asks several buckets
+            level = self.level + elapsed_seconds * most / 60
+            self.level = level if level < most else float(most)
+            self.updated_at_seconds = now
+        if amount <= self.level:  # nearly always
+            return most > 0
+        return self.level >= min(most, amount) - _SLACK and most > 0
 
     def need(self, amount: int) -> float:
         """What must be there for `amount`: no more than a full bucket, so that a large request can pass at all."""
@@ -216,29 +222,28 @@ def limit_headers(scopes: Sequence[Scope], now: float) -> bytes:
     requests: Bucket | None = None
     tokens: Bucket | None = None
     for scope in scopes:
-        requests = _tighter(requests, scope.requests, now)
-        tokens = _tighter(tokens, scope.tokens, now)
-    return (_lines(_REQUEST_LINES, requests) if requests is not None else b"") + (
-        _lines(_TOKEN_LINES, tokens) if tokens is not None else b""
+        bucket = scope.requests
+        if bucket is not None:
+            if bucket.updated_at_seconds != now:
+                bucket.refill(now)
+            if requests is None or bucket.level < requests.level:
+                requests = bucket
+        bucket = scope.tokens
+        if bucket is not None:
+            if bucket.updated_at_seconds != now:
+                bucket.refill(now)
+            if tokens is None or bucket.level < tokens.level:
+                tokens = bucket
+    lines = "" if requests is None else _lines("requests", requests)
+    return (lines if tokens is None else lines + _lines("tokens", tokens)).encode()
+
+
+def _lines(what: str, bucket: Bucket) -> str:
+    left = int(bucket.level) if bucket.level > 0 else 0
+    return (
+        f"x-ratelimit-limit-{what}: {bucket.per_minute}\r\nx-ratelimit-remaining-{what}: {left}\r\n"
+        f"x-ratelimit-reset-{what}: {format_reset(bucket.reset_seconds())}\r\n"
     )
-
-
-def _tighter(one: Bucket | None, other: Bucket | None, now: float) -> Bucket | None:
-    if other is None:
-        return one
-    if other.updated_at_seconds != now:
-        other.refill(now)
-    return other if one is None or other.level < one.level else one
-
-
-def _lines(template: str, bucket: Bucket) -> bytes:
-    left = int(bucket.level)
-    lines = template % (bucket.per_minute, max(0, left), format_reset(bucket.reset_seconds()))
-    return lines.encode()
-
-
-_LINES = "x-ratelimit-limit-{0}: %d\r\nx-ratelimit-remaining-{0}: %d\r\nx-ratelimit-reset-{0}: %s\r\n"
-_REQUEST_LINES, _TOKEN_LINES = _LINES.format("requests"), _LINES.format("tokens")
 
 
 def format_reset(seconds: float) -> str:

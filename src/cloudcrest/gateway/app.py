@@ -14,7 +14,7 @@ import msgspec
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Account, Origin
 from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
-from cloudcrest.gateway.authenticate import authenticate
+from cloudcrest.gateway.authenticate import key_digest, key_of
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.connection import Upstream
@@ -22,17 +22,17 @@ from cloudcrest.gateway.conversation import conversation
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.desk import Desk, WaitingForBudget, refused
-from cloudcrest.gateway.errors import MethodNotAllowed, model_not_allowed
+from cloudcrest.gateway.errors import MethodNotAllowed
 from cloudcrest.gateway.fallback import Fallback
-from cloudcrest.gateway.fanout import PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.proxy import ProxyExchange, is_internal
 from cloudcrest.gateway.purse import Claim
-from cloudcrest.gateway.relay import PlainRelay, StreamRelay
+from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
-from cloudcrest.gateway.snapshot import Route, Snapshot
+from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.validate import DECODERS, Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
@@ -106,12 +106,13 @@ class GatewayApp:
         request.id = self._new_id(unix_time())
         is_inference = path in DECODERS
         is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
-        request.extra_head = b"x-request-id: %b\r\n" % request.id.encode()
+        request.extra_head = f"x-request-id: {request.id}\r\n".encode()
         if is_own and request.origin is not None:
             request.extra_head += self._cors(request.origin)
         try:
             if is_inference:
-                self._check_inference(request)
+                if request.method != b"POST" or not request.body:  # else it is whole, and looked at just now
+                    self._check_inference(request)
                 return
             if is_internal(path):
                 raise _no_such_path()
@@ -124,11 +125,11 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
+            if path in DECODERS and request.method == b"POST":
+                return self._infer(connection, request)
             if request.method == b"OPTIONS" and (path.startswith("/v1") or path in self._pages):
                 self._preflight(connection, request)
                 return None
-            if path in DECODERS:
-                return self._infer(connection, request)
             page = self._pages.get(path)
             if page is None and path.startswith("/v1/models/"):
                 page = self._model
@@ -159,7 +160,9 @@ class GatewayApp:
             self._authenticate(request)
 
     def _authenticate(self, request: Request) -> KeyDocument:
-        return authenticate(self._snapshot, request.authorization, unix_time())
+        if request.key_digest is None:
+            request.key_digest = key_digest(request.authorization)
+        return key_of(self._snapshot, request.key_digest, unix_time())
 
     def _infer(self, connection: Connection, request: Request) -> Responder:
         key = self._authenticate(request)
@@ -169,8 +172,7 @@ class GatewayApp:
         try:
             return self._answer(connection, request, key, parsed)
         except OverLimit as error:
-            scopes = self._snapshot.scopes_of(key, self._allowed_route(key, parsed.body.model))
-            seconds = wait_seconds(asked_seconds, scopes)
+            seconds = wait_seconds(asked_seconds, self._snapshot.access(key, parsed.body.model).scopes)
             if seconds == 0:
                 raise
             return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
@@ -212,25 +214,32 @@ class GatewayApp:
         model = parsed.body.model
         missing: NotFound | None = None
         try:
-            route = self._allowed_route(key, model)
+            access = self._snapshot.access(key, model)
         except NotFound as error:  # a model that is gone is one that cannot answer
             if not self._snapshot.has_fallbacks(key, model):
                 raise
             missing = error
         else:
-            if route.split is None and not self._snapshot.has_fallbacks(key, model):
-                return self._serve(connection, request, key, parsed, route=route)
+            if access.is_sole:
+                return self._serve(connection, request, key, parsed, access=access)
         candidates = self._snapshot.candidates(key, model, conversation(parsed.body))
         taken = self._origin.metrics.fallbacks
-        return Fallback(self._serve, connection, request, key, parsed, candidates=candidates, taken=taken).start(
+        return Fallback(self._serve_by, connection, request, key, parsed, candidates=candidates, taken=taken).start(
             missing
         )
 
-    def _allowed_route(self, key: KeyDocument, model: str) -> Route:
-        route = self._snapshot.route_for(key, model)
-        if key.models is not None and model not in key.models:
-            raise model_not_allowed(model)
-        return route
+    def _serve_by(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        route: Route,
+        fallback: Fallback | None,
+    ) -> Responder:
+        access = Access(route, self._snapshot.scopes_of(key, route))
+        return self._serve(connection, request, key, parsed, access=access, fallback=fallback)
 
     def _serve(
         self,
@@ -239,20 +248,20 @@ class GatewayApp:
         key: KeyDocument,
         parsed: Parsed,
         *,
-        route: Route,
+        access: Access,
         fallback: Fallback | None = None,
     ) -> Responder:
         """Begins an answer by one route. Raises before anything is sent."""
+        route, scopes = access.route, access.scopes
         document = route.document
         check_engine(parsed, document)
         if not route.replicas:
             raise _not_ready(route)
-        scopes = self._snapshot.scopes_of(key, route)
         started_at = self._origin.microseconds()
         claim = self._claims.of(key, parsed, document, started_at)
         now = self._calls.monotonic()
         if request.deadline == inf:  # a fallback has what is left
-            set_deadline(request, scopes, self._settings.request_timeout_seconds, now)
+            set_deadline(request, access.timeout_seconds, self._settings.request_timeout_seconds, now)
         try:
             self.waiting.check(scopes)
             grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
@@ -298,18 +307,14 @@ class GatewayApp:
             started_at=started_at,
         )
         try:
-            if needs_fanout(parsed, document.engine):
-                fanout = StreamFanout if parsed.is_stream else PlainFanout
-                exchange = fanout(
-                    Parts(self._calls, self._counting, connection, request, route, parsed, account, b"", fallback),
-                    fields,
-                )
-                exchange.start()
-                return exchange
-            relay_type = StreamRelay if parsed.is_stream else PlainRelay
-            body = build(fields)
+            is_fanout = needs_fanout(parsed, document.engine)
+            body = b"" if is_fanout else build(fields)
             parts = Parts(self._calls, self._counting, connection, request, route, parsed, account, body, fallback)
-            relay = relay_type(parts)
+            relay: Relay | Fanout
+            if is_fanout:
+                relay = (StreamFanout if parsed.is_stream else PlainFanout)(parts, fields)
+            else:
+                relay = (StreamRelay if parsed.is_stream else PlainRelay)(parts)
             relay.start()
         except CloudcrestError:
             grant.settle(0)
@@ -351,7 +356,7 @@ class GatewayApp:
     def _model(self, connection: Connection, request: Request) -> None:
         key = self._authenticate(request)
         model = request.path.removeprefix("/v1/models/")
-        self._allowed_route(key, model)
+        self._snapshot.access(key, model)
         connection.respond(200, JSON, msgspec.json.encode(pages.model_object(self._snapshot, model)))
 
     # CORS

@@ -11,18 +11,28 @@ MAX_KEY_BYTES = 512
 
 
 def authenticate(snapshot: Snapshot, authorization: bytes | None, now_unix_seconds: float) -> KeyDocument:
-    """The key of an `Authorization: Bearer` header.
+    """The key of an `Authorization: Bearer` header. Raises as `key_digest` and `key_of` do."""
+    return key_of(snapshot, key_digest(authorization), now_unix_seconds)
 
-    Raises `Unauthenticated` (none, unknown, expired, revoked), `PermissionDenied` (no inference scope) and
-    `LimitExceeded` with the code insufficient_quota (the organization is suspended).
-    """
+
+def key_digest(authorization: bytes | None) -> bytes:
+    """The SHA-256 of the key in an `Authorization: Bearer` header. Raises `Unauthenticated` where there is none."""
     if authorization is None:
         raise missing_key()
     scheme, _, secret = authorization.partition(b" ")
     secret = secret.strip()
     if scheme.lower() != b"bearer" or not secret or len(secret) > MAX_KEY_BYTES:
         raise missing_key()
-    key = snapshot.keys.get(sha256(secret).digest())
+    return sha256(secret).digest()
+
+
+def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float) -> KeyDocument:
+    """The key with this SHA-256.
+
+    Raises `Unauthenticated` (unknown, expired, revoked), `PermissionDenied` (no inference scope) and `LimitExceeded`
+    with the code insufficient_quota (the organization is suspended).
+    """
+    key = snapshot.keys.get(digest)
     if key is None:
         raise unknown_key()
     if key.expires_at_unix_seconds is not None and key.expires_at_unix_seconds <= now_unix_seconds:

@@ -32,6 +32,9 @@ class CallSink(Protocol):
 
     def call_end(self) -> None: ...
 
+    def call_answer(self, body: bytes) -> None:
+        """All of an answer with status 200 at once, in place of `call_head`, `call_data` and `call_end`."""
+
     def call_failed(self, error: CloudcrestError) -> None: ...
 
     def call_restarted(self) -> None:
@@ -93,9 +96,9 @@ class Call:
     ) -> None:
         self._calls = calls
         self._route = route
-        self._path = path.encode()
+        self._path = path
         self._body = body
-        self._request_id = request_id.encode()
+        self._request_id = request_id
         self._sink: CallSink | None = sink
         self._connection: UpstreamConnection | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -253,7 +256,7 @@ class Call:
             return
         now, settings = self._calls.monotonic(), self._calls.settings
         if replica is not None:
-            _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id.decode())
+            _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id)
             replica.paused_until_seconds = now + settings.replica_pause_seconds
         if self._trip is not None:
             self._trip.end(now, is_failure=True)
@@ -272,18 +275,22 @@ class Call:
         if replica is None:
             return
         self._connection = connection
-        head = (
-            b"POST %b HTTP/1.1\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n"
-            % (
-                self._path,
-                replica.head_lines,
-                len(self._body),
-                self._request_id,
-            )
-        )
+        end_of_head = f"{self._request_id}\r\ncontent-length: {len(self._body)}\r\n\r\n".encode()
         if self.is_paused:
             connection.pause()
-        connection.send(head + self._body, self)
+        connection.send(
+            b"".join((replica.request_start(self._path), end_of_head, self._body)),
+            self,
+            take_answer=self._answered,
+        )
+
+    def _answered(self, body: bytes) -> None:
+        """A whole answer in one piece, with status 200."""
+        self._connection = None
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.call_answer(body)
 
     async def _dial(self, replica: Upstream) -> None:
         settings = self._calls.settings
@@ -351,7 +358,10 @@ class Call:
             self._connection = None
         if replica is not None and self._is_in_flight:
             replica.in_flight -= 1
-        self._end_trip()
+        self._is_in_flight = False
+        if self._trip is not None:
+            self._trip.end(self._calls.monotonic())
+            self._trip = None
 
     def _fail(self, error: CloudcrestError) -> None:
         self._release()
@@ -363,9 +373,6 @@ class Call:
         self._calls.active.discard(self)
         if self._is_in_flight and self.replica is not None:
             self.replica.in_flight -= 1
-        self._end_trip()
-
-    def _end_trip(self) -> None:
         self._is_in_flight = False
         if self._trip is not None:
             self._trip.end(self._calls.monotonic())

@@ -13,6 +13,8 @@ from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
+from cloudcrest.gateway.http1 import framing, is_one_chunk
+from cloudcrest.gateway.known_head import HeadShape, head_shape
 from cloudcrest.kernel.units import KIB
 
 MAX_HEAD_BYTES = 32 * KIB
@@ -20,30 +22,10 @@ MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 4.0
 """Shorter than the keep-alive of what stands behind (llama.cpp and uvicorn close after 5 s)."""
 
-# For heads in lower case: a pattern that begins with fixed bytes is searched for fast.
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
-_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close")
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
-_MAX_SMALL_CHUNK_BYTES = 4 * KIB
-
 _IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
-
-
-def _first_lines() -> list[bytes]:
-    """By a whole chunk's size with its framing: the line it begins with. Some sizes no chunk has."""
-    lines = [b"no chunk"] * _MAX_SMALL_CHUNK_BYTES
-    for size_bytes in range(1, _MAX_SMALL_CHUNK_BYTES):
-        line = b"%x\r\n" % size_bytes
-        whole_bytes = len(line) + size_bytes + 2
-        if whole_bytes < _MAX_SMALL_CHUNK_BYTES:
-            lines[whole_bytes] = line
-    return lines
-
-
-_FIRST_LINES = _first_lines()
 
 
 class Sink(Protocol):
@@ -76,6 +58,9 @@ class Upstream:
         self.is_tls = parts.scheme == "https"
         self.port = parts.port or (443 if self.is_tls else 80)
         self.host_header = (f"[{self.host}]" if ":" in self.host else self.host).encode() + b":%d" % self.port
+        self.answer_shape: HeadShape | None = None
+        """Of the head of a whole answer with status 200, as this one sends it."""
+        self._request_starts: dict[str, bytes] = {}
         self.head_lines = b"host: %b\r\n" % self.host_header
         if token:
             self.head_lines += b"authorization: Bearer %b\r\n" % token.encode("latin-1", "replace")
@@ -84,6 +69,14 @@ class Upstream:
         self.idle: list[UpstreamConnection] = []
         self.is_retired = False
         self.leave_at = inf
+
+    def request_start(self, path: str) -> bytes:
+        """A JSON request's head up to its id."""
+        start = self._request_starts.get(path)
+        if start is None:
+            lines = b"POST %b HTTP/1.1\r\n%bcontent-type: application/json\r\nx-request-id: "
+            start = self._request_starts[path] = lines % (path.encode(), self.head_lines)
+        return start
 
     def take(self) -> "UpstreamConnection | None":
         """The idle connection used last, if there is one that lives."""
@@ -153,6 +146,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._was_reused = False
         self._is_lost = False
         self.take_chunk: Callable[[bytes], bool] | None = None
+        self._take_answer: Callable[[bytes], None] | None = None
+        self._is_paused = False
         self.has_spoken = False
         self.idle_since = 0.0
 
@@ -162,12 +157,23 @@ class UpstreamConnection(asyncio.Protocol):
     def is_usable(self) -> bool:
         return not self._is_lost and not self._transport.is_closing()
 
-    def send(self, data: bytes, sink: Sink, *, is_head: bool = False, is_whole: bool = True) -> None:
-        """Writes a request. `is_whole` False: its body follows by `write`, until `body_sent`."""
+    def send(
+        self,
+        data: bytes,
+        sink: Sink,
+        *,
+        is_head: bool = False,
+        is_whole: bool = True,
+        take_answer: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Writes a request. `is_whole` False: its body follows by `write`, until `body_sent`.
+
+        `take_answer`: gets the body of a usual answer (status 200, one read) in place of all that the sink would get.
+        """
         self._sink = sink
+        self._take_answer = take_answer
         self._state = _HEAD
-        self._is_head_request = is_head
-        self._is_body_sent = is_whole
+        self._is_head_request, self._is_body_sent = is_head, is_whole
         self._transport.write(data)
 
     def write(self, data: bytes) -> None:
@@ -179,15 +185,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         if self.is_usable():
+            self._is_paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         if self.is_usable():
+            self._is_paused = False
             self._transport.resume_reading()
 
     def close(self) -> None:
         """Drops the connection without a word to its sink: an engine stops generating."""
-        self._sink = self.take_chunk = None
+        self._sink = self.take_chunk = self._take_answer = None
         self._is_lost = True
         self._transport.abort()
 
@@ -203,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_lost = True
         if self in self._upstream.idle:
             self._upstream.idle.remove(self)
-        sink, self._sink, self.take_chunk = self._sink, None, None
+        sink, self._sink, self.take_chunk, self._take_answer = self._sink, None, None, None
         if sink is None:
             return
         if self._state == _UNTIL_CLOSE and error is None:
@@ -214,19 +222,15 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.has_spoken = True
         if self._state == _CHUNK_LINE:
-            size_bytes = len(data)
+            take = self.take_chunk
             # An event of a stream mostly is one read and one chunk.
-            if size_bytes < _MAX_SMALL_CHUNK_BYTES and not self._buffer and data.endswith(b"\r\n"):
-                line = _FIRST_LINES[size_bytes]
-                if data.startswith(line):
-                    if (self.take_chunk is None or not self.take_chunk(data)) and self._sink is not None:
-                        self._sink.answer_data(data[len(line) : -2])
-                    return
-            self._read_chunks(data)
+            if take is None or self._buffer or not is_one_chunk(data) or not take(data):
+                self._read_chunks(data)
         elif self._state == _LENGTH_BODY:
             self._read_length_body(data)
         elif self._state == _HEAD:
-            self._read_head(data)
+            if not self._take_whole(data):
+                self._read_head(data)
         elif self._state == _UNTIL_CLOSE:
             if self._sink is not None:
                 self._sink.answer_data(data)
@@ -234,6 +238,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._fault("it spoke out of turn")
         else:
             self._read_chunks(data)
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Takes a read that is all of an answer, under a head that came before; False: it is something else."""
+        shape, take = self._upstream.answer_shape, self._take_answer
+        body_at = shape.body_at(data) if shape is not None and take is not None and not self._buffer else 0
+        if not body_at or take is None:
+            return False
+        self._is_reusable = True
+        self._release()
+        take(data[body_at:])
+        return True
 
     def _read_head(self, data: bytes) -> None:
         if self._buffer:
@@ -263,6 +278,8 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self._sink
         if sink is None:
             return
+        if status == 200 and self._state == _LENGTH_BODY and self._is_reusable and not self._is_head_request:
+            self._upstream.answer_shape = head_shape(data[: end + 4], self._needed_bytes)
         sink.answer_head(status, head)
         if self._state == _LENGTH_BODY and self._needed_bytes == 0:
             self._done()
@@ -270,18 +287,16 @@ class UpstreamConnection(asyncio.Protocol):
             self.data_received(rest)
 
     def _set_framing(self, status: int, head: bytes, *, is_http_1_0: bool) -> bool:
-        lower = head.lower()
-        lengths = _LENGTH.findall(lower)
-        is_chunked = b"\r\ntransfer-encoding:" in lower and _CHUNKED.search(lower) is not None
-        self._is_reusable = not is_http_1_0 and (b"\r\nconnection:" not in lower or _CLOSE.search(lower) is None)
-        if lengths and (is_chunked or lengths.count(lengths[0]) != len(lengths)):
+        lengths, is_chunked, closes = framing(head)
+        self._is_reusable = not is_http_1_0 and not closes
+        if len(lengths) > 1 or (lengths and is_chunked):
             return False
         if self._is_head_request or status in (204, 304):
             self._state, self._needed_bytes = _LENGTH_BODY, 0
         elif is_chunked:
             self._state = _CHUNK_LINE
         elif lengths:
-            self._state, self._needed_bytes = _LENGTH_BODY, int(lengths[0])
+            self._state, self._needed_bytes = _LENGTH_BODY, lengths.pop()
         else:
             self._state, self._is_reusable = _UNTIL_CLOSE, False
         return True
@@ -351,24 +366,31 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def _done(self) -> None:
-        sink, self._sink, self.take_chunk = self._sink, None, None
+        sink = self._sink
+        self._release()
+        if sink is not None:
+            sink.answer_end()
+
+    def _release(self) -> None:
+        """Lets go of the sink, and back into the pool where there is room."""
+        self._sink = self.take_chunk = self._take_answer = None
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
         may_stay = self._is_reusable and self._is_body_sent and self.is_usable()
         if may_stay and upstream.has_room(self._max_idle):
             self._was_reused = True
-            self._transport.resume_reading()
+            if self._is_paused:
+                self._is_paused = False
+                self._transport.resume_reading()
             self.idle_since = monotonic()
             upstream.idle.append(self)
         else:
             self._is_lost = True
             self._transport.close()
-        if sink is not None:
-            sink.answer_end()
 
     def _fault(self, reason: str) -> None:
-        sink, self._sink, self.take_chunk = self._sink, None, None
+        sink, self._sink, self.take_chunk, self._take_answer = self._sink, None, None, None
         self._state = _IDLE
         self._is_lost = True
         self._transport.abort()

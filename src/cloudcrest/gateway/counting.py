@@ -44,21 +44,24 @@ class _TokenNumbers(msgspec.Struct):
 
 
 class Kept:
-    """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size."""
+    """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size.
 
-    __slots__ = ("_max_bytes", "_parts", "_said", "_size_bytes")
+    `parts`: those that are not boiled down yet, always the same list; `size_bytes`: of them.
+    """
+
+    __slots__ = ("_said", "max_bytes", "parts", "size_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
+        self.max_bytes = max_bytes
+        self.parts: list[bytes] = []
+        self.size_bytes = 0
         self._said = Said()
 
     def add(self, events: bytes) -> None:
         """Whole events only. A chunk's framing around them does no harm: its lines are no data."""
-        self._parts.append(events)
-        self._size_bytes += len(events)
-        if self._size_bytes > self._max_bytes:
+        self.parts.append(events)
+        self.size_bytes += len(events)
+        if self.size_bytes > self.max_bytes:
             self.said()
 
     def text(self) -> str:
@@ -67,8 +70,9 @@ class Kept:
 
     def said(self) -> Said:
         """What the client was told so far."""
-        parts, self._parts, self._size_bytes = self._parts, [], 0
-        for event in b"".join(parts).replace(b"\r\n", b"\n").split(b"\n\n"):
+        parts, self.size_bytes = b"".join(self.parts), 0
+        self.parts.clear()
+        for event in parts.replace(b"\r\n", b"\n").split(b"\n\n"):
             self._said.add(event)
         return self._said
 

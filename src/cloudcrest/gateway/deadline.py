@@ -4,6 +4,7 @@ One number on the request (`Request.deadline`), set before it is admitted; its c
 """
 
 from collections.abc import Sequence
+from math import inf
 
 from cloudcrest.gateway.admit import Scope
 from cloudcrest.gateway.errors import DeadlinePassed
@@ -11,13 +12,15 @@ from cloudcrest.gateway.request import TIMEOUT_HEADER, Connection, Request
 from cloudcrest.kernel.errors import InvalidInput
 
 
-def set_deadline(request: Request, scopes: Sequence[Scope], most_seconds: float, now: float) -> None:
-    """The least of the platform's, each scope's and the caller's own. Raises `InvalidInput` for what is no time."""
-    seconds = most_seconds
-    for scope in scopes:
-        limit = scope.limits.request_timeout_seconds
-        if limit is not None and limit < seconds:
-            seconds = limit
+def least_timeout(scopes: Sequence[Scope]) -> float:
+    """The least that any of the scopes allows, in seconds; infinite where none says."""
+    limits = [scope.limits.request_timeout_seconds for scope in scopes]
+    return min((limit for limit in limits if limit is not None), default=inf)
+
+
+def set_deadline(request: Request, scopes_seconds: float, platform_seconds: float, now: float) -> None:
+    """The least of the scopes', the platform's and the caller's own. Raises `InvalidInput` for what is no time."""
+    seconds = min(scopes_seconds, platform_seconds)
     if request.timeout is not None:
         seconds = min(seconds, _milliseconds(request.timeout) / 1000)
     request.timeout_seconds = seconds

@@ -107,6 +107,11 @@ class _Branch:
         else:
             self._parent.branch_failed(self._parent.meaning(self.status, bytes(self.body)))
 
+    def call_answer(self, body: bytes) -> None:
+        self.call_head(200, b"")
+        self.call_data(body)
+        self.call_end()
+
     def call_restarted(self) -> None:
         self.body.clear()
         self.scanner = StreamScanner(passes_usage=False)

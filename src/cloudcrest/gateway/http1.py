@@ -1,5 +1,6 @@
 """Building blocks of HTTP/1.1 messages: status lines, heads, chunks. Pure."""
 
+import re
 from http import HTTPStatus
 from time import gmtime, strftime
 
@@ -23,6 +24,11 @@ HOP_BY_HOP = frozenset(
     )
 )
 
+# For heads in lower case: a pattern that begins with fixed bytes is searched for fast.
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close")
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -40,6 +46,34 @@ def head(status: int, headers: Headers) -> bytes:
 def chunk(data: bytes) -> bytes:
     """One chunk of a chunked body; `data` is not empty (that would end the body)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _chunk_lines(below_bytes: int) -> list[bytes]:
+    lines = [b"no chunk"] * below_bytes
+    for size_bytes in range(1, below_bytes):
+        line = b"%x\r\n" % size_bytes
+        whole_bytes = len(line) + size_bytes + 2
+        if whole_bytes < below_bytes:
+            lines[whole_bytes] = line
+    return lines
+
+
+_CHUNK_LINES = _chunk_lines(4096)
+"""By a whole chunk's size with its framing: the line that it begins with. No chunk has some of the sizes."""
+
+
+def is_one_chunk(data: bytes) -> bool:
+    """Whether this is one whole chunk with its framing, of less than 4 KiB, as most write it."""
+    size_bytes = len(data)
+    return size_bytes < 4096 and data.startswith(_CHUNK_LINES[size_bytes]) and data.endswith(b"\r\n")
+
+
+def framing(head: bytes) -> tuple[set[int], bool, bool]:
+    """Of an answer's header lines, each after a CRLF: the lengths it announces, whether it is chunked, and closes."""
+    lower = head.lower()
+    lengths = {int(length) for length in _LENGTH.findall(lower)}
+    is_chunked = b"\r\ntransfer-encoding:" in lower and _CHUNKED.search(lower) is not None
+    return lengths, is_chunked, b"\r\nconnection:" in lower and _CLOSE.search(lower) is not None
 
 
 def http_date(unix_seconds: float) -> bytes:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.call import Calls
@@ -36,7 +38,7 @@ class Admitted(NamedTuple):
     fallback: Fallback | None
 
 
-class Parts(NamedTuple):
+class Parts(msgspec.Struct):
     """What a relay is made of. `body` is what the engine is sent; `fallback`: who may have others answer."""
 
     calls: Calls

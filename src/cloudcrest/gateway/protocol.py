@@ -13,7 +13,8 @@ from typing import Any, cast
 import httptools
 
 from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_large, error_document
-from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
+from cloudcrest.gateway.http1 import CONTINUE, JSON, STATUS_LINES, Headers, status_line
+from cloudcrest.gateway.known_head import KnownHead, known_head
 from cloudcrest.gateway.request import Request, Responder
 from cloudcrest.gateway.state import ServerState
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, Unavailable
@@ -37,30 +38,10 @@ class ServerConnection(asyncio.Protocol):
     """One client's connection: parses, keeps order, keeps time; the application answers."""
 
     __slots__ = (
-        "_body",
-        "_body_bytes",
-        "_current",
-        "_gathered_bytes",
-        "_head_bytes",
-        "_headers",
-        "_held",
-        "_incoming",
-        "_is_broken",
-        "_is_in_head",
-        "_lingered_bytes",
-        "_parser",
-        "_paused_since",
-        "_peer",
-        "_queue",
-        "_read_bytes",
-        "_responder",
-        "_since",
-        "_state",
-        "_target",
-        "_transport",
-        "is_tls",
-        "write",
-    )
+        "_body", "_body_bytes", "_current", "_gathered_bytes", "_head_bytes", "_headers", "_heads_in_read", "_held",
+        "_incoming", "_is_broken", "_is_in_head", "_known", "_lingered_bytes", "_parser", "_paused_since", "_peer",
+        "_queue", "_read_bytes", "_responder", "_since", "_state", "_target", "_transport", "is_tls", "write",
+    )  # fmt: skip
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -72,6 +53,7 @@ class ServerConnection(asyncio.Protocol):
         self._target = b""
         self._head_bytes = 0
         self._read_bytes = 0
+        self._heads_in_read = 0
         self._is_in_head = False
         self._incoming: Request | None = None
         self._body: list[bytes] = []
@@ -82,6 +64,7 @@ class ServerConnection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._held = 0
         self._is_broken = False
+        self._known: KnownHead | None = None
         self._lingered_bytes = -1
         self._paused_since: float | None = None
         self._since = state.now
@@ -130,7 +113,15 @@ class ServerConnection(asyncio.Protocol):
             self._linger(len(data))
             return
         was_in_head = self._is_in_head
+        is_at_rest = self._current is None and self._incoming is None and not was_in_head
+        if is_at_rest and self._known is not None:
+            request = self._known.request_in(data)
+            if request is not None:
+                self._state.application.check(request)
+                self._answer(request)
+                return
         self._read_bytes = self._read_bytes + len(data) if was_in_head else len(data)
+        self._heads_in_read = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -141,6 +132,10 @@ class ServerConnection(asyncio.Protocol):
         if self._is_in_head:  # it goes on in the next read
             self._head_bytes = self._head_bytes + len(data) if was_in_head else self._head_size()
             self._check_head(self._head_bytes)
+        elif is_at_rest and self._heads_in_read == 1:
+            request = self._current or self._incoming
+            if request is not None and not self._is_broken:
+                self._known = known_head(data, request, self._state.settings.max_body_bytes)
         is_ahead = self._current is not self._incoming and self._body_bytes > MAX_UNREAD_BODY_BYTES
         if self._current is not None and (self._queue or is_ahead):
             self._hold(_HELD_BY_PIPELINE)
@@ -163,6 +158,7 @@ class ServerConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._heads_in_read += 1
         # Adding up is for heads that may be too large: no head is larger than the reads it came in.
         self._check_head(self._head_size() if self._read_bytes > self._state.settings.max_head_bytes else 0)
         if self._is_broken:
@@ -263,7 +259,7 @@ class ServerConnection(asyncio.Protocol):
             return
         if self._incoming is request:  # answered before its body was read
             self._begin_lingering()
-        elif close or not self._will_keep_alive(request):
+        elif close or not request.keep_alive or self._is_broken or self._state.is_draining:
             self._is_broken = True
             self._transport.close()
         elif self._queue:
@@ -319,8 +315,11 @@ class ServerConnection(asyncio.Protocol):
     # inside
 
     def _start(self, request: Request) -> None:
-        self._current = request
         self._gather(-len(request.body))
+        self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        self._current = request
         if request.refusal is not None:
             self.respond_error(request.refusal)
             return
@@ -331,8 +330,10 @@ class ServerConnection(asyncio.Protocol):
                 responder.client_paused()
 
     def _head(self, request: Request, status: int, headers: bytes, body: bytes = b"") -> bytes:
-        end = b"\r\n" if self._will_keep_alive(request) else b"connection: close\r\n\r\n"
-        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, end, body))
+        stays = request.keep_alive and not self._is_broken and not self._state.is_draining
+        end = b"\r\n" if stays else b"connection: close\r\n\r\n"
+        line = STATUS_LINES.get(status) or status_line(status)
+        return b"".join((line, headers, request.extra_head, self._state.date_line, end, body))
 
     def _head_size(self) -> int:
         return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
@@ -340,9 +341,6 @@ class ServerConnection(asyncio.Protocol):
     def _check_head(self, size_bytes: int) -> None:
         if size_bytes > self._state.settings.max_head_bytes or len(self._headers) > MAX_HEADERS:
             self._break(HeadTooLarge("the request's head is too large"))
-
-    def _will_keep_alive(self, request: Request) -> bool:
-        return request.keep_alive and not self._is_broken and not self._state.is_draining
 
     def _hold(self, reason: int) -> None:
         if not self._held and not self._transport.is_closing():

@@ -16,6 +16,7 @@ from cloudcrest.gateway.errors import engine_error, error_event
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
+from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.resume import Impossible, decide
 from cloudcrest.gateway.resume_rewrite import DONE, ToolHold
 from cloudcrest.gateway.resume_stream import BEING_STOPPED, DRAINED, RestOfStream
@@ -95,6 +96,11 @@ class Relay(ABC):
         self._status = status
         self._note_replica()
 
+    def call_answer(self, body: bytes) -> None:
+        self.call_head(200, b"")
+        self.call_data(body)
+        self.call_end()
+
     @abstractmethod
     def call_data(self, data: bytes) -> None: ...
 
@@ -166,7 +172,16 @@ class PlainRelay(Relay):
         if self._status != 200:
             self._refused()
             return
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._answer(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+
+    def call_answer(self, body: bytes) -> None:
+        self._note_replica()
+        if len(body) > self._calls.settings.max_answer_bytes:
+            self.call_failed(EngineFault("the model's answer is too large"))
+        else:
+            self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
         usage = usage_in_answer(body)
         if usage is None:
             usage = Usage(self._parsed.estimated_input_tokens(), estimated_output_tokens(body), is_estimate=True)
@@ -333,4 +348,4 @@ class StreamRelay(Relay):
         self._account.first_token()
         self._parts.begin_stream()
         if self._hold is None and not self._request.is_http_1_0:
-            self._call.pass_chunks(self._scanner.passage(self._kept.add, self._connection.write))
+            self._call.pass_chunks(passage(self._scanner, self._kept, self._connection.write))

@@ -29,11 +29,13 @@ class Request:
     """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
 
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
+    `key_digest`: of the key it was sent with, once it was looked at.
     `timeout`: how long its caller gives it, `max_wait`: how long it waits at a limit, both as written. `deadline`: when
     it is ended, in monotonic seconds.
     """
 
     id: str = ""
+    key_digest: bytes | None = None
     peer: str = ""
     path: str = ""
     query: bytes = b""
@@ -59,6 +61,20 @@ class Request:
         self.keep_alive = keep_alive
         self.is_http_1_0 = version == "1.0"
         self.is_head = method == b"HEAD"
+
+    def pristine(self) -> "Request":
+        """A request with this head that nothing has been done with, for `again`."""
+        twin = Request(self.method, self.target, "1.0" if self.is_http_1_0 else "1.1", self.headers, self.keep_alive)
+        twin.read_head()
+        twin.peer, twin.key_digest = self.peer, self.key_digest
+        return twin
+
+    def again(self, body: bytes) -> "Request":
+        """A copy of a pristine request, with the same head but for its length, and this body."""
+        twin = Request.__new__(Request)
+        twin.__dict__.update(self.__dict__)
+        twin.body, twin.content_length = body, len(body)
+        return twin
 
     def read_head(self) -> None:
         """Takes out what the server needs. Raises `InvalidInput` for what could be read in two ways."""

@@ -133,6 +133,11 @@ class RestOfStream:
             return
         self._complete(usage, self._hold.release() if self._hold is not None else b"")
 
+    def call_answer(self, body: bytes) -> None:
+        self.call_head(200, b"")
+        self.call_data(body)
+        self.call_end()
+
     def call_failed(self, error: CloudcrestError) -> None:
         scanner = self._scanner
         if scanner.usage is not None:  # only the end of it was lost

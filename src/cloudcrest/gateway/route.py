@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from cloudcrest.gateway.routing.prompt import BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes, is_stream
-from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
+from cloudcrest.gateway.routing.books import Member
+from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes, is_stream
+from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
 _TOKENS_PER_SECOND = 5_000.0
 _OVERHEAD_SECONDS = 0.01
@@ -72,9 +73,14 @@ class Balancer:
         """The replica for a request with this body; None: all are in `excluded`."""
         if len(replicas) == 1:  # nothing to weigh, and no reason to read the prompt
             return None if excluded and replicas[0] in excluded else Trip(replicas[0], self.router)
-        ask = Ask(len(body) // BYTES_PER_TOKEN + 1, block_hashes(body), BLOCK_TOKENS)
+        size_bytes = len(body)
+        blocks = block_hashes(body) if size_bytes >= BLOCK_BYTES else ()
+        ask = Ask(size_bytes // BYTES_PER_TOKEN + 1, blocks, BLOCK_TOKENS)
         tried = [each.name for each in excluded] if excluded else ()
-        avoided = [each.name for each in replicas if each.paused_until_seconds > now]
+        avoided: tuple[str, ...] = ()
+        for each in replicas:
+            if each.paused_until_seconds > now:
+                avoided = (*avoided, each.name)
         ticket = self.router.choose(ask, now, tried, avoided)
         if ticket is None:
             return None

@@ -3,7 +3,7 @@
 A document that cannot be read (a newer control plane's, say) is skipped and logged; it never takes the others with it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import time as unix_time
 from typing import Any, TypeVar
 
@@ -12,6 +12,8 @@ import structlog
 
 from cloudcrest.gateway.admit import Scope, ScopeKind
 from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.deadline import least_timeout
+from cloudcrest.gateway.errors import model_not_allowed
 from cloudcrest.gateway.route import Balancer
 from cloudcrest.gateway.routing.shares import Shares
 from cloudcrest.identity.api import (
@@ -28,6 +30,7 @@ from cloudcrest.kernel.errors import NotFound
 from cloudcrest.kernel.registry import close_matches
 from cloudcrest.serving.api import ROUTE_KIND, RouteDocument
 
+MAX_ACCESSES = 10_000
 _NO_LIMITS = Limits()
 _log = structlog.get_logger(__name__)
 DocumentType = TypeVar("DocumentType", KeyDocument, ProjectDocument, OrganizationDocument, RouteDocument)
@@ -67,6 +70,21 @@ class Split:
         yield from ready.values()
 
 
+class Access:
+    """What one key may ask one model for: its route, the limits on the way, and the least time among them.
+
+    `is_sole`: there is no other deployment, and no other model, that might answer.
+    """
+
+    __slots__ = ("is_sole", "route", "scopes", "timeout_seconds")
+
+    def __init__(self, route: Route, scopes: Sequence[Scope], *, is_sole: bool = False) -> None:
+        self.route = route
+        self.is_sole = is_sole
+        self.scopes = scopes
+        self.timeout_seconds = least_timeout(scopes)
+
+
 class Snapshot:
     """The tables. `update` follows the feed; everything else only reads. `monotonic`: seconds.
 
@@ -90,9 +108,11 @@ class Snapshot:
         self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
         self._key_digests: dict[str, bytes] = {}
         self._fallbacks: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._accesses: dict[tuple[str, str], Access] = {}
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
         """Takes over the documents of these kinds."""
+        self._accesses.clear()
         self.is_loaded = self.is_loaded or bool(state.cursor)
         if ORGANIZATION_KIND in kinds:
             self._follow(
@@ -104,6 +124,23 @@ class Snapshot:
             self._follow(state, KEY_KIND, KeyDocument, self._set_key, self._drop_key)
         if ROUTE_KIND in kinds:
             self._follow(state, ROUTE_KIND, RouteDocument, self._set_route, self._drop_route)
+
+    def access(self, key: KeyDocument, model: str) -> Access:
+        """Looked up with the first request, and kept until the feed brings anything new.
+
+        Raises `NotFound` naming what comes close, and `PermissionDenied` where the key is for other models.
+        """
+        found = self._accesses.get((key.id, model))
+        if found is not None:
+            return found
+        route = self.route_for(key, model)
+        if key.models is not None and model not in key.models:
+            raise model_not_allowed(model)
+        if len(self._accesses) >= MAX_ACCESSES:
+            self._accesses.clear()
+        is_sole = route.split is None and not self.has_fallbacks(key, model)
+        found = self._accesses[key.id, model] = Access(route, self.scopes_of(key, route), is_sole=is_sole)
+        return found
 
     def scopes_of(self, key: KeyDocument, route: Route) -> list[Scope]:
         """The limits a request of this key for this model is held to, narrowest first."""

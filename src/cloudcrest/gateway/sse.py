@@ -6,7 +6,6 @@ that talks about usage does not match.
 """
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -60,14 +59,15 @@ class StreamScanner:
     """Fed the payload of a stream in any pieces; gives back whole events to pass on.
 
     `usage`: the last one seen. `events`: passed on so far. `error`: the engine's own error event, kept back.
-    `is_finished`: `[DONE]` was seen. The usage chunk is kept back unless `passes_usage`.
+    `partial`: the beginning of an event. `is_finished`: `[DONE]` was seen. The usage chunk is kept back unless
+    `passes_usage`.
     """
 
-    __slots__ = ("_partial", "_passes_usage", "error", "events", "is_finished", "usage")
+    __slots__ = ("_passes_usage", "error", "events", "is_finished", "partial", "usage")
 
     def __init__(self, *, passes_usage: bool) -> None:
         self._passes_usage = passes_usage
-        self._partial = b""
+        self.partial = b""
         self.usage: Usage | None = None
         self.events = 0
         self.error: bytes | None = None
@@ -75,14 +75,14 @@ class StreamScanner:
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that `data` completes, less what is kept back."""
-        if self._partial:
-            data = self._partial + data
-            self._partial = b""
+        if self.partial:
+            data = self.partial + data
+            self.partial = b""
         if not data.endswith(b"\n\n"):
             end = _last_event_end(data)
-            data, self._partial = data[:end], data[end:]
-            if len(self._partial) > MAX_EVENT_BYTES:
-                self.error, self._partial = b"an event is too large", b""
+            data, self.partial = data[:end], data[end:]
+            if len(self.partial) > MAX_EVENT_BYTES:
+                self.error, self.partial = b"an event is too large", b""
             if not data:
                 return b""
         if b'"usage"' in data or b'"error"' in data or _DONE in data:
@@ -90,31 +90,9 @@ class StreamScanner:
         self.events += data.count(b"\n\n") or data.count(b"\r\n\r\n")
         return data
 
-    def passage(self, keep: Callable[[bytes], None], write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
-        """The short way for a chunk of whole events in which nothing is to be read: kept and written with its framing.
-
-        Says False to any other chunk, and does nothing with it: it is to be fed.
-        """
-
-        def take(chunk: bytes) -> bool:
-            if (
-                self._partial
-                or not chunk.endswith(b"\n\n\r\n")
-                or b'"usage"' in chunk
-                or b'"error"' in chunk
-                or _DONE in chunk
-            ):
-                return False
-            self.events += chunk.count(b"\n\n")
-            keep(chunk)
-            write(chunk)
-            return True
-
-        return take
-
     def end(self) -> bytes:
         """What is left when the stream ends inside an event."""
-        rest, self._partial = self._partial, b""
+        rest, self.partial = self.partial, b""
         return rest
 
     def _sift(self, data: bytes) -> bytes:

@@ -39,7 +39,10 @@ _MAX_SHOWN = 100
 
 
 class Parsed(msgspec.Struct):
-    """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several."""
+    """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
+
+    `has_developer`: one of its messages is of the role developer, which engines know as system.
+    """
 
     endpoint: str
     body: Body
@@ -50,6 +53,7 @@ class Parsed(msgspec.Struct):
     choices: int = 1
     max_tokens: int | None = None
     prompts: tuple[bytes, ...] = ()
+    has_developer: bool = False
 
     @property
     def input_field(self) -> str:
@@ -72,7 +76,7 @@ class Parsed(msgspec.Struct):
         if isinstance(self.body, EmbeddingBody):
             return self.estimated_input_tokens()
         output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
-        return self.estimated_input_tokens() + output * self.choices * max(1, len(self.prompts))
+        return self.size_bytes // BYTES_PER_TOKEN + 1 + output * self.choices * (len(self.prompts) or 1)
 
 
 def parse(endpoint: str, data: bytes) -> Parsed:
@@ -97,7 +101,7 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     if body.stream_options is not None and not parsed.is_stream:
         raise InvalidInput("stream_options goes with stream: true", param="stream_options")
     if isinstance(body, ChatBody):
-        _check_chat(body)
+        parsed.has_developer = _check_chat(body)
         if body.max_completion_tokens is not None:
             parsed.max_tokens = body.max_completion_tokens
     else:
@@ -150,7 +154,7 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     if parsed.choices > 1:
         fields["n"] = b"%d" % parsed.choices
     _limit_output(fields, parsed, route.engine, route.context_tokens)
-    if isinstance(body, ChatBody) and any(message.role == "developer" for message in body.messages):
+    if parsed.has_developer and isinstance(body, ChatBody):
         fields["messages"] = _encode(
             [msgspec.structs.replace(m, role="system") if m.role == "developer" else m for m in body.messages]
         )
@@ -170,7 +174,8 @@ _KEYS = _Keys()
 
 def build(fields: dict[str, bytes]) -> bytes:
     """The JSON object of these slices."""
-    return b"{" + b",".join([_KEYS[name] + raw for name, raw in fields.items()]) + b"}"
+    keys = _KEYS
+    return b"{" + b",".join([keys[name] + raw for name, raw in fields.items()]) + b"}"
 
 
 def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, context_tokens: int) -> None:
@@ -185,7 +190,9 @@ def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, 
         fields["max_tokens"] = b"%d" % context_tokens  # without one it would go on for as long as it likes
 
 
-def _check_chat(body: ChatBody) -> None:
+def _check_chat(body: ChatBody) -> bool:
+    """Raises `InvalidInput` for what the fields' types cannot say. Whether a message is of the role developer."""
+    has_developer = False
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidInput("give max_tokens or max_completion_tokens, not both", param="max_tokens")
     if body.top_logprobs is not None and not body.logprobs:
@@ -193,6 +200,7 @@ def _check_chat(body: ChatBody) -> None:
     if body.tool_choice not in (None, "none") and not body.tools:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
     for index, message in enumerate(body.messages):
+        has_developer = has_developer or message.role == "developer"
         wrong = _wrong_in(message)
         if wrong is not None:
             field, why = wrong
@@ -201,6 +209,7 @@ def _check_chat(body: ChatBody) -> None:
         _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
         _check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
+    return has_developer
 
 
 def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import LAST_CHUNK, chunk
+from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.sse import StreamScanner
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -17,11 +19,15 @@ payloads = st.lists(
         st.integers(1, 5_000).map(lambda size: b"x" * size),
         st.sampled_from([
             b"data: {}\n\n",
+            b"}\n\n",
+            b'data: {"a":1}\n\ndata: {"a":2}\n\n',
             b"data: {}\r\n\r\n",
             b"data: half",
             b'data: {"usage":1}\n\n',
             b"data: [DONE]\n\n",
             b"5\r\n",
+            b"\n",
+            b"\n\n",
         ]),
     ),
     max_size=8,
@@ -100,13 +106,16 @@ def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], 
 def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[bytes]) -> None:
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
-    passage = scanner.passage(lambda _: None, written.append)
+    kept = Kept(1_000)
+    take = passage(scanner, kept, written.append)
     for payload in payloads:
         expected = fed.feed(payload)
-        if passage(chunk(payload)):
+        if take(chunk(payload)):
             assert written.pop() == chunk(expected) == chunk(payload)
+            assert kept.size_bytes == sum(map(len, kept.parts)) <= kept.max_bytes
         else:
             assert scanner.feed(payload) == expected
+        assert scanner.partial == fed.partial
         assert (scanner.events, scanner.usage, scanner.is_finished) == (fed.events, fed.usage, fed.is_finished)
 
 

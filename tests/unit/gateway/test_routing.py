@@ -5,9 +5,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudcrest.gateway.routing.books import Member
 from cloudcrest.gateway.routing.decision import Fleet, choose, work_off
 from cloudcrest.gateway.routing.health import HealthRules
-from cloudcrest.gateway.routing.router import Ask, Member, Router, Ticket
+from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
 PROMPT = list(range(100, 120))
 

@@ -50,19 +50,25 @@ def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eli
     """
     if not eligible:
         return None
-    costs = _ordered_costs(fleet, seconds, now) if fleet.orders_queue else _arrival_costs(fleet, seconds, now)
+    costs = _ordered_costs(fleet, seconds, now) if fleet.orders_queue else arrival_costs(fleet, seconds, now)
     count = len(costs)
     if eligible != (1 << count) - 1:
         costs = [cost if eligible >> index & 1 else _NEVER for index, cost in enumerate(costs)]
+    return least_of(costs, turn)
+
+
+def least_of(costs: list[float], turn: int) -> int:
+    """Where the least cost is; ties rotate with `turn`."""
     least = min(costs)
-    start = turn % count
-    try:
-        return costs.index(least, start)
-    except ValueError:
-        return costs.index(least)
+    first = costs.index(least)
+    start = turn % len(costs)
+    if first >= start or least not in costs[start:]:
+        return first
+    return costs.index(least, start)
 
 
-def _arrival_costs(fleet: Fleet, seconds: Sequence[float], now: float) -> list[float]:
+def arrival_costs(fleet: Fleet, seconds: Sequence[float], now: float) -> list[float]:
+    """The costs of replicas that work in order of arrival, as `choose` weighs them."""
     hurt = _SHARE_HURT * fleet.arrivals_per_second / (2 * (1 - min(fleet.utilization, _MAX_UTILIZATION)))
     weight = _BALANCE_WEIGHT * fleet.assigned_scale
     return [

@@ -1,35 +1,35 @@
 """What one gateway worker knows of a model's replicas, kept up to date from its own requests."""
 
 from collections.abc import Callable, Collection, Sequence
-from math import exp
+from math import exp, inf
 
 import msgspec
 
-from cloudcrest.gateway.routing.decision import PATIENCE, UTILIZATION_WINDOW_SECONDS, Fleet, choose, work_off
+from cloudcrest.gateway.routing.books import DECODE_DRAG, DECODE_DRAG_PER_REQUEST, Member, Pace, Replica, drag
+from cloudcrest.gateway.routing.decision import (
+    PATIENCE,
+    UTILIZATION_WINDOW_SECONDS,
+    Fleet,
+    arrival_costs,
+    choose,
+    least_of,
+    work_off,
+)
 from cloudcrest.gateway.routing.health import Health, HealthRules, ejected, to_eject, warmth
 from cloudcrest.gateway.routing.prefix_index import PrefixIndex
 
 MAX_BLOCKS_PER_REPLICA = 4_096
 MAX_BLOCKS_PER_MODEL = 32_768
-_LEARNING_SECONDS = 120.0
 _FAR_OFF = 1.5
-_DECODE_DRAG = 0.43
-_DECODE_DRAG_PER_REQUEST = 0.026
-"""A decode step beside a chunk of prefill takes this share of the chunk's time, and so much more for each request."""
 _AVOID_DECODING = 0.05
 """The part of that for which a replica that does not decode is preferred: who goes there makes it decode, too."""
 _MAX_OBSERVED_SECONDS = 600.0
 _AGE_EACH_SECONDS = 0.02
 _RESCALE_AT = 30.0
+_SHORT_TOKENS = 256
+"""Of the prompt that stands for all that are shorter than a block."""
 
 Cost = Callable[[int, int], float]
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A replica as a router is told of it. `slots`: requests it works on at once."""
-
-    name: str
-    slots: int
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -52,36 +52,6 @@ class Ticket(msgspec.Struct):
     is_waiting: bool = False
     is_held: bool = False
     queued: list[float] = []
-
-
-class _Pace(msgspec.Struct):
-    """Seconds observed for seconds expected, the last few minutes of work counting most."""
-
-    observed_seconds: float = 0.0
-    worked_seconds: float = 0.0
-
-    def add(self, observed: float, worked: float, share: float) -> None:
-        """`share`: of the pace's time that this replica's is."""
-        kept = exp(-observed * share / _LEARNING_SECONDS)
-        self.observed_seconds = self.observed_seconds * kept + observed
-        self.worked_seconds = self.worked_seconds * kept + worked
-
-    def slowness(self) -> float:
-        return self.observed_seconds / self.worked_seconds
-
-
-class _Replica(msgspec.Struct):
-    """The bookkeeping of one replica beside its place in the fleet."""
-
-    member: Member
-    health: Health
-    pace: "_Pace"
-    slowness: float = 1.0
-    in_flight: int = 0
-    waiting: int = 0
-    waiting_work: float = 0.0
-    mark: float = 0.0
-    service_seconds: float = 0.0
 
 
 class Router:
@@ -108,7 +78,7 @@ class Router:
         self._max_blocks = max_blocks
         self.index = PrefixIndex(max_blocks_per_replica)
         self.fleet = Fleet([], [], [], [], [], orders_queue=orders_queue)
-        self._replicas: list[_Replica | None] = []
+        self._replicas: list[Replica | None] = []
         self._places: dict[str, int] = {}
         self._all = 0
         self._ejected: dict[int, float] = {}
@@ -118,13 +88,17 @@ class Router:
         self._arrivals = 0.0
         self._assigned = 0.0
         self._turn = 0
-        self._pace = _Pace(1.0, 1.0)
+        self._short_costs: list[float] = []
+        self._pace = Pace(1.0, 1.0)
+        self._slowness = 1.0
+        """The pace's."""
 
     # who there is
 
     def set_members(self, members: Sequence[Member], now: float) -> None:
         """Takes over the replicas there are now; those that stay keep what is known of them."""
         is_first = not self._places
+        self._aged_at = -inf
         named = {member.name: member for member in members}
         for name in self._places.keys() - named.keys():
             self._remove(self._places.pop(name))
@@ -144,7 +118,7 @@ class Router:
         return self._places.get(name)
 
     def _add(self, member: Member, since: float, now: float) -> None:
-        replica = _Replica(member, Health(since=since), _Pace(self._pace.slowness(), 1.0))
+        replica = Replica(member, Health(since=since), Pace(self._slowness, 1.0))
         fleet = self.fleet
         if None in self._replicas:
             place = self._replicas.index(None)
@@ -155,6 +129,7 @@ class Router:
             for column in (fleet.queue_ends_at, fleet.slot_wait, fleet.slowness, fleet.assigned):
                 column.append(0.0)
             fleet.waiting.append([])
+            self._short_costs.append(0.0)
         self._places[member.name] = place
         self._all |= 1 << place
         fleet.assigned[place] = self._assigned / max(1, len(self._places) - 1)
@@ -189,9 +164,11 @@ class Router:
         fleet, tokens = self.fleet, ask.tokens
         if fleet.orders_queue or now - self._aged_at > _AGE_EACH_SECONDS:
             self._age(now)
-        pace = self._pace.slowness()
+        if is_usual and not ask.blocks and not fleet.orders_queue:
+            return self._choose_short(ask)
+        pace = self._slowness
         expected = [self._cost(tokens, 0) * pace] * len(self._replicas)
-        for depth, mask in self.index.match(ask.blocks, eligible):
+        for depth, mask in self.index.match(ask.blocks, eligible) if ask.blocks else ():
             cached = min(depth * ask.block_tokens, tokens - 1)
             seconds = self._cost(tokens - cached, cached) * pace
             left = mask
@@ -204,8 +181,23 @@ class Router:
         replica = self._replicas[index] if index is not None else None
         if index is None or replica is None:
             return None
-        seconds = expected[index] * replica.slowness * (1.0 + _drag(replica))
+        seconds = expected[index] * replica.slowness * (1.0 + drag(replica))
         return Ticket(index, replica.member.name, ask, expected[index] / pace, seconds)
+
+    def _choose_short(self, ask: Ask) -> Ticket | None:
+        """For a prompt too short to be held anywhere, by costs kept for all such prompts.
+
+        They are exact when time is looked at (`_age`); until then they follow what is sent and what ends.
+        """
+        self._turn += 1
+        index = least_of(self._short_costs, self._turn)
+        replica = self._replicas[index]
+        if replica is None:
+            return None
+        work = self._cost(ask.tokens, 0)
+        decoding = replica.in_flight - replica.waiting
+        slower = 1.0 + DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 1.0
+        return Ticket(index, replica.member.name, ask, work, work * self._slowness * replica.slowness * slower)
 
     def send(self, ticket: Ticket, now: float, *, is_observed: bool = True) -> None:
         """The request goes to its replica, which is about to hold its prompt.
@@ -226,16 +218,18 @@ class Router:
             replica.waiting_work += ticket.work
         fleet.queue_ends_at[place] = max(fleet.queue_ends_at[place], now) + ticket.seconds
         if fleet.orders_queue and is_observed:
-            left = ticket.work * self._pace.slowness()
+            left = ticket.work * self._slowness
             ticket.queued = [left + PATIENCE * now, left, now]
             fleet.waiting[place].append(ticket.queued)
-        gain = ticket.seconds / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
+        share = 1.0 / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
+        gain = ticket.seconds * share
         fleet.assigned[place] += gain
         self._assigned += gain
-        self._arrivals += 1.0 / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
+        self._arrivals += share
+        self._short_costs[place] += ticket.seconds
         self._set_slowness(place, replica, now)
-        self._crowd(place, replica)
-        self.index.insert(place, ticket.ask.blocks)
+        if ticket.ask.blocks:
+            self.index.insert(place, ticket.ask.blocks)
 
     def first_token(self, ticket: Ticket, now: float) -> None:
         """The prompt is read: the replica's pace is learned from when."""
@@ -245,7 +239,7 @@ class Router:
         # Between two first tokens it worked on the one it finished, or on others that it finishes later.
         observed = min(max(0.0, now - replica.mark), _MAX_OBSERVED_SECONDS)
         replica.mark = now
-        self._learn(replica, observed, ticket.work * (1.0 + _drag(replica)))
+        self._learn(replica, observed, ticket.work * (1.0 + drag(replica)))
         replica.health.slow_samples += 1
         self._leave_queue(ticket, replica, now)
         self._set_slowness(ticket.index, replica, now)
@@ -269,27 +263,27 @@ class Router:
             took = now - ticket.sent_at
             replica.service_seconds += 0.1 * (took - replica.service_seconds)
         self._set_slowness(ticket.index, replica, now)
-        self._crowd(ticket.index, replica)
 
     # inside
 
-    def _learn(self, replica: _Replica, observed: float, worked: float) -> None:
+    def _learn(self, replica: Replica, observed: float, worked: float) -> None:
         """A replica counts as the others do, unless it is far off: who finishes when says little of one."""
         replica.pace.add(observed, worked, 1.0)
         self._pace.add(observed, worked, 1.0 / max(1, len(self._places)))
-        ratio = replica.pace.slowness() / self._pace.slowness()
+        self._slowness = self._pace.slowness()
+        ratio = replica.pace.slowness() / self._slowness
         replica.slowness = ratio if ratio > _FAR_OFF or ratio * _FAR_OFF < 1.0 else 1.0
 
-    def _of(self, ticket: Ticket) -> _Replica | None:
+    def _of(self, ticket: Ticket) -> Replica | None:
         """The ticket's replica, unless its place is another's by now."""
         replica = self._replicas[ticket.index]
         return replica if replica is not None and replica.member.name == ticket.name else None
 
-    def _leave_queue(self, ticket: Ticket, replica: _Replica, now: float) -> None:
+    def _leave_queue(self, ticket: Ticket, replica: Replica, now: float) -> None:
         ticket.is_waiting = False
         replica.waiting -= 1
         replica.waiting_work = replica.waiting_work - ticket.work if replica.waiting else 0.0
-        pace = self._pace.slowness() * replica.slowness * (1.0 + _drag(replica))
+        pace = self._slowness * replica.slowness * (1.0 + drag(replica))
         self.fleet.queue_ends_at[ticket.index] = now + replica.waiting_work * pace
         if self.fleet.orders_queue:
             waiting = self.fleet.waiting[ticket.index]
@@ -325,26 +319,33 @@ class Router:
             replica = self._replicas[place]
             if replica is not None:
                 self._set_slowness(place, replica, now)
+        seconds = self._cost(_SHORT_TOKENS, 0) * self._slowness
+        costs = arrival_costs(fleet, [seconds] * len(self._replicas), now)
+        self._short_costs = [cost if self._all >> place & 1 else inf for place, cost in enumerate(costs)]
         if fleet.orders_queue:
             for replica, waiting in zip(self._replicas, fleet.waiting, strict=True):
                 if waiting and replica is not None:
-                    work_off(waiting, replica.slowness * (1.0 + _drag(replica)), now)
+                    work_off(waiting, replica.slowness * (1.0 + drag(replica)), now)
 
-    def _set_slowness(self, place: int, replica: _Replica, now: float) -> None:
-        warm = 1.0
-        if place in self._warming:
+    def _set_slowness(self, place: int, replica: Replica, now: float) -> None:
+        """What its requests make of a replica: others' decoding slows it down, beyond its slots a request waits."""
+        in_flight, fleet = replica.in_flight, self.fleet
+        decoding = in_flight - replica.waiting
+        slowness = replica.slowness
+        if decoding > 0:
+            slowness *= 1.0 + _AVOID_DECODING * (DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding)
+        if self._warming and place in self._warming:
             warm = warmth(replica.health, now, self._rules)
             if warm <= 1.0:
                 self._warming.discard(place)
-        self.fleet.slowness[place] = replica.slowness * warm * (1.0 + _AVOID_DECODING * _drag(replica))
-
-    def _crowd(self, place: int, replica: _Replica) -> None:
-        """Beyond its slots a request waits for one of them; within, others' decoding slows it down."""
+            slowness *= warm
+        fleet.slowness[place] = slowness
         slots = replica.member.slots
-        over = replica.in_flight + 1 - slots
-        share = replica.in_flight / slots
-        wait = replica.service_seconds * over / slots if over > 0 else 0.0
-        self.fleet.slot_wait[place] = wait + self._crowding_seconds * self._pace.slowness() * replica.slowness * share
+        wait = self._crowding_seconds * self._slowness * replica.slowness * in_flight / slots
+        if in_flight >= slots:  # for one of those that run to end
+            wait += replica.service_seconds * (in_flight + 1 - slots) / slots
+        self._short_costs[place] += wait - fleet.slot_wait[place]
+        fleet.slot_wait[place] = wait
 
     def _judge(self, now: float) -> None:
         """Ejects those that fail or lag, within the share that may be out."""
@@ -356,8 +357,3 @@ class Router:
             replica.health = ejected(replica.health, now, self._rules)
             self._ejected[place] = replica.health.ejected_until
             self._warming.add(place)
-
-
-def _drag(replica: _Replica) -> float:
-    decoding = replica.in_flight - replica.waiting
-    return _DECODE_DRAG + _DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 0.0
