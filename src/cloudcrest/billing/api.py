@@ -82,12 +82,11 @@ class BudgetState(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An organization's account. `is_suspended`: for want of balance; a credit lifts it."""
+    """An organization's account."""
 
     organization_id: str
     currency: str
     balance: Decimal
-    is_suspended: bool
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):

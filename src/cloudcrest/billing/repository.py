@@ -155,11 +155,11 @@ async def accounts_after(
 
 
 async def save_account(session: AsyncSession, changed: Account) -> None:
-    """Writes the balance and the suspension of an account that is locked."""
+    """Writes the balance of an account that is locked."""
     await session.execute(
         update(AccountRow)
         .where(AccountRow.organization_id == changed.organization_id)
-        .values(balance=changed.balance, is_suspended=changed.is_suspended)
+        .values(balance=changed.balance)
         .execution_options(synchronize_session=False)
     )
 
@@ -337,7 +337,7 @@ def _to_card(row: RateCardRow) -> RateCard:
 
 
 def _to_account(row: AccountRow) -> Account:
-    return Account(row.organization_id, row.currency, row.balance, row.is_suspended)
+    return Account(row.organization_id, row.currency, row.balance)
 
 
 def _to_unpriced(row: UnpricedUsageRow) -> UnpricedUsage:

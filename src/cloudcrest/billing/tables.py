@@ -36,7 +36,7 @@ class RateCardRow(Base):
 class AccountRow(Base):
     """An organization's account. `balance` is the sum of its entries, kept in the transaction that writes them.
 
-    `is_suspended`: billing has suspended the organization and will lift that again.
+    `is_suspended` is of an older version, which read it; nobody does any more.
     """
 
     __tablename__ = "accounts"

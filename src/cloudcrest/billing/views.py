@@ -18,6 +18,7 @@ from cloudcrest.billing.schemas import (
 )
 from cloudcrest.billing.service.ingest import started_at
 from cloudcrest.billing.service.usage import ChargedGroup, ChargedUsage
+from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID
 from cloudcrest.kernel.money import Money, plain
 from cloudcrest.metering.api import GroupBy
 
@@ -143,7 +144,7 @@ def view_balance(account: Account) -> BalanceView:
         organization_id=account.organization_id,
         amount=plain(account.balance),
         currency=account.currency,
-        is_suspended=account.is_suspended,
+        is_suspended=account.balance <= 0 and account.organization_id != SYSTEM_ORGANIZATION_ID,
     )
 
 

@@ -71,8 +71,8 @@ class Slices:
         self._base = base
         self._notifier = notifier
         self.regions = RegionService(clock=base.clock)
-        opening = _OpensAccounts()
-        self.identity = _Identity(base, opening)
+        self.billing = _Billing(base)
+        self.identity = _Identity(base, self.billing.accounts)
         self.catalog = CatalogService(clock=base.clock, new_id=base.new_id, regions=self.regions)
         self.deployments = DeploymentService(
             models=self.catalog,
@@ -83,8 +83,6 @@ class Slices:
             clock=base.clock,
             new_id=base.new_id,
         )
-        self.billing = _Billing(base, self.identity.organizations)
-        opening.accounts = self.billing.accounts
 
     def routers(self) -> list[APIRouter]:
         """All the routes, of people and of regions."""
@@ -117,15 +115,6 @@ class Slices:
         if settings.default_models:
             async with base.database.transaction() as session:
                 await cloudcrest.serving.seed.seed(session, self.deployments)
-
-
-class _OpensAccounts(OrganizationCreated):
-    """Identity and billing know each other: identity founds organizations, billing suspends them."""
-
-    accounts: Accounts
-
-    async def organization_created(self, session: AsyncSession, organization_id: str, currency: str) -> None:
-        await self.accounts.organization_created(session, organization_id, currency)
 
 
 class _Identity:
@@ -206,9 +195,9 @@ class _Identity:
 
 
 class _Billing:
-    def __init__(self, base: Base, organizations: OrganizationService) -> None:
+    def __init__(self, base: Base) -> None:
         events = UsageRepository()
-        self.accounts = Accounts(organizations, base.settings.billing, base.clock, base.new_id)
+        self.accounts = Accounts(base.settings.billing, base.clock, base.new_id)
         self.granting = Granting(base.clock)
         self.budgets = Budgets(base.clock, base.new_id)
         self.ingest = UsageIngest(events, self.accounts, self.granting, base.clock, base.new_id)

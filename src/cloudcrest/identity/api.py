@@ -113,14 +113,6 @@ class OrganizationCreated(Protocol):
         ...
 
 
-class Organizations(Protocol):
-    """What other slices may ask of identity about organizations, inside their own transaction."""
-
-    async def suspend(self, session: "AsyncSession", organization_id: str, reason: str | None) -> None:
-        """Sets or (None) lifts a suspension for want of balance and publishes it; an operator's stays what it is."""
-        ...
-
-
 class Owners(Protocol):
     """Whose projects and keys are, for slices that hang something on them; inside the caller's transaction."""
 

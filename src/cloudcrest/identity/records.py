@@ -25,7 +25,7 @@ class Session(msgspec.Struct, frozen=True):
 class Organization(msgspec.Struct, frozen=True):
     """`limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
 
-    Operators and billing suspend it each for a reason of their own, and neither lifts the other's.
+    `operator_suspended_reason`: why it is served nothing; None: it is served.
     """
 
     id: str
@@ -34,13 +34,11 @@ class Organization(msgspec.Struct, frozen=True):
     ceiling: Limits
     created_at: datetime
     operator_suspended_reason: str | None = None
-    balance_suspended_reason: str | None = None
 
     @property
     def suspended_reason(self) -> str | None:
-        """Why it is served nothing; None: it is served."""
-        reasons = (self.operator_suspended_reason, self.balance_suspended_reason)
-        return "; ".join(reason for reason in reasons if reason is not None) or None
+        """As it is shown."""
+        return self.operator_suspended_reason
 
 
 class Project(msgspec.Struct, frozen=True):

@@ -81,7 +81,8 @@ class UsedSignInStateRow(Base):
 class OrganizationRow(Base):
     """A tenant. `limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
 
-    It is suspended by operators and for want of balance, each with a reason; null where it is not.
+    `operator_suspended_reason`: null where it is not suspended. `balance_suspended_reason` is of an older version that
+    suspended for want of balance; nobody reads it any more.
     """
 
     __tablename__ = "organizations"

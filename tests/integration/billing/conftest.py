@@ -19,27 +19,11 @@ from cloudcrest.kernel.ids import new_id
 from cloudcrest.metering.repository import UsageRepository
 
 
-class RecordedSuspensions:
-    """Identity as billing sees it: remembers who is suspended."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str | None] = {}
-
-    async def suspend(
-        self,
-        session: AsyncSession,  # noqa: ARG002 - the interface
-        organization_id: str,
-        reason: str | None,
-    ) -> None:
-        self.reasons[organization_id] = reason
-
-
 class Billing(msgspec.Struct):
     """Everything of billing, wired."""
 
     database: Database
     clock: ManualClock
-    suspensions: RecordedSuspensions
     accounts: Accounts
     ingest: UsageIngest
     granting: Granting
@@ -57,20 +41,19 @@ class Billing(msgspec.Struct):
 @pytest.fixture
 async def billing(database: Database, clock: ManualClock) -> Billing:
     """Billing with the seeded prices."""
-    suspensions, events, deferred = RecordedSuspensions(), UsageRepository(), []
+    events, deferred = UsageRepository(), []
 
     async def defer(session: AsyncSession) -> None:
         deferred.append("price_waiting")
 
     granting = Granting(clock)
-    accounts = Accounts(suspensions, BillingSettings(), clock, new_id)
+    accounts = Accounts(BillingSettings(), clock, new_id)
     async with database.transaction() as session:
         await seed(session, clock, new_id)
         await seed(session, clock, new_id)
     return Billing(
         database,
         clock,
-        suspensions,
         accounts,
         UsageIngest(events, accounts, granting, clock, new_id),
         granting,

@@ -74,7 +74,7 @@ def _add_balance(routes: APIRouter, accounts: Accounts) -> None:
         responses=responses(409),
     )
     async def create_credit(session: SessionDep, caller: CallerDep, body: CreateCredit) -> EntryView:
-        """Books a credit or an adjustment, for operators. Above zero again, a suspended organization is served."""
+        """Books a credit or an adjustment, for operators. Above zero again, an organization is served."""
         caller.require_operator()
         amount = parse_amount(body.amount, field="body.amount")
         kind: Literal["credit", "adjustment"] = body.kind or ("credit" if amount > 0 else "adjustment")

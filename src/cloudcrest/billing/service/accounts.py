@@ -1,18 +1,19 @@
-"""Accounts: their balance is the sum of their entries, and an account without balance is served nothing."""
+"""Accounts: their balance is the sum of their entries. That it is never overdrawn is the books' matter (grants.py)."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Literal
 
-import structlog
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.billing import repository
+from cloudcrest.billing import budget_repository, repository
 from cloudcrest.billing.api import Account, EntryKind, LedgerEntry
 from cloudcrest.billing.periods import BUDGET_KIND, balance_document
+from cloudcrest.billing.service.granting import RECALL_SECONDS
 from cloudcrest.billing.settings import BillingSettings
-from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID, Organizations
+from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID
 from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, InvalidInput, NotFound
@@ -20,18 +21,14 @@ from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.money import Money, plain
 from cloudcrest.metering.api import UsageFilter
 
-SUSPENDED_REASON = "the organization's balance is used up; add credit to go on"
-_log = structlog.get_logger(__name__)
-
 
 class Accounts:
-    """Opens accounts, moves their balance, and suspends and lifts by it. Every call is inside the caller's transaction.
+    """Opens accounts and moves their balance. Every call is inside the caller's transaction.
 
     Locks are taken in one order everywhere: usage events, rate cards, accounts (by id), organizations (by id).
     """
 
-    def __init__(self, organizations: Organizations, settings: BillingSettings, clock: Clock, new_id: NewId) -> None:
-        self._organizations = organizations
+    def __init__(self, settings: BillingSettings, clock: Clock, new_id: NewId) -> None:
         self._settings = settings
         self._clock = clock
         self._new_id = new_id
@@ -103,32 +100,23 @@ class Accounts:
                 return there
         entry = self._entry(account, kind, amount.amount, note=note, reference=reference, created_by=created_by)
         await self.post(session, accounts, [entry])
+        if amount.amount < 0:  # gateways give back what they hold of it and do not need
+            scope = balance_document(organization_id, account.currency).id
+            until = self._clock.now() + timedelta(seconds=RECALL_SECONDS)
+            await budget_repository.recall(session, {scope: scope}, until)
         return entry
 
     async def post(self, session: AsyncSession, accounts: dict[str, Account], entries: Sequence[LedgerEntry]) -> None:
-        """Writes entries of locked accounts, their balances, and what follows from those."""
+        """Writes entries of locked accounts, and their balances."""
         changed = {organization_id: Money(found.balance, found.currency) for organization_id, found in accounts.items()}
         for entry in entries:
             changed[entry.organization_id] += Money(entry.amount, entry.currency)
         await repository.add_entries(session, entries)
         for organization_id in sorted(changed):
             before = accounts[organization_id]
-            balance = changed[organization_id].amount
-            # The cloud's own organization asks whether models answer: that never ends for want of balance.
-            is_suspended = balance <= 0 and organization_id != SYSTEM_ORGANIZATION_ID
-            after = replace(before, balance=balance, is_suspended=is_suspended)
+            after = replace(before, balance=changed[organization_id].amount)
             if after != before:
                 await repository.save_account(session, after)
-            if after.is_suspended != before.is_suspended:
-                await self._organizations.suspend(
-                    session, organization_id, SUSPENDED_REASON if after.is_suspended else None
-                )
-                _log.info(
-                    "organization_suspension_changed",
-                    organization_id=organization_id,
-                    is_suspended=after.is_suspended,
-                    balance=plain(balance),
-                )
 
     def _entry(
         self,

@@ -20,7 +20,6 @@ async def add_organization(session: AsyncSession, organization: Organization, *,
             limits=msgspec.to_builtins(organization.limits),
             ceiling=msgspec.to_builtins(organization.ceiling),
             operator_suspended_reason=organization.operator_suspended_reason,
-            balance_suspended_reason=organization.balance_suspended_reason,
             created_by=created_by,
             created_at=organization.created_at,
         )
@@ -121,7 +120,6 @@ def _organization(row: OrganizationRow) -> Organization:
         limits=msgspec.convert(row.limits, Limits),
         ceiling=msgspec.convert(row.ceiling, Limits),
         operator_suspended_reason=row.operator_suspended_reason,
-        balance_suspended_reason=row.balance_suspended_reason,
         created_at=row.created_at,
     )
 

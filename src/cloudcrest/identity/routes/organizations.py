@@ -108,7 +108,7 @@ def _add_suspension(routes: APIRouter, service: OrganizationService) -> None:
         "/organizations/{organization_id}/unsuspend",
         operation_id="unsuspendOrganization",
         tags=["operators"],
-        summary="Lift an operator's suspension; one for want of balance ends with a credit",
+        summary="Lift a suspension",
         responses=responses(401, 403, 404, 422),
     )
     async def unsuspend_organization(

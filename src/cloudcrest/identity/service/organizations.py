@@ -63,8 +63,6 @@ class OrganizationService:
         owner = Membership(organization_id=organization.id, role="owner")
         await member_repository.add_membership(session, self._new_id("mem"), owner_user_id, owner, now)
         await self._organization_created.organization_created(session, organization.id, self._settings.currency)
-        # Without a starting credit, it begins suspended.
-        organization = await repository.organization_by_id(session, organization.id) or organization
         await publish_organization(session, organization)
         await publish_project(session, project)
         return organization
@@ -101,14 +99,10 @@ class OrganizationService:
             caller.require_operator()
         return await self._change(session, organization_id, changes)
 
-    async def suspend(self, session: AsyncSession, organization_id: str, reason: str | None) -> None:
-        """Implements `api.Organizations`."""
-        await self._change(session, organization_id, {"balance_suspended_reason": reason})
-
     async def set_suspended(
         self, session: AsyncSession, caller: Caller, organization_id: str, reason: str | None
     ) -> Organization:
-        """What operators do by hand: a reason suspends, None lifts that; a want of balance goes with a credit."""
+        """What operators do by hand: a reason suspends, None lifts that."""
         caller.require_operator()
         return await self._change(session, organization_id, {"operator_suspended_reason": reason})
 
