@@ -3,7 +3,8 @@
 `up` makes the table's file for each of its runs, and every worker maps it. An admission locks it, takes over what it
 says of its scopes, decides as a lone worker does (`admit.py`), and writes back what was taken: so the workers together
 never exceed a limit, and nobody is refused while there is room. The lock is the kernel's (`flock`), which a worker that
-is killed lets go of. What a request gives back when it ends goes without it, into columns that its worker alone writes.
+is killed lets go of. What a request gives back when it ends goes without it, into columns that its worker alone writes,
+and is counted, with that of all others, at the next admission.
 
 Each worker also holds a lock of its own, on `<table>.<worker>`, for as long as it lives. Before a request is refused,
 the columns of those that are dead are cleared: what a killed worker had running holds up nobody.
