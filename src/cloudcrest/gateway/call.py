@@ -251,8 +251,8 @@ class Call:
         self._connection = None
         replica = self.replica
         if replica is not None and was_reused and not self._has_head:
-            # Not the replica's failing: it closed an idle connection just as we wrote to it.
-            self._starting = self._calls.spawn(self._dial(replica))
+            # Not the replica's failing, if it can be reached: it closed an idle connection just as we wrote to it.
+            self._starting = self._calls.spawn(self._dial(replica, had_taken_it=True))
             return
         now, settings = self._calls.monotonic(), self._calls.settings
         if replica is not None:
@@ -292,7 +292,8 @@ class Call:
         if sink is not None:
             sink.call_answer(body)
 
-    async def _dial(self, replica: Upstream) -> None:
+    async def _dial(self, replica: Upstream, *, had_taken_it: bool = False) -> None:
+        """Connects and sends. `had_taken_it`: if it cannot be reached, it was lost with the request."""
         settings = self._calls.settings
         try:
             connection = await replica.dial(settings.connect_timeout_seconds, settings.max_idle_upstream_connections)
@@ -300,10 +301,14 @@ class Call:
             if self._losses == 0:  # later ones are looks for a replica that comes back
                 _log.warning("replica_unreachable", replica=replica.name, error=str(error))
             self._starting = None
-            replica.paused_until_seconds = self._calls.monotonic() + settings.replica_pause_seconds
+            now = self._calls.monotonic()
+            replica.paused_until_seconds = now + settings.replica_pause_seconds
             if self._trip is not None:
-                self._trip.end(self._calls.monotonic(), is_failure=True)
-            if not self._start_over():
+                self._trip.end(now, is_failure=True)
+            if had_taken_it:
+                self._losses += 1
+                self._give_up_at = now + settings.replica_wait_seconds
+            if self._losses > MAX_LOSSES or not self._start_over():
                 self._fail(
                     Unavailable(
                         "the model's replica cannot be reached", code="model_unavailable", retry_after_seconds=2

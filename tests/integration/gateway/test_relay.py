@@ -138,6 +138,32 @@ async def test_an_engine_that_dies_in_the_middle_leaves_an_error_event_and_a_cha
         assert (c.spool.ended[0].outcome, c.spool.ended[0].usage.output_tokens) == ("engine_error", 2)
 
 
+async def test_a_replica_that_dies_long_after_it_took_a_request_on_a_kept_connection_is_replaced(
+    tmp_path: Path,
+) -> None:
+    hold = asyncio.Event()
+
+    async def answer_once(request: Received) -> None:
+        if len(c.upstreams[0].received) > 1:
+            await hold.wait()
+            return
+        json_answer(COMPLETION)(request)
+
+    async with cloud(tmp_path, answer_once, json_answer(COMPLETION), replica_wait_seconds=0.2) as c:
+        both = c.running.state.documents["route"]
+        first = {name: route | {"replicas": route["replicas"][:1]} for name, route in both.items()}
+        c.running.set_documents("route", first)
+        assert (await c.chat()).status_code == 200
+        began_at = asyncio.get_running_loop().time()
+        asking = asyncio.create_task(c.chat())
+        await until_async(lambda: len(c.upstreams[0].received) == 2, "it is taken")
+        await until_async(lambda: asyncio.get_running_loop().time() > began_at + 0.3, "it has taken a while")
+        c.running.set_documents("route", both)
+        c.upstreams[0].stop()
+        assert (await asking).status_code == 200
+        assert [event.outcome for event in c.spool.ended] == ["completed"] * 2
+
+
 async def test_an_engines_error_event_becomes_ours(tmp_path: Path) -> None:
     tail = b'data: {"error":{"code":500,"message":"secret path /opt","type":"server_error"}}\n\n'
     async with cloud(tmp_path, stream_answer(["a"], tail), replica_wait_seconds=0.3) as c:
