@@ -33,6 +33,7 @@ def show(outcome: Outcome) -> None:
         print(f"{title + ':':<20}" + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     print(f"{'lost a replica:':<20}{outcome.streams_that_lost_a_replica} requests")
     print(f"{'at a killed gateway:':<20}{outcome.streams_at_killed_gateways} requests")
+    print(f"{'refused:':<20}{outcome.refused_out_of_budget} out of budget, {outcome.refused_without_grant} no grant")
     print(f"{'charged:':<20}{outcome.charged}")
     print()
     for finding in outcome.findings:

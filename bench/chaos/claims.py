@@ -21,6 +21,9 @@ MARK_SECONDS = 1.0
 LATE_SECONDS = 1.0
 """How late a mark may be on a machine that is busy with everything else."""
 MOST_MEMORY_MIB = {"gateway": 80.0, "region": 90.0}
+OUT_OF_BUDGET, NO_GRANT = '"insufficient_quota"', '"budget_unavailable"'
+CONTROL_AWAY_SECONDS = 45.0
+"""How long a killed control plane, with its database's recovery, may leave a fresh gateway without grants."""
 _MAX_SHOWN = 5
 
 
@@ -52,6 +55,7 @@ class Evidence(msgspec.Struct, dict=True):
     """Everything a run left. `budgets`: by client, what its key may spend; `memory_mib`: the most seen, by process."""
 
     models: tuple[Model, ...]
+    budgets: dict[int, Decimal]
     attempts: list[Attempt]
     deaths: list[Death]
     events: list[Event]
@@ -84,6 +88,16 @@ class Evidence(msgspec.Struct, dict=True):
         gateways = [death.at for death in self.deaths if death.target in ("gateway", "up")]
         soon = [at for at in gateways if attempt.ended_at <= at <= attempt.ended_at + COUNT_SECONDS]
         return min(soon, default=None)
+
+    def is_rightly_refused(self, attempt: Attempt) -> bool:
+        """Whether its key's budget is spent, or its gateway had no grant of the balance and nobody to ask for one."""
+        if OUT_OF_BUDGET in attempt.said:
+            return attempt.ask.client in self.budgets
+        return NO_GRANT in attempt.said and any(
+            death.target not in ("gateway", "replica")
+            and attempt.ended_at - CONTROL_AWAY_SECONDS < death.at < attempt.ended_at
+            for death in self.deaths
+        )
 
     def lost_replicas(self, attempt: Attempt) -> int:
         """How many replicas of its model died while it was under way."""
@@ -133,6 +147,8 @@ def _answers_arrive(evidence: Evidence) -> Iterator[str | None]:
             yield None
         elif ending == "cut":
             yield None if evidence.cut_by(attempt) else f"{_name(attempt)} was cut, but its gateway lived"
+        elif ending == "refused" and evidence.is_rightly_refused(attempt):
+            yield None
         elif ending == "error" and ask.choices > 1 and evidence.lost_replicas(attempt):
             yield None  # of several choices none can be carried on; it was told so
         else:
@@ -152,7 +168,11 @@ def _next_requests_work(evidence: Evidence) -> Iterator[str | None]:
     for attempt in sorted(evidence.attempts, key=lambda attempt: attempt.began_at):
         before = last.get(attempt.ask.client)
         if before is not None and before.ending == "cut":
-            is_fine = attempt.ending in ("whole", "left", "error") or evidence.cut_by(attempt) is not None
+            is_fine = (
+                evidence.is_rightly_refused(attempt)
+                or attempt.ending in ("whole", "left", "error")
+                or evidence.cut_by(attempt) is not None
+            )
             yield None if is_fine else f"{_name(attempt)}, after one that was cut: {attempt.status} {attempt.said}"
         last[attempt.ask.client] = attempt
 
@@ -269,6 +289,13 @@ def _money_adds_up(evidence: Evidence) -> Iterator[str | None]:
     yield None if waiting == 0 else f"{waiting} events wait for a price"
 
 
+def _budgets_hold(evidence: Evidence) -> Iterator[str | None]:
+    for client, budget in evidence.budgets.items():
+        charges = [event.charge for event in evidence.events if event.client == client and event.charge is not None]
+        spent = sum(charges, Decimal(0))
+        yield None if spent <= budget else f"client {client} spent {spent} of {budget}"
+
+
 def _memory_is_bounded(evidence: Evidence) -> Iterator[str | None]:
     for name, mib in evidence.memory_mib.items():
         most = MOST_MEMORY_MIB.get(name.partition("-")[0])
@@ -286,6 +313,7 @@ CLAIMS: dict[str, Check] = {
     "broken-off answers are charged as far as they came": _broken_off_answers_are_charged_as_far_as_they_came,
     "no event is lost or doubled": _nothing_is_lost_or_doubled,
     "charges are the change of the balance": _money_adds_up,
+    "budgets are never exceeded": _budgets_hold,
     "memory is bounded": _memory_is_bounded,
 }
 
@@ -313,7 +341,18 @@ def _simulated(evidence: Evidence) -> Iterator[tuple[Attempt, Whole]]:
     for attempt in evidence.attempts:
         model = evidence.by_name[attempt.ask.model]
         if model.is_simulated and attempt.status == 200:
-            yield attempt, uninterrupted(attempt.ask, model)
+            whole = uninterrupted(attempt.ask, model)
+            if attempt.ask.client in evidence.budgets and attempt.ending == "whole":
+                whole = _cut_to_budget(whole, attempt.texts)
+            yield attempt, whole
+
+
+def _cut_to_budget(whole: Whole, texts: Sequence[str]) -> Whole:
+    """What is left of a budget may end an answer before its own end."""
+    said = tuple(
+        text if expected.startswith(text) else expected for text, expected in zip(texts, whole.texts, strict=True)
+    )
+    return Whole(said, whole.input_tokens, sum(len(tokenize(text)) for text in said))
 
 
 def _moments(attempt: Attempt) -> str:

@@ -1,7 +1,9 @@
 """What a run does: who asks for what, and what is killed when. Pure: everything follows from the seed."""
 
+import itertools
 import random
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Literal, get_args
 
 import msgspec
@@ -36,11 +38,15 @@ CONTEXT_TOKENS = 512
 
 
 class Client(msgspec.Struct, frozen=True):
-    """Someone with a key, who asks one thing after the other. `leaves`: now and then in the middle of an answer."""
+    """Someone with a key, who asks one thing after the other. `leaves`: now and then in the middle of an answer.
+
+    `budget`: all that the key may ever spend; None: it has no budget of its own.
+    """
 
     number: int
     model: Model
     leaves: bool
+    budget: Decimal | None = None
 
     @property
     def name(self) -> str:
@@ -95,14 +101,20 @@ class Kill(msgspec.Struct, frozen=True):
     chance: float
 
 
-def clients_of(models: tuple[Model, ...]) -> list[Client]:
-    """Every model's clients; half of the simulated models' hang up at times."""
-    numbers = iter(range(1_000_000))
-    return [
+def clients_of(models: tuple[Model, ...], budget: Decimal) -> list[Client]:
+    """Every model's clients, half of the simulated models' hang up at times; and one of the first with a budget."""
+    numbers = itertools.count()
+    clients = [
         Client(next(numbers), model, leaves=model.is_simulated and place % 2 == 1)
         for model in models
         for place in range(model.clients)
     ]
+    return [*clients, Client(next(numbers), models[0], leaves=False, budget=budget)]
+
+
+def budget_for(seconds: float) -> Decimal:
+    """About half of what a client could spend in a run of so many seconds, and enough for a first request."""
+    return max(Decimal("0.0007"), Decimal("0.00001") * round(seconds))
 
 
 def asks_of(seed: int, client: Client) -> Iterator[Ask]:

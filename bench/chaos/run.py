@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 from tests.support.cloud import new_cloud
 
-from bench.chaos.claims import Death, Evidence, Finding, judge
+from bench.chaos.claims import NO_GRANT, OUT_OF_BUDGET, Death, Evidence, Finding, judge
 from bench.chaos.client import Attempt, Line, attempt
-from bench.chaos.plan import MODELS, Client, Model, asks_of, clients_of, kills_of
+from bench.chaos.plan import MODELS, Client, Model, asks_of, budget_for, clients_of, kills_of
 from bench.chaos.stage import ENVIRONMENT, FLAGS, Stage
 
 MEASURE_SECONDS = 1.0
-RECONNECT_SECONDS = 0.1
-"""After a connection broke: a process that was killed takes a moment to let go of all it had."""
+PAUSE_SECONDS = 0.1
+"""After a connection broke (a process that was killed takes a moment to let go of all it had), or a refusal."""
 END_SECONDS = 90.0
 """Every request that is under way when the load ends is over by then, whatever was killed."""
 
@@ -45,6 +45,8 @@ class Outcome(msgspec.Struct, frozen=True):
     kills_passed_over: int
     streams_that_lost_a_replica: int
     streams_at_killed_gateways: int
+    refused_out_of_budget: int
+    refused_without_grant: int
     events: dict[str, int]
     charged: str
     memory_mib: dict[str, float]
@@ -59,7 +61,7 @@ def run(options: Options, tell: Tell, keep_logs: Path) -> Outcome:
 
     `keep_logs`: a folder that is made where a claim broke, with the logs of every process.
     """
-    clients = clients_of(options.models)
+    clients = clients_of(options.models, budget_for(options.seconds))
     with new_cloud(flags=FLAGS, environment=ENVIRONMENT) as cloud:
         cloud.start()
         stage = Stage(cloud, options.models, clients)
@@ -75,6 +77,7 @@ def run(options: Options, tell: Tell, keep_logs: Path) -> Outcome:
             tell("the load has ended; waiting for what it is charged")
             evidence = Evidence(
                 models=options.models,
+                budgets={client.number: client.budget for client in clients if client.budget is not None},
                 attempts=load.attempts,
                 deaths=load.deaths,
                 events=stage.settled_events({attempt.request_id for attempt in load.attempts if attempt.status == 200}),
@@ -147,13 +150,14 @@ class _Load:
                 except OSError:  # `up` itself is dead
                     if self._is_over.is_set():
                         return
-                    await asyncio.sleep(RECONNECT_SECONDS)
+                    await asyncio.sleep(PAUSE_SECONDS)
                     continue
             done = await attempt(next(self._asks[client.number]), key, line)
             self.attempts.append(done)
             if done.ending not in ("whole", "refused"):
                 line = None
-                await asyncio.sleep(RECONNECT_SECONDS if done.ending == "cut" else 0)
+            if done.ending in ("cut", "refused"):
+                await asyncio.sleep(PAUSE_SECONDS)
             if self._is_over.is_set():
                 break
         if line is not None:
@@ -177,6 +181,8 @@ def _outcome(options: Options, evidence: Evidence, passed_over: int) -> Outcome:
         kills_passed_over=passed_over,
         streams_that_lost_a_replica=sum(bool(evidence.lost_replicas(attempt)) for attempt in attempts),
         streams_at_killed_gateways=sum(evidence.cut_by(attempt) is not None for attempt in attempts),
+        refused_out_of_budget=sum(OUT_OF_BUDGET in attempt.said for attempt in attempts),
+        refused_without_grant=sum(NO_GRANT in attempt.said for attempt in attempts),
         events=dict(Counter(event.outcome for event in evidence.events)),
         charged=str(evidence.balance_before - evidence.balance_after),
         memory_mib={name: round(mib, 1) for name, mib in sorted(evidence.memory_mib.items())},

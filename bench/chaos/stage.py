@@ -57,6 +57,9 @@ class Stage:
                 made = _ok(management.post("/api/v1/keys", json=body)).json()
                 self.keys[client.number] = made["key"]
                 self._client_of_key[made["id"]] = client.number
+                if client.budget is not None:
+                    budget = {"key_id": made["id"], "period": "total", "amount": str(client.budget)}
+                    _ok(management.post("/api/v1/budgets", json=budget))
         self.wait_ready()
 
     def wait_ready(self) -> None:

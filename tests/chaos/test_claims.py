@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench.chaos.claims import Death, Event, Evidence, judge, uninterrupted
+from bench.chaos.claims import OUT_OF_BUDGET, Death, Event, Evidence, judge, uninterrupted
 from bench.chaos.client import Attempt
 from bench.chaos.plan import MODELS, TARGETS, Ask, asks_of, clients_of, kills_of
+
+from cloudcrest.serving.engines.simulated_text import detokenize, tokenize
 
 MODEL = MODELS[0]
 ASK = Ask(
@@ -33,6 +35,7 @@ CHARGED = "whole answers are charged as they said"
 BROKEN_OFF = "broken-off answers are charged as far as they came"
 NOTHING_LOST = "no event is lost or doubled"
 MONEY = "charges are the change of the balance"
+BUDGETS = "budgets are never exceeded"
 MEMORY = "memory is bounded"
 
 
@@ -72,6 +75,7 @@ def broken(
     spent = sum((each.charge or Decimal(0) for each in events), Decimal(0))
     evidence = Evidence(
         models=MODELS,
+        budgets={9: Decimal("0.6")},
         attempts=attempts,
         deaths=list(deaths),
         events=events,
@@ -185,10 +189,24 @@ def test_money_and_memory() -> None:
     assert MEMORY in broken([attempt()], [event()], memory_mib={"gateway-1": 400.0})
 
 
+def test_a_budget_ends_answers_and_refuses_but_is_never_exceeded() -> None:
+    ask = msgspec.structs.replace(ASK, client=9)
+    text = detokenize(tokenize(WHOLE.texts[0])[:3])
+    short = attempt(ask=ask, texts=(text,), usage=(WHOLE.input_tokens, 3))
+    refused = attempt(
+        ask=ask, request_id="req_2", ending="refused", status=429, texts=("",), usage=None, said=OUT_OF_BUDGET
+    )
+    charged = event(client=9, output_tokens=3)
+    assert broken([short, refused], [charged]) == {}
+    assert ARRIVES in broken([attempt(ending="refused", status=429, texts=("",), usage=None, said=OUT_OF_BUDGET)], [])
+    assert TEXT in broken([attempt(texts=(text,), usage=(WHOLE.input_tokens, 3))], [event(output_tokens=3)])
+    assert BUDGETS in broken([short], [msgspec.structs.replace(charged, charge=Decimal("0.7"))])
+
+
 def test_a_seed_is_a_schedule() -> None:
     assert kills_of(7, 60, 2) == kills_of(7, 60, 2) != kills_of(8, 60, 2)
     assert {kill.target for kill in kills_of(7, 60, 2)[: len(TARGETS)]} == set(TARGETS)
-    client = clients_of(MODELS)[1]
+    client = clients_of(MODELS, Decimal(1))[1]
     first, again = asks_of(7, client), asks_of(7, client)
     asks = [next(first) for _ in range(200)]
     assert asks == [next(again) for _ in range(200)]

@@ -5,7 +5,6 @@ tokens, so where no tokenizer can be asked the event says that it is an estimate
 """
 
 import asyncio
-from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -24,6 +23,8 @@ from cloudcrest.serving.api import RouteDocument
 
 MAX_JOBS = 1_000
 MAX_AT_ONCE = 4
+MAX_ASKED = 3
+"""Replicas that are asked to count one answer before it is estimated."""
 TIMEOUT_SECONDS = 10.0
 _TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
 _TOKENIZERS = ("llamacpp", "vllm", "simulated")
@@ -147,7 +148,19 @@ class Counting:
         job.account.end(job.outcome, usage)
 
     async def _count(self, job: CountJob) -> Usage:
-        replica = _best_replica([*job.route.replicas, *job.route.leaving], job.account.replica_id)
+        """Asks the replica that served it, and others where that one is dead: they have the same tokenizer."""
+        failure: Exception = EngineFault("no replica is left to count with")
+        replicas = sorted(
+            [*job.route.replicas, *job.route.leaving], key=lambda replica: replica.name != job.account.replica_id
+        )
+        for replica in replicas[:MAX_ASKED]:
+            try:
+                return await self._count_at(replica, job)
+            except (OSError, EngineFault) as error:
+                failure = error
+        raise failure
+
+    async def _count_at(self, replica: Upstream, job: CountJob) -> Usage:
         document = job.route.document
         input_tokens = await count_input(replica, document, job.parsed) if job.counts_input else 0
         output_tokens = 0
@@ -211,13 +224,3 @@ async def _post(replica: Upstream, path: str, body: bytes) -> bytes:
     if status != 200:
         raise EngineFault(f"{path} answered {status}")
     return answer
-
-
-def _best_replica(replicas: Sequence[Upstream], replica_id: str) -> Upstream:
-    """The replica that served it, else any: they have the same tokenizer. Raises `EngineFault` where there is none."""
-    for replica in replicas:
-        if replica.name == replica_id:
-            return replica
-    if not replicas:
-        raise EngineFault("no replica is left to count with")
-    return replicas[0]

@@ -112,6 +112,24 @@ async def test_what_a_client_left_is_marked_before_it_is_counted(tmp_path: Path)
         assert c.spool.ended == []
 
 
+async def test_what_a_replica_cannot_count_another_one_does(tmp_path: Path) -> None:
+    def engine(request: Received) -> None:
+        request.write(STREAM_HEAD + framed(chunk_event()) + framed(chunk_event(" a")))
+
+    async with cloud(tmp_path, engine, engine, route={"engine": "simulated"}) as c:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
+            async for line in response.aiter_lines():
+                if '" a"' in line:
+                    break
+            served = next(upstream for upstream in c.upstreams if upstream.received)
+            other = next(upstream for upstream in c.upstreams if upstream is not served)
+            served.script = json_answer({}, 500)
+            other.script = json_answer({"prompt": "hello", "tokens": [1, 2, 3]})
+        await c.settled()
+        assert c.spool.ended[0].usage == Usage(3, 3)
+
+
 async def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it_too(tmp_path: Path) -> None:
     async with cloud(tmp_path, lambda _: None, route={"engine": "upstream"}) as c:
         asking = asyncio.create_task(c.chat())
