@@ -93,7 +93,7 @@ def test_what_a_dead_worker_ran_holds_up_nobody_before_its_successor_is_there() 
 
 
 class Lone:
-    """What a lone worker decides that hears of all ends at once when it next admits, and that a refusal leaves as it was."""
+    """A lone worker that hears of all ends at once when it next admits, and that a refusal leaves as it was."""
 
     def __init__(self, scopes: dict[str, list[Scope]]) -> None:
         self.scopes = scopes
