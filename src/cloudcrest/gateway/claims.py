@@ -52,6 +52,7 @@ class Claims:
     def __init__(self, wallet: Wallet, longest_answer: int) -> None:
         self._wallet = wallet
         self._longest = longest_answer + SKEW
+        self._known: dict[str, tuple[object, BudgetDocument]] = {}
         self._budgets: dict[str, list[BudgetDocument]] = {}
         self._cards: dict[tuple[str, str], tuple[RateCard, ...]] = {}
         self._plans: dict[str, _Plan] = {}
@@ -62,12 +63,13 @@ class Claims:
         if BUDGET_KIND in kinds:
             self._plans = {}
             self._budgets = {}
-            for document in _decoded(state, BUDGET_KIND, BudgetDocument):
+            self._known = _decoded(state, BUDGET_KIND, BudgetDocument, self._known)
+            for _, document in self._known.values():
                 self._budgets.setdefault(document.organization_id, []).append(document)
         if RATE_CARD_KIND in kinds:
             self._prices = {}
             self._cards = {}
-            for document in _decoded(state, RATE_CARD_KIND, RateCardsDocument):
+            for _, document in _decoded(state, RATE_CARD_KIND, RateCardsDocument, {}).values():
                 self._cards[document.currency, document.model] = document.cards
 
     def of(self, key: KeyDocument, parsed: Parsed, route: RouteDocument, now: int) -> Claim | None:
@@ -150,12 +152,20 @@ class Claims:
         return price
 
 
-def _decoded(state: FeedState, kind: str, struct: type[Any]) -> list[Any]:
-    """The documents of a kind, less those that this version cannot read."""
-    decoded = []
+def _decoded(
+    state: FeedState, kind: str, struct: type[Any], known: dict[str, tuple[object, Any]]
+) -> dict[str, tuple[object, Any]]:
+    """The documents of a kind by id, each with its body, less those this version cannot read. `known`: from before;
+    a follower replaces a body when it changes, so the same object is the same content.
+    """
+    decoded: dict[str, tuple[object, Any]] = {}
     for document_id, body in state.documents.get(kind, {}).items():
+        before = known.get(document_id)
+        if before is not None and before[0] is body:
+            decoded[document_id] = before
+            continue
         try:
-            decoded.append(msgspec.convert(body, struct))
+            decoded[document_id] = (body, msgspec.convert(body, struct))
         except msgspec.ValidationError as error:
             _log.error("document_skipped", kind=kind, id=document_id, error=str(error))
     return decoded

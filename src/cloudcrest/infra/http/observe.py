@@ -69,7 +69,10 @@ class ObserveMiddleware:
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)
-        _log.info("request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 1))
+        note = _log.debug if scope["path"].startswith(_EVERY_SECOND) and status < 400 else _log.info
+        note("request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 1))
 
 
+_EVERY_SECOND = "/internal/v1/grants"
+"""Each gateway worker calls it as often."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
