@@ -13,11 +13,10 @@ from cloudcrest.catalog.api import PullProgress
 from cloudcrest.catalog.service import CatalogService
 from cloudcrest.identity.api import Caller
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.feed import FeedPage
-from cloudcrest.infra.publication import read_page
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.ids import id_maker
 from tests.support.management import management_client
+from tests.support.published import published
 
 pytestmark = pytest.mark.anyio
 
@@ -56,11 +55,6 @@ async def client(database: Database, service: CatalogService, clock: ManualClock
         await seed.seed(session, clock=clock)
     async with management_client(database, routes.router(service), callers=CALLERS) as client:
         yield client
-
-
-async def feed(database: Database) -> FeedPage:
-    async with database.transaction() as session:
-        return await read_page(session, "", region="local")
 
 
 async def ok(answer: httpx2.Response, status: int = 200) -> Any:
@@ -174,7 +168,7 @@ async def test_a_pull_is_published_reported_and_withdrawn(
     body = {"model": "smollm2-135m-instruct", "region": "local"}
     pull = await ok(await client.post("/api/v1/model-pulls", json=body), 201)
     assert pull["progress"]["phase"] == "waiting"
-    [document] = (await feed(database)).documents
+    [document] = (await published(database)).documents
     assert (document.kind, document.id) == ("model_pull", pull["id"])
     assert document.body is not None
     assert document.body["model"]["artifacts"][0]["entry"] == "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -200,7 +194,7 @@ async def test_a_pull_is_published_reported_and_withdrawn(
     listed = await ok(await client.get("/api/v1/model-pulls", params={"model": "smollm2-135m-instruct"}))
     assert [entry["id"] for entry in listed["data"]] == [retried["id"]]
     await ok(await client.delete(f"/api/v1/model-pulls/{retried['id']}"), 204)
-    assert [entry.body for entry in (await feed(database)).documents] == [None, None]
+    assert [entry.body for entry in (await published(database)).documents] == [None, None]
 
 
 async def test_a_pull_of_nothing_or_to_nowhere_is_refused(client: httpx2.AsyncClient) -> None:
@@ -216,11 +210,11 @@ async def test_pulls_follow_a_changed_model_and_go_with_a_deleted_one(
     await ok(await client.post("/api/v1/models", json=OWN), 201)
     await ok(await client.post("/api/v1/model-pulls", json={"model": "own-model"}), 201)
     await ok(await client.patch("/api/v1/models/own-model", json={"context_tokens": 99}))
-    [document] = (await feed(database)).documents
+    [document] = (await published(database)).documents
     assert document.body is not None
     assert document.body["model"]["context_tokens"] == 99
     await ok(await client.delete("/api/v1/models/own-model"), 204)
-    assert [entry.body for entry in (await feed(database)).documents] == [None]
+    assert [entry.body for entry in (await published(database)).documents] == [None]
 
 
 async def test_seeding_again_changes_nothing_and_keeps_what_operators_did(

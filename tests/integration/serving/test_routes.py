@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, PullProgress
 from cloudcrest.identity.api import Caller, Membership
 from cloudcrest.infra.database import Database
-from cloudcrest.infra.publication import read_page
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import NotFound
@@ -25,6 +24,7 @@ from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.service import DeploymentService
 from tests.support.management import REGION_TOKEN, linked_region, management_client
+from tests.support.published import published
 
 pytestmark = pytest.mark.anyio
 
@@ -99,8 +99,7 @@ class Cloud:
         return await self.client.put("/internal/v1/status", content=msgspec.json.encode(status), headers=headers)
 
     async def documents(self) -> dict[str, dict[str, Any] | None]:
-        async with self.database.transaction() as session:
-            page = await read_page(session, "", region="local")
+        page = await published(self.database)
         return {item.id: item.body for item in page.documents if item.kind == "deployment"}
 
 
