@@ -90,7 +90,12 @@ async def test_limits_hold_over_all_workers_under_load(tmp_path: Path) -> None:
             assert statuses[200] <= 120 + minutes * 120 + 1
             left = {int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers}
             assert min(left) == 0 or statuses[200] < 120
-            served = await workers.metric("cloudcrest_gateway_requests_total")
+
+            async def all_reported() -> dict[int, float] | None:  # a worker publishes what it counted twice a second
+                found = await workers.metric("cloudcrest_gateway_requests_total")
+                return found if sum(found.values()) == statuses[200] else None
+
+            served = await until_async(all_reported, "all workers report") or {}
             assert len(served) == 4
 
 
