@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from bench.gateway.bank import balance, bank, key_budget, prices
 from bench.gateway.machine import GATEWAY_CORE, LOAD_CORE, free_port, pinned, running
+from cloudcrest.billing.periods import BudgetDocument
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.identity.api import (
     KEY_KIND,
@@ -84,19 +86,9 @@ def upstream(program: Path, log: Path, *, replicas: int, chunks: int, pace_micro
 
 @contextmanager
 def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
-    """One worker with 10,000 limited keys, several replicas, a durable spool, ids and metrics."""
+    """One worker with 10,000 limited keys, balances, a budget, several replicas, a durable spool, ids and metrics."""
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / "feed.json", _feed(replica_ports))
-    port = free_port()
-    settings = GatewaySettings(
-        name="bench",
-        region="local",
-        spool_folder=folder / "spool",
-        feed_state_path=folder / "feed.json",
-        port=port,
-        log_level="WARNING",
-    )
-    (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=str))
     argv = pinned(
         GATEWAY_CORE,
         sys.executable,
@@ -107,6 +99,18 @@ def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
         folder / "settings.json",
     )
     with ExitStack() as stack:
+        port = free_port()
+        settings = GatewaySettings(
+            name="bench",
+            region="local",
+            spool_folder=folder / "spool",
+            feed_state_path=folder / "feed.json",
+            grants_url=stack.enter_context(bank()),
+            feed_token="bench",
+            port=port,
+            log_level="WARNING",
+        )
+        (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=str))
         began = time.monotonic()
         pid = stack.enter_context(running(argv, folder / "log"))
         seconds = first_answer("cloudcrest", port, began)
@@ -178,10 +182,13 @@ def _until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def _feed(replica_ports: Sequence[int]) -> FeedState:
-    documents: dict[str, dict[str, Any]] = {ORGANIZATION_KIND: {}, PROJECT_KIND: {}, KEY_KIND: {}, ROUTE_KIND: {}}
+    documents: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, document_id: str, document: msgspec.Struct) -> None:
-        documents[kind][document_id] = msgspec.to_builtins(document)
+        documents.setdefault(kind, {})[document_id] = msgspec.to_builtins(document)
+
+    def hold(held: tuple[str, BudgetDocument]) -> None:
+        add(held[0], held[1].id, held[1])
 
     for number in range(KEYS):
         organization, project, key = (
@@ -190,10 +197,15 @@ def _feed(replica_ports: Sequence[int]) -> FeedState:
         )
         if number % KEYS_PER_ORGANIZATION == 0:
             add(ORGANIZATION_KIND, organization, OrganizationDocument(organization, limits=_AMPLE))
+            hold(balance(organization))
         add(PROJECT_KIND, project, ProjectDocument(project, organization))
         secret = KEY if number == 0 else f"sk-cc-{number:043d}"
         digest = hashlib.sha256(secret.encode()).hexdigest()
         add(KEY_KIND, key, KeyDocument(key, digest, project, organization, limits=_AMPLE))
+        if number == 0:
+            hold(key_budget(organization, project, key))
+    kind, cards = prices(MODEL)
+    add(kind, MODEL, cards)
     replicas = tuple(
         ReplicaEndpoint(f"rep_{index:026d}", f"http://127.0.0.1:{port}", "replica-token", slots=256)
         for index, port in enumerate(replica_ports)

@@ -105,6 +105,8 @@ class Gateway:
         self._tasks.append(loop.create_task(self._tick()))
         if settings.feed_url is not None:
             self._tasks.append(loop.create_task(self._follow(settings.feed_url)))
+        if settings.grants_url is not None:
+            self._tasks.append(loop.create_task(self._ask_for_grants(settings.grants_url)))
         _log.info("gateway_listening", port=self.port, documents=sum(map(len, self._feed.documents.values())))
 
     async def stop(self) -> None:
@@ -160,11 +162,13 @@ class Gateway:
             await self._save()
 
         async with httpx2.AsyncClient(trust_env=False) as client:
-            settings = self._settings
-            if settings.grants_url is not None:
-                exchange = grants_exchange(client, settings.grants_url, settings.feed_token)
-                self._tasks.append(asyncio.get_running_loop().create_task(self._desk.run(exchange)))
-            await follow(client, url, settings.feed_token, self._feed, changed)
+            await follow(client, url, self._settings.feed_token, self._feed, changed)
+
+    async def _ask_for_grants(self, url: str) -> None:
+        import httpx2
+
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            await self._desk.run(grants_exchange(client, url, self._settings.feed_token))
 
     async def _save(self) -> None:
         """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.
