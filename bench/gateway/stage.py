@@ -106,7 +106,7 @@ def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
             spool_folder=folder / "spool",
             feed_state_path=folder / "feed.json",
             grants_url=stack.enter_context(bank()),
-            feed_token="bench",
+            feed_token=KEY,
             port=port,
             log_level="WARNING",
         )
