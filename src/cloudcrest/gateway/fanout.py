@@ -13,9 +13,8 @@ import msgspec
 from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
-from cloudcrest.gateway.errors import engine_error, error_event
+from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import EmbeddingBody
-from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import GREEDY_TEMPERATURE
 from cloudcrest.gateway.resume_rewrite import usage_object
@@ -154,8 +153,7 @@ class Fanout(ABC):
         self._count("timed_out")
         parts = self._parts
         if self._has_begun:
-            parts.write(error_event(deadline_passed(parts.request)))
-            parts.finish_stream()
+            parts.end_in_error(deadline_passed(parts.request))
         else:
             refuse(parts.connection, parts.request)
 
@@ -195,8 +193,7 @@ class Fanout(ABC):
             self._parts.refuse(error)
             return
         self._count("engine_error")
-        self._parts.write(error_event(error))
-        self._parts.finish_stream()
+        self._parts.end_in_error(error)
 
     def _stop(self) -> None:
         self._is_done = True
@@ -255,7 +252,7 @@ class PlainFanout(Fanout):
         parts = self._parts
         parts.account.first_token()
         parts.account.end("completed", self._usage())
-        parts.connection.respond(200, JSON, answer)
+        parts.answer(answer)
 
     def _merge(self) -> bytes:
         answers = [_decode(bytes(branch.body)) for branch in self._branches]
@@ -328,6 +325,10 @@ class StreamFanout(Fanout):
         branch.call.is_repeatable = False
         branch.kept.add(events)
         self._parts.write(b"".join(rewritten))
+        if self._parts.is_over:
+            self._stop()
+            self._count("completed")
+            self._parts.finish_stream()
 
     def _begin(self) -> None:
         self._has_begun = True

@@ -8,8 +8,10 @@ from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.errors import error_event
 from cloudcrest.gateway.fallback import Fallback
-from cloudcrest.gateway.http1 import EVENT_STREAM, LAST_CHUNK, chunk
+from cloudcrest.gateway.http1 import EVENT_STREAM, JSON, LAST_CHUNK, chunk
+from cloudcrest.gateway.outlet import Outlet
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route
@@ -39,7 +41,9 @@ class Admitted(NamedTuple):
 
 
 class Parts(msgspec.Struct):
-    """What a relay is made of. `body` is what the engine is sent; `fallback`: who may have others answer."""
+    """What a relay is made of. `body` is what the engine is sent; `fallback`: who may have others answer; `outlet`:
+    what the answer passes on its way out, where it does not go as it is.
+    """
 
     calls: Calls
     counting: Counting
@@ -50,6 +54,7 @@ class Parts(msgspec.Struct):
     account: Account
     body: bytes
     fallback: Fallback | None = None
+    outlet: Outlet | None = None
 
     @property
     def may_wait(self) -> bool:
@@ -71,12 +76,39 @@ class Parts(msgspec.Struct):
         framing = b"" if self.request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
         self.connection.start_answer(200, STREAM_HEAD + framing)
 
+    def answer(self, body: bytes) -> None:
+        """Sends a whole answer."""
+        self.connection.respond(200, JSON, body if self.outlet is None else self.outlet.answer(body))
+
     def write(self, events: bytes) -> None:
-        """Writes events, not empty, framed as this client has it."""
-        self.connection.write(events if self.request.is_http_1_0 else chunk(events))
+        """Writes events, not empty."""
+        if self.outlet is None:
+            self._send(events)
+        else:
+            self._send(self.outlet.events(events))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the outlet lets nothing more of this stream out: its engine can stop."""
+        return self.outlet is not None and self.outlet.is_over
 
     def finish_stream(self) -> None:
         """The stream is whole."""
+        if self.outlet is not None:
+            self._send(self.outlet.end())
+        self._close_stream()
+
+    def end_in_error(self, error: CloudcrestError) -> None:
+        """The stream has begun and cannot go on."""
+        self._send(error_event(error) if self.outlet is None else self.outlet.error(error))
+        self._close_stream()
+
+    def _send(self, events: bytes) -> None:
+        """Events as this client has them framed."""
+        if events:
+            self.connection.write(events if self.request.is_http_1_0 else chunk(events))
+
+    def _close_stream(self) -> None:
         if not self.request.is_http_1_0:
             self.connection.write(LAST_CHUNK)
         self.connection.finish(close=self.request.is_http_1_0)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httptools
 
-from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_large, error_document
+from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_large
 from cloudcrest.gateway.http1 import CONTINUE, JSON, STATUS_LINES, Headers, status_line
 from cloudcrest.gateway.known_head import KnownHead, known_head
 from cloudcrest.gateway.request import Request, Responder
@@ -239,11 +239,12 @@ class ServerConnection(asyncio.Protocol):
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:
-        """Answers the current request with an error in OpenAI's shape and finishes it."""
+        """Answers the current request with an error in its dialect's shape and finishes it."""
         extra = b""
         if error.retry_after_seconds is not None:
             extra = b"retry-after: %d\r\n" % max(1, -(-error.retry_after_seconds // 1))
-        self.respond(error.status, JSON, error_document(error), extra)
+        if self._current is not None:
+            self.respond(error.status, JSON, self._current.error_document(error), extra)
 
     def start_answer(self, status: int, headers: bytes) -> None:
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""

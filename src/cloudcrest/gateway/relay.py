@@ -12,9 +12,8 @@ import structlog
 from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
-from cloudcrest.gateway.errors import engine_error, error_event
+from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import ChatBody
-from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.resume import Impossible, decide
@@ -187,7 +186,7 @@ class PlainRelay(Relay):
             usage = Usage(self._parsed.estimated_input_tokens(), estimated_output_tokens(body), is_estimate=True)
         self._account.first_token()
         self._account.end("completed", usage)
-        self._connection.respond(200, JSON, body)
+        self._parts.answer(body)
 
     def call_restarted(self) -> None:
         self._pieces = []
@@ -225,8 +224,7 @@ class StreamRelay(Relay):
             super().deadline_passed()
         else:
             self._give_up("timed_out")
-            self._parts.write(error_event(deadline_passed(self._request)))
-            self._parts.finish_stream()
+            self._parts.end_in_error(deadline_passed(self._request))
 
     def client_paused(self) -> None:
         super().client_paused()
@@ -265,6 +263,10 @@ class StreamRelay(Relay):
             events = self._hold.feed(events)
         if events:
             self._relay(events)
+            if self._parts.is_over:
+                self._call.abort()
+                self._settle_uncounted("completed")
+                self._parts.finish_stream()
 
     def call_end(self) -> None:
         if self._status != 200:
@@ -313,8 +315,7 @@ class StreamRelay(Relay):
             self._parts.finish_stream()
         elif is_final:
             self._settle_uncounted("engine_error")
-            self._parts.write(error_event(error))
-            self._parts.finish_stream()
+            self._parts.end_in_error(error)
         else:
             events, is_paused = self._relayed_tokens(), self._call.is_paused
             self._rest = RestOfStream(self._parts, self._kept, self._hold, events=events, is_paused=is_paused)
@@ -347,5 +348,5 @@ class StreamRelay(Relay):
         self._call.is_repeatable = False
         self._account.first_token()
         self._parts.begin_stream()
-        if self._hold is None and not self._request.is_http_1_0:
+        if self._hold is None and self._parts.outlet is None and not self._request.is_http_1_0:
             self._call.pass_chunks(passage(self._scanner, self._kept, self._connection.write))

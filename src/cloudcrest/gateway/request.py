@@ -1,26 +1,30 @@
 """A parsed request head, and the faces through which the server side and the application see each other."""
 
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
-from cloudcrest.gateway.errors import ExpectationFailed
+from cloudcrest.gateway.errors import ExpectationFailed, error_document
 from cloudcrest.gateway.http1 import Headers, listed
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
+if TYPE_CHECKING:
+    from cloudcrest.gateway.dialects.api import Dialect
+
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 MAX_WAIT_HEADER = b"x-cloudcrest-max-wait"
+_KEPT = {b"origin": "origin", TIMEOUT_HEADER: "timeout", MAX_WAIT_HEADER: "max_wait"}
+"""Headers that are kept as they were written, the last one where there are several."""
 _READ_HEADERS = frozenset(
     (
         b"content-length",
         b"authorization",
+        b"x-api-key",
         b"host",
-        b"origin",
         b"transfer-encoding",
         b"expect",
         b"connection",
-        TIMEOUT_HEADER,
-        MAX_WAIT_HEADER,
+        *_KEPT,
     )
 )
 
@@ -29,13 +33,14 @@ class Request:
     """One request. Header names are lower case. `body` is whole, unless the request is streamed to its responder.
 
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
-    `key_digest`: of the key it was sent with, once it was looked at.
+    `key_digest`: of the key it was sent with, once it was looked at. `dialect`: its path's, where that is not OpenAI's.
     `timeout`: how long its caller gives it, `max_wait`: how long it waits at a limit, both as written. `deadline`: when
     it is ended, in monotonic seconds.
     """
 
     id: str = ""
     key_digest: bytes | None = None
+    dialect: "Dialect | None" = None
     peer: str = ""
     path: str = ""
     query: bytes = b""
@@ -47,6 +52,7 @@ class Request:
     is_chunked: bool = False
     expects_continue: bool = False
     authorization: bytes | None = None
+    api_key: bytes | None = None
     origin: bytes | None = None
     host: bytes | None = None
     timeout: bytes | None = None
@@ -61,6 +67,17 @@ class Request:
         self.keep_alive = keep_alive
         self.is_http_1_0 = version == "1.0"
         self.is_head = method == b"HEAD"
+
+    @property
+    def credentials(self) -> bytes | None:
+        """Its Authorization header, or what stands for one: Anthropic's clients send a key as `x-api-key`."""
+        if self.authorization is None and self.api_key is not None:
+            return b"Bearer " + self.api_key
+        return self.authorization
+
+    def error_document(self, error: CloudcrestError) -> bytes:
+        """An error as its dialect writes it, before the first byte of an answer."""
+        return error_document(error) if self.dialect is None else self.dialect.error(error, self.id)
 
     def pristine(self) -> "Request":
         """A request with this head that nothing has been done with, for `again`."""
@@ -86,19 +103,18 @@ class Request:
         self._read_target()
 
     def _read_header(self, name: bytes, value: bytes) -> None:
+        if name in _KEPT:
+            setattr(self, _KEPT[name], value)
+            return
         match name:
             case b"content-length":
                 self.content_length = int(value)
             case b"authorization":
                 self.authorization = _once(self.authorization, value, name)
+            case b"x-api-key":
+                self.api_key = _once(self.api_key, value, name)
             case b"host":
                 self.host = _once(self.host, value, name)
-            case b"origin":
-                self.origin = value
-            case b"x-request-timeout-ms":
-                self.timeout = value
-            case b"x-cloudcrest-max-wait":
-                self.max_wait = value
             case b"transfer-encoding":
                 if value.strip().lower() != b"chunked" or self.is_http_1_0 or self.is_chunked:
                     raise InvalidInput("only 'Transfer-Encoding: chunked' of HTTP/1.1 is understood", code="bad_http")
@@ -158,7 +174,7 @@ class Connection(Protocol):
         """Answers the current request with a whole body and finishes it. `extra`: more header lines."""
 
     def respond_error(self, error: CloudcrestError) -> None:
-        """Answers the current request with an error in OpenAI's shape and finishes it."""
+        """Answers the current request with an error in its dialect's shape and finishes it."""
 
     def start_answer(self, status: int, headers: bytes) -> None:
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""

@@ -11,7 +11,7 @@ import structlog
 from cloudcrest.gateway.call import LOOK_SECONDS, MAX_LOOK_SECONDS, MAX_LOSSES, Call, no_replica
 from cloudcrest.gateway.counting import CountJob, Kept, count_input, text_tokens
 from cloudcrest.gateway.deadline import deadline_passed
-from cloudcrest.gateway.errors import engine_error, error_event
+from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import Continue, Finish, Impossible, Repeat, Restart, decide, next_body, tokens_left
@@ -74,8 +74,7 @@ class RestOfStream:
 
     def deadline_passed(self) -> None:
         self._give_up("timed_out")
-        self._parts.write(error_event(deadline_passed(self._parts.request)))
-        self._parts.finish_stream()
+        self._parts.end_in_error(deadline_passed(self._parts.request))
 
     def client_paused(self) -> None:
         self._is_paused = True
@@ -109,6 +108,10 @@ class RestOfStream:
             rewritten = self._hold.feed(rewritten)
         if rewritten:
             self._relay(rewritten)
+            if self._parts.is_over:
+                self._give_up("completed")
+                self._parts.finish_stream()
+                return
         if self._scanner.error is not None:
             self._stop()
             self.resume("engine_error", self._meaning(500, self._scanner.error))
@@ -265,8 +268,7 @@ class RestOfStream:
     def _fail(self, error: CloudcrestError, why: str) -> None:
         message = f"{error.message}, and the answer cannot go on elsewhere: {why}"
         self._settle("engine_error")
-        self._parts.write(error_event(EngineFault(message, code=error.code)))
-        self._parts.finish_stream()
+        self._parts.end_in_error(EngineFault(message, code=error.code))
 
     def _give_up(self, outcome: Outcome) -> None:
         self._stop()

@@ -18,6 +18,7 @@ from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.desk import Desk, grants_exchange
+from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
@@ -62,20 +63,26 @@ class Gateway:
         self._desk = Desk(Wallet(holder or settings.name))
         self._claims = Claims(self._desk.wallet, round(settings.request_timeout_seconds * SECOND))
         self._claims.update(self._feed, set(self._feed.documents))
+        inference = Inference(
+            snapshot=self.snapshot,
+            origin=origin,
+            calls=self._calls,
+            counting=self._counting,
+            admit=admit if self._limits is None else self._limits.admit,
+            claims=self._claims,
+            desk=self._desk,
+        )
         self._app = GatewayApp(
             settings=settings,
             snapshot=self.snapshot,
             origin=origin,
             calls=self._calls,
-            counting=self._counting,
             new_id=RequestIds().make,
-            admit=admit if self._limits is None else self._limits.admit,
-            claims=self._claims,
-            desk=self._desk,
+            inference=inference,
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
         self._app.metrics_page = self._metrics_page
-        self.waiting = self._app.waiting
+        self.waiting = inference.waiting
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_feed_saved = True

@@ -11,6 +11,7 @@ import msgspec
 
 from cloudcrest.gateway.fields import MAX_BATCH, MAX_CHOICES, NOT_FORWARDED, ChatBody, CompletionBody, EmbeddingBody
 from cloudcrest.gateway.fields import Message as ChatMessage
+from cloudcrest.gateway.outlet import MakeOutlet
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName, RouteDocument
 
@@ -41,7 +42,8 @@ _MAX_SHOWN = 100
 class Parsed(msgspec.Struct):
     """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
 
-    `has_developer`: one of its messages is of the role developer, which engines know as system.
+    `has_developer`: one of its messages is of the role developer, which engines know as system. `outlet`: what
+    translates the answer into the dialect that it was asked for in; None: it is OpenAI's.
     """
 
     endpoint: str
@@ -54,6 +56,7 @@ class Parsed(msgspec.Struct):
     max_tokens: int | None = None
     prompts: tuple[bytes, ...] = ()
     has_developer: bool = False
+    outlet: MakeOutlet | None = None
 
     @property
     def input_field(self) -> str:

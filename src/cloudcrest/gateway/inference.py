@@ -1,0 +1,256 @@
+"""An inference request's way through its stages.
+
+check (at the head)   refuse what is refused without its body
+begin (whole body)    authenticate → validate → route → admit → reserve → open the account → relay
+"""
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from time import time as unix_time
+
+from cloudcrest.gateway.account import Account, Origin
+from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
+from cloudcrest.gateway.authenticate import key_digest, key_of
+from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.claims import Claims
+from cloudcrest.gateway.conversation import conversation
+from cloudcrest.gateway.counting import Counting
+from cloudcrest.gateway.deadline import set_deadline
+from cloudcrest.gateway.desk import Desk, WaitingForBudget, refused
+from cloudcrest.gateway.errors import MethodNotAllowed
+from cloudcrest.gateway.fallback import Fallback
+from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.outlet import chain
+from cloudcrest.gateway.parts import Admitted, Parts
+from cloudcrest.gateway.purse import Claim
+from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
+from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.snapshot import Access, Route, Snapshot
+from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
+from cloudcrest.kernel.units import KIB
+
+CHECKED_EARLY_BYTES = 16 * KIB
+
+
+class Inference:
+    """The stages of one worker.
+
+    `admit` holds callers to their limits; of several workers, each is given that of the table that they share.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        origin: Origin,
+        calls: Calls,
+        counting: Counting,
+        claims: Claims,
+        desk: Desk,
+        admit: Admit = admit,
+    ) -> None:
+        self._snapshot = snapshot
+        self._origin = origin
+        self._calls = calls
+        self._counting = counting
+        self._admit = admit
+        self.waiting = WaitingRoom(calls.monotonic, origin.metrics.waits, _call_later)
+        self._claims = claims
+        self._desk = desk
+
+    def check(self, request: Request) -> None:
+        """Refuses at the head what is refused without its body."""
+        if request.method == b"OPTIONS":
+            return
+        if request.method != b"POST":
+            raise MethodNotAllowed(f"{request.path} takes POST")
+        # Who has no key cannot make us read a large body. Small ones are checked when they are whole.
+        if request.is_chunked or request.expects_continue or (request.content_length or 0) > CHECKED_EARLY_BYTES:
+            self.authenticate(request)
+
+    def authenticate(self, request: Request) -> KeyDocument:
+        """The key that a request was sent with. Raises `Unauthenticated`."""
+        if request.key_digest is None:
+            request.key_digest = key_digest(request.credentials)
+        return key_of(self._snapshot, request.key_digest, unix_time())
+
+    def begin(self, connection: Connection, request: Request) -> Responder:
+        """Begins the answer to a whole request. Raises before anything is sent."""
+        key = self.authenticate(request)
+        dialect = request.dialect
+        parsed = parse(request.path, request.body) if dialect is None else dialect.read(request)
+        request.body = b""
+        asked_seconds, head = asked_wait_seconds(request), request.extra_head
+        try:
+            return self._answer(connection, request, key, parsed)
+        except OverLimit as error:
+            seconds = wait_seconds(asked_seconds, self._snapshot.access(key, parsed.body.model).scopes)
+            if seconds == 0:
+                raise
+            return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
+
+    def _wait(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        waits_at: OverLimit,
+        seconds: float,
+        head: bytes,
+    ) -> Responder:
+        """Has a request wait for room. Raises `LimitExceeded` where too many do."""
+
+        def fail(error: CloudcrestError) -> None:
+            self._origin.metrics.responses[error.status] += 1
+            connection.respond_error(error)
+
+        waiter = Waiter(
+            self.waiting,
+            connection,
+            request,
+            organization_id=key.organization_id,
+            body_bytes=parsed.size_bytes,
+            # The key anew: meanwhile it may have been revoked.
+            begin=lambda: self._answer(connection, request, self.authenticate(request), parsed),
+            fail=fail,
+            error=waits_at,
+            head=head,
+        )
+        self.waiting.enter(waiter, seconds)
+        return waiter
+
+    def _answer(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
+        """Begins the answer by the model that is asked for, or those that take its place."""
+        model = parsed.body.model
+        missing: NotFound | None = None
+        try:
+            access = self._snapshot.access(key, model)
+        except NotFound as error:  # a model that is gone is one that cannot answer
+            if not self._snapshot.has_fallbacks(key, model):
+                raise
+            missing = error
+        else:
+            if access.is_sole:
+                return self._serve(connection, request, key, parsed, access=access)
+        candidates = self._snapshot.candidates(key, model, conversation(parsed.body))
+        taken = self._origin.metrics.fallbacks
+        return Fallback(self._serve_by, connection, request, key, parsed, candidates=candidates, taken=taken).start(
+            missing
+        )
+
+    def _serve_by(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        route: Route,
+        fallback: Fallback | None,
+    ) -> Responder:
+        access = Access(route, self._snapshot.scopes_of(key, route))
+        return self._serve(connection, request, key, parsed, access=access, fallback=fallback)
+
+    def _serve(
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        parsed: Parsed,
+        *,
+        access: Access,
+        fallback: Fallback | None = None,
+    ) -> Responder:
+        """Begins an answer by one route. Raises before anything is sent."""
+        route, scopes = access.route, access.scopes
+        document = route.document
+        check_engine(parsed, document)
+        if not route.replicas:
+            raise _not_ready(route)
+        started_at = self._origin.microseconds()
+        claim = self._claims.of(key, parsed, document, started_at)
+        now = self._calls.monotonic()
+        if request.deadline == inf:  # a fallback has what is left
+            set_deadline(request, access.timeout_seconds, self._calls.settings.request_timeout_seconds, now)
+        try:
+            self.waiting.check(scopes)
+            grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
+        finally:
+            if scopes:
+                request.extra_head += limit_headers(scopes, now)
+        grant.freed = self.waiting.freed
+        admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
+        if claim is not None and not self._desk.wallet.reserve(claim):
+            return self._wait_for_budget(admitted, claim)
+        return self._open(admitted)
+
+    def _wait_for_budget(self, admitted: Admitted, claim: Claim) -> Responder:
+        """Has a request wait for its budget; refused, it gives back what it took of its limits."""
+        fallback = admitted.fallback
+        if fallback is not None and fallback.has_open_account:  # which cannot wait until this one takes its place
+            admitted.grant.settle(0)
+            raise refused(self._desk.wallet.short_of(claim))
+        waiting = WaitingForBudget(admitted, self._open, self._origin.metrics)
+        try:
+            waiting.cancel = self._desk.wait(claim, waiting.decided)
+        except CloudcrestError:
+            admitted.grant.settle(0)
+            raise
+        return waiting
+
+    def _open(self, admitted: Admitted) -> Responder:
+        """Opens the account of an admitted request and sends it on its way."""
+        connection, request, key, route, parsed, grant, claim, started_at, fallback = admitted
+        document = route.document
+        if claim is not None and claim.is_capped:
+            parsed.max_tokens = claim.limit_for(document.engine, document.context_tokens)
+        fields = forwarded_fields(parsed, document)
+        account = Account(
+            self._origin,
+            request_id=request.id,
+            endpoint=request.path,
+            key=key,
+            route=document,
+            grant=grant,
+            is_stream=parsed.is_stream,
+            claim=claim,
+            started_at=started_at,
+        )
+        try:
+            is_fanout = needs_fanout(parsed, document.engine)
+            body = b"" if is_fanout else build(fields)
+            outlet = chain([parsed.outlet(request.id)] if parsed.outlet is not None else ())
+            parts = Parts(
+                self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
+            )
+            relay: Relay | Fanout
+            if is_fanout:
+                relay = (StreamFanout if parsed.is_stream else PlainFanout)(parts, fields)
+            else:
+                relay = (StreamRelay if parsed.is_stream else PlainRelay)(parts)
+            relay.start()
+        except CloudcrestError:
+            grant.settle(0)
+            if claim is not None:
+                claim.settle(0)
+            raise
+        return relay
+
+
+def _call_later(seconds: float, call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, call)
+
+
+def _not_ready(route: Route) -> Unavailable:
+    reason = route.document.unavailable_reason or "no replica of it is ready"
+    return Unavailable(
+        f"the model '{route.document.model_name}' cannot answer now: {reason}",
+        code="model_unavailable",
+        retry_after_seconds=5,
+    )
