@@ -111,13 +111,15 @@ async def test_all_streams_of_a_killed_replica_go_on_at_once(tmp_path: Path) -> 
         await until_async(
             lambda: sum(one.answered_bytes for one in c.wires) > sent + 24 * 2_000, "all stream", pause_seconds=0.01
         )
+        replicas = c.gateway.gateway.snapshot.routes[NAME].replicas
+        at_it = replicas[0].in_flight
         c.replicas[0].process.kill()
         resumed = await asyncio.gather(*again)
         assert [answer.outline() for answer in resumed] == [answer.outline() for answer in wholes]
-        assert await c.resumes() >= 6
+        assert 0 < await c.resumes() <= at_it  # one that had said nothing yet begins anew, and one may just have ended
         assert [event.outcome for event in c.spool.ended] == ["completed"] * 48
         assert len({event.id for event in c.spool.ended}) == 48
-        assert [replica.in_flight for replica in c.gateway.gateway.snapshot.routes[NAME].replicas] == [0, 0]
+        assert [replica.in_flight for replica in replicas] == [0, 0]
 
 
 async def test_a_whole_answer_whose_replica_dies_is_made_again_elsewhere(tmp_path: Path) -> None:
