@@ -10,7 +10,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip
 .DEFAULT_GOAL := help
 
-.PHONY: help up down test check fmt lock bench bench-gateway chaos clean
+.PHONY: help up down test check fmt lock bench bench-gateway chaos conformance clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench-gateway: .venv/.dev ## measure the gateway beside nginx and others; see do
 
 chaos: .venv/.dev ## kill everything at random under load for minutes; see docs/benchmarks.md
 	$(BIN)/python -m bench.chaos $(ARGS)
+
+conformance: .venv/.dev ## run clients and programs that nobody here wrote (needs npm); see docs/compatibility.md
+	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
 
 lock: $(UV) ## resolve the dependencies again
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o $(RUNTIME_LOCK) $(UPGRADE)

@@ -12,6 +12,7 @@ from cloudcrest.kernel.clock import ManualClock
 from tests.support import databases, weights
 
 _numbers = itertools.count(1)
+_APART = {"vllm": "takes minutes; run with -m vllm", "conformance": "needs npm; run with make conformance"}
 
 
 @pytest.fixture
@@ -58,9 +59,10 @@ def embedding_weights() -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes runs only when it is asked for (`-m vllm`)."""
-    if "vllm" in config.getoption("markexpr"):
-        return
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.skip(reason="takes minutes; run with -m vllm"))
+    """What takes minutes or fetches programs runs only when it is asked for (`-m vllm`, `-m conformance`)."""
+    for name, why in _APART.items():
+        if name in config.getoption("markexpr"):
+            continue
+        for item in items:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=why))

@@ -1,0 +1,79 @@
+"""One cloud for all of a conformance run, models that replay what was recorded, and programs from npm."""
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.tenants import Tenant, answered, sign_up
+from tests.conformance.replay import Replay, Step, replay
+from tests.support.cloud import Cloud, new_cloud
+from tests.support.waiting import until
+
+_numbers = itertools.count(1)
+_PRICES = {"input_price_per_million_tokens": "1", "output_price_per_million_tokens": "10"}
+_INSTALL_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.conformance)
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[Cloud]:
+    """A running cloud with the models that every cloud starts with; its upstreams may be on this machine."""
+    with new_cloud(environment={"CLOUDCREST_ALLOWED_UPSTREAMS": "127.0.0.1"}) as started:
+        started.start()
+        yield started
+
+
+@pytest.fixture
+def tenant(cloud: Cloud) -> Iterator[Tenant]:
+    """A tenant of this test's own."""
+    made = sign_up(cloud.base_url)
+    yield made
+    made.http.close()
+
+
+@pytest.fixture
+def recorded(cloud: Cloud) -> Iterator[Callable[..., tuple[str, Replay]]]:
+    """Deploys a model that answers with these steps; its name, and the server behind it."""
+    with ExitStack() as stack:
+        operator = stack.enter_context(cloud.client(cloud.operator_key))
+
+        def deploy(*steps: Step) -> tuple[str, Replay]:
+            engine, name = stack.enter_context(replay(*steps)), f"recorded-{next(_numbers)}"
+            body = {
+                "model": "smollm2-135m-instruct",
+                "name": name,
+                "engine": "upstream",
+                "engine_options": {"base_url": engine.base_url, "model": "recorded"},
+            }
+            answered(operator.post("/api/v1/rate-cards", json={"model": name, **_PRICES}), 201)
+            path = f"/api/v1/deployments/{answered(operator.post('/api/v1/deployments', json=body), 201)['id']}"
+            stack.callback(operator.delete, path)
+            until(lambda: answered(operator.get(path))["state"] == "ready", f"the start of {name}")
+            return name, engine
+
+        yield deploy
+
+
+@pytest.fixture(scope="session")
+def npm_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Installs a package from npm into a folder of its own; the path of its program."""
+
+    def install(package: str, program: str) -> Path:
+        if shutil.which("npm") is None:
+            pytest.skip("needs npm (Debian, Ubuntu: apt install npm)")
+        folder = tmp_path_factory.mktemp("npm")
+        argv = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), package]
+        subprocess.run(argv, check=True, timeout=_INSTALL_SECONDS)
+        return folder / "node_modules" / ".bin" / program
+
+    return install
