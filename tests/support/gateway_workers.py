@@ -94,5 +94,5 @@ def _sockets(count: int) -> Iterator[services.Sockets]:
         for each in public:
             stack.enter_context(each)
         # Nobody answers at these.
-        others = [stack.enter_context(ports.listen_on_loopback()) for _ in range(2)]
+        others = [stack.enter_context(ports.listen_on_loopback()) for _ in range(3)]
         yield services.Sockets(public, *others)

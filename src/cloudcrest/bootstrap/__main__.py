@@ -1,4 +1,5 @@
-"""`python -m cloudcrest.bootstrap up …`, and the processes that it starts: control, region, gateway.
+"""`python -m cloudcrest.bootstrap up …`, and the processes that it starts: control, region, content,
+gateway.
 
 Each role imports its own parts alone: a gateway never loads an ORM.
 """
@@ -11,7 +12,7 @@ from typing import Any
 
 from cloudcrest.kernel.errors import SetupError
 
-_USAGE = "usage: python -m cloudcrest.bootstrap up […] | {control,region,gateway} --settings FILE\n"
+_USAGE = "usage: python -m cloudcrest.bootstrap up […] | {control,region,content,gateway} --settings FILE\n"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     role = arguments[0] if arguments else ""
     if role == "up":
         return _up(arguments[1:])
-    if role in ("control", "region", "gateway") and len(arguments) == 3 and arguments[1] == "--settings":
+    if role in ("control", "region", "content", "gateway") and len(arguments) == 3 and arguments[1] == "--settings":
         from cloudcrest.bootstrap.process import run_process
 
         return run_process(_process(role, Path(arguments[2])))
@@ -54,6 +55,10 @@ async def _process(role: str, settings: Path) -> None:
         from cloudcrest.bootstrap import region
 
         process = region.process(settings)
+    elif role == "content":
+        from cloudcrest.bootstrap import content
+
+        process = content.process(settings)
     else:
         from cloudcrest.bootstrap import gateway
 

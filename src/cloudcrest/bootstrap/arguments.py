@@ -27,6 +27,11 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
     settings = load_settings(UpSettings, environment, overrides=given)
     if settings.database_url is not None:
         settings = msgspec.structs.replace(settings, database_url=database_url(settings.database_url))
+    if settings.region_database_url is not None:
+        name = "CLOUDCREST_REGION_DATABASE_URL"
+        settings = msgspec.structs.replace(
+            settings, region_database_url=database_url(settings.region_database_url, name)
+        )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SetupError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key, or neither")
     for path in (settings.tls_cert, settings.tls_key):
@@ -44,12 +49,12 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
     return settings
 
 
-def database_url(given: str) -> str:
+def database_url(given: str, name: str = "CLOUDCREST_DATABASE_URL (--database-url)") -> str:
     """A PostgreSQL URL with the driver that is used here. Raises `SetupError` for another database's."""
     scheme, separator, rest = given.partition("://")
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise SetupError(
-            "CLOUDCREST_DATABASE_URL (--database-url) is no PostgreSQL URL",
+            f"{name} is no PostgreSQL URL",
             hint="write postgresql://user:password@host/database",
         )
     return f"postgresql+psycopg://{rest}"

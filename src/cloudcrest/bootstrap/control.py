@@ -3,14 +3,14 @@
 import asyncio
 import gc
 from collections.abc import Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import structlog
 from fastapi import FastAPI
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from cloudcrest.bootstrap.patience import once_database_answers
 from cloudcrest.bootstrap.settings import ControlSettings, read_settings
 from cloudcrest.bootstrap.slices import Base, Slices
 from cloudcrest.bootstrap.web import serve_on
@@ -23,13 +23,9 @@ from cloudcrest.infra.logs import configure_logs
 from cloudcrest.infra.migrate import migrate
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import SystemClock
-from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.ids import new_id
 
-_DATABASE_PATIENCE_SECONDS = 45.0
-_DATABASE_RETRY_SECONDS = 0.1
 _DESCRIPTION = "Accounts, models, deployments, usage and money of this cloud. Inference is at /v1, as OpenAI has it."
-_log = structlog.get_logger(__name__)
 
 
 def process(settings_path: Path) -> Coroutine[Any, Any, None]:
@@ -47,7 +43,7 @@ async def run(settings: ControlSettings) -> None:
     notifier = FeedNotifier(database.conninfo)
     slices = Slices(base, notifier)
     app = make_app(base, slices)
-    await _prepare(database, slices)
+    await once_database_answers(partial(_prepare, database, slices))
     # What start-up made stays: leaving it out of collections saves time and shared memory.
     gc.collect()
     gc.freeze()
@@ -81,23 +77,6 @@ def make_app(base: Base, slices: Slices) -> FastAPI:
 
 
 async def _prepare(database: Database, slices: Slices) -> None:
-    """Migrates and seeds, patient with a database that is just starting."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _DATABASE_PATIENCE_SECONDS
-    while True:
-        try:
-            await migrate(database)
-            await slices.seed()
-            return
-        except (OperationalError, InterfaceError) as error:
-            if loop.time() > deadline:
-                raise SetupError(
-                    f"the database does not answer: {_first_line(error)}",
-                    hint="check --database-url, or see logs/postgres.log in the data folder",
-                ) from error
-            _log.info("database_not_ready", error=_first_line(error))
-        await asyncio.sleep(_DATABASE_RETRY_SECONDS)
-
-
-def _first_line(error: DBAPIError) -> str:
-    return str(error).splitlines()[0]
+    """Migrates and seeds."""
+    await migrate(database)
+    await slices.seed()

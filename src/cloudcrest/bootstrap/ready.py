@@ -82,6 +82,7 @@ async def become_ready(plan: Plan, ui: Ui) -> str | None:
                     refusal = await _ask(gateway, chat.name)
                     if refusal is None:
                         await _wait_for_others(control, ui)
+                        await _until_content_answers(gateway, ui)
                         return chat.name
                     ui.step(f"{chat.name} does not answer yet: {refusal}")
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
@@ -147,6 +148,21 @@ async def _wait_for_others(control: httpx2.AsyncClient, ui: Ui) -> None:
             return
         ui.step(describe(deployments))
         await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+
+async def _until_content_answers(gateway: httpx2.AsyncClient, ui: Ui) -> None:
+    """Gives files and batches a moment: they begin with the control plane, which is there."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _OTHERS_SECONDS
+    while loop.time() < deadline:
+        try:
+            answer = await gateway.get("/v1/files", params={"limit": 1}, timeout=_CALL_SECONDS)
+        except httpx2.HTTPError:
+            return
+        if answer.status_code != 503:
+            return
+        ui.step("Starting the content service")
+        await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
 
 def _trust(plan: Plan) -> ssl.SSLContext | bool:

@@ -1,5 +1,6 @@
 """The processes that are always there: how each is started, and what it is told."""
 
+import hashlib
 import re
 import shutil
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -14,10 +16,18 @@ from cloudcrest.billing.grants import GRANTS_PATH
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.bootstrap.data_folder import DataFolder, Secrets
 from cloudcrest.bootstrap.ports import port_of
-from cloudcrest.bootstrap.settings import ControlSettings, LogSettings, RegionSettings, UpSettings, write_settings
+from cloudcrest.bootstrap.settings import (
+    ContentProcessSettings,
+    ControlSettings,
+    LogSettings,
+    RegionSettings,
+    UpSettings,
+    write_settings,
+)
 from cloudcrest.bootstrap.supervise import Service
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.content.settings import ContentSettings
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import create_table
 from cloudcrest.identity.settings import IdentitySettings
@@ -30,8 +40,10 @@ REGION = "local"
 POSTGRES = "postgres"
 CONTROL = "control"
 REGION_SERVICE = "region"
+CONTENT = "content"
 GATEWAY = "gateway"
 DATABASE = "cloudcrest"
+REGION_DATABASE = f"region_{REGION}"
 _GATEWAY_DRAIN_SECONDS = 5.0
 _SECRET = re.compile(r"SECRET|PASSWORD|TOKEN(?:$|_)|CREDENTIAL|ACCESS_KEY|API_KEY|DATABASE_URL", re.IGNORECASE)
 """Names of environment variables that hold what replicas have no use for."""
@@ -46,6 +58,7 @@ class Sockets:
     public: tuple[socket, ...]
     control: socket
     region: socket
+    content: socket
 
     @property
     def control_url(self) -> str:
@@ -54,6 +67,10 @@ class Sockets:
     @property
     def region_url(self) -> str:
         return f"http://127.0.0.1:{port_of(self.region)}"
+
+    @property
+    def content_url(self) -> str:
+        return f"http://127.0.0.1:{port_of(self.content)}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,15 @@ class Plan:
     def models_folder(self) -> Path:
         chosen = self.settings.models_folder
         return self.folder.root / "models" if chosen is None else chosen.expanduser().absolute()
+
+    @property
+    def region_folder(self) -> Path:
+        return self.folder.root / "regions" / REGION
+
+    @property
+    def content_token(self) -> str:
+        """What gateways and the content service show each other: the same in every life of this cloud."""
+        return hashlib.sha256(f"content:{self.secrets.gateway_token}".encode()).hexdigest()
 
     @property
     def certificate(self) -> Path | None:
@@ -129,7 +155,7 @@ def control_service(plan: Plan, database_url: str) -> Service:
 
 def region_service(plan: Plan) -> Service:
     """The region service of `local`."""
-    region = plan.folder.root / "regions" / REGION
+    region = plan.region_folder
     settings = RegionSettings(
         region=REGION,
         listen_fd=plan.sockets.region.fileno(),
@@ -150,6 +176,31 @@ def region_service(plan: Plan) -> Service:
     return _own(plan, REGION_SERVICE, settings, plan.sockets.region)
 
 
+def content_service(plan: Plan, database_url: str) -> Service:
+    """The content service of `local`: files, batches and responses, over the region's own database."""
+    content = load_settings(ContentSettings, plan.environment, "CLOUDCREST_CONTENT_")
+    settings = ContentProcessSettings(
+        region=REGION,
+        listen_fd=plan.sockets.content.fileno(),
+        database_url=database_url,
+        objects_url=content.objects_url or str(plan.region_folder / "objects"),
+        gateway_url=plan.base_url,
+        gateway_certificate_path=plan.certificate,
+        token=plan.content_token,
+        content=content,
+        log=plan.log,
+    )
+    return _own(plan, CONTENT, settings, plan.sockets.content)
+
+
+def region_database_url(settings: UpSettings) -> str:
+    """The region's database at a server of one's own: as it is given, or beside the control plane's."""
+    if settings.region_database_url is not None:
+        return settings.region_database_url
+    parts = urlsplit(settings.database_url or "")
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/') or f'/{DATABASE}'}_{REGION_DATABASE}"))
+
+
 def gateway_services(plan: Plan) -> list[Service]:
     """The gateway's workers, each on its own public socket, and what they share: limits and metrics."""
     workers = len(plan.sockets.public)
@@ -166,7 +217,7 @@ def gateway_name(worker: int) -> str:
 
 
 def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
-    region = plan.folder.root / "regions" / REGION
+    region = plan.region_folder
     listening = plan.sockets.public[worker]
     name = gateway_name(worker)
     settings = GatewaySettings(
@@ -183,6 +234,8 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         feed_token=plan.secrets.gateway_token,
         grants_url=f"{plan.sockets.region_url}{GRANTS_PATH}",
         control_url=plan.sockets.control_url,
+        content_url=plan.sockets.content_url,
+        content_token=plan.content_token,
         tls_certificate_path=plan.certificate,
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,

@@ -12,6 +12,8 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_GATEWAY_WORKERS   gateway processes (--gateway-workers); default 1 on one or two cores, else a
                                  quarter of the cores, at least 2 and at most 8
     CLOUDCREST_DATABASE_URL      a PostgreSQL of one's own (--database-url) in place of the embedded one
+    CLOUDCREST_REGION_DATABASE_URL  the region's database where the PostgreSQL is one's own; default: that server's
+                                 database of the same name with `_region_local` behind it
     CLOUDCREST_DEFAULT_MODELS    false: no deployments are made on the first start (--no-default-models)
     CLOUDCREST_MODELS_FOLDER     artifact store, may be shared by clouds (--models-folder); default <data>/models
     CLOUDCREST_PUBLIC_URL        how clients reach this cloud, where that is not http(s)://host:port (behind a proxy)
@@ -24,6 +26,7 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_REGISTRATION      open, invitation or closed; with the rest of identity/settings.py (SMTP, lifetimes)
     CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
+    CLOUDCREST_CONTENT_…         content/settings.py: what tenants may store in a region, and where
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
 """
@@ -35,6 +38,7 @@ import msgspec
 
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.catalog.settings import CatalogSettings
+from cloudcrest.content.settings import ContentSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.errors import SetupError
@@ -53,6 +57,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     tls_key: Path | None = None
     cors_origins: tuple[str, ...] = ()
     database_url: str | None = None
+    region_database_url: str | None = None
     default_models: bool = True
     models_folder: Path | None = None
     public_url: str | None = None
@@ -114,6 +119,22 @@ class RegionSettings(msgspec.Struct, frozen=True):
     serving: ServingSettings
     log: LogSettings
     allowed_upstreams: tuple[str, ...] = ()
+
+
+class ContentProcessSettings(msgspec.Struct, frozen=True):
+    """A region's content service's. `gateway_url`: where it asks for inference, with TLS by `gateway_certificate_path`;
+    `token` is what it and the gateways show each other; `listen_fd` is an inherited loopback socket for gateways.
+    """
+
+    region: str
+    listen_fd: int
+    database_url: str
+    objects_url: str
+    gateway_url: str
+    token: str
+    content: ContentSettings
+    log: LogSettings
+    gateway_certificate_path: Path | None = None
 
 
 def write_settings(path: Path, settings: msgspec.Struct) -> None:

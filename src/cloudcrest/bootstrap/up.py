@@ -91,10 +91,13 @@ class Up:
             self._supervisor.start(worker)
         self._supervisor.start(services.region_service(self._plan))
         # It is patient with its database, and loads its code while that starts.
-        database_url = self._plan.settings.database_url or ""
         if embedded is not None:
-            database_url = embedded.url(services.DATABASE)
+            database_url, region_url = embedded.url(services.DATABASE), embedded.url(services.REGION_DATABASE)
+        else:
+            database_url = self._plan.settings.database_url or ""
+            region_url = services.region_database_url(self._plan.settings)
         self._supervisor.start(services.control_service(self._plan, database_url))
+        self._supervisor.start(services.content_service(self._plan, region_url))
         if embedded is not None:
             await embedded.wait_ready(_DATABASE_PATIENCE_SECONDS)
             await embedded.ensure_database(services.DATABASE)
@@ -134,6 +137,7 @@ class Up:
         self._ui.step("Stopping (Ctrl-C again ends everything at once)")
         workers = range(len(self._plan.sockets.public))
         await asyncio.gather(*(self._supervisor.stop(services.gateway_name(worker)) for worker in workers))
+        await self._supervisor.stop(services.CONTENT)
         await self._supervisor.stop(services.REGION_SERVICE)
         await self._agent.close()
         await self._replicas.close()
@@ -185,7 +189,7 @@ def _run(settings: UpSettings, folder: DataFolder, ui: Ui) -> None:
     secrets = folder.secrets()
     public = ports.listen_publicly(settings.host, settings.port)
     workers = ports.share(public, settings.gateway_workers)
-    sockets = services.Sockets(workers, ports.listen_on_loopback(), ports.listen_on_loopback())
+    sockets = services.Sockets(workers, *(ports.listen_on_loopback() for _ in range(3)))
     base_url = ports.url_of(public, host=settings.host, has_tls=settings.has_tls)
     plan = services.Plan(settings, folder, secrets, sockets, base_url, dict(os.environ))
 

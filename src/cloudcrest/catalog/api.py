@@ -9,9 +9,6 @@ if TYPE_CHECKING:
 
 Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank"]
 ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
-Modality = Literal["text", "image", "audio", "video", "vector"]
-ToolFormat = Literal["prompted", "hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek_v3", "glm", "kimi_k2"]
-"""How a model writes the calls of tools. `prompted`: its chat template knows of none, so they are told in words."""
 
 MODEL_PULL_KIND = "model_pull"
 
@@ -43,18 +40,13 @@ class Artifact(msgspec.Struct, frozen=True):
 
 
 class ModelDocument(msgspec.Struct, frozen=True):
-    """What a region needs to run a model. `context_tokens` is what the model was trained for.
-
-    `tool_format` None: it is not known to call tools.
-    """
+    """What a region needs to run a model. `context_tokens` is what the model was trained for."""
 
     id: str
     task: Task
     context_tokens: int
     artifacts: tuple[Artifact, ...]
     dimensions: int | None = None
-    input_modalities: tuple[Modality, ...] = ("text",)
-    tool_format: ToolFormat | None = None
 
 
 class ModelPullDocument(msgspec.Struct, frozen=True):

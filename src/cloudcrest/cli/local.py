@@ -128,7 +128,7 @@ def deployment_line(deployment: dict[str, Any]) -> str:
 
 def logs(
     process: Annotated[
-        str | None, Parameter(help="control, region, gateway, postgres, a replica's id; else all.")
+        str | None, Parameter(help="control, region, content, gateway, postgres, a replica's id; else all.")
     ] = None,
     /,
     *,

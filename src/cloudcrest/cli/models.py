@@ -26,7 +26,6 @@ _MODEL: list[Column] = [
     ("context", "context_tokens"),
     ("licence", "licence"),
     ("languages", "languages"),
-    ("tools", "tool_format"),
 ]
 
 

@@ -11,13 +11,14 @@ import msgspec
 
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Origin
+from cloudcrest.gateway.behalf import is_content, take_behalf
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.dialects.registry import DIALECTS
 from cloudcrest.gateway.errors import MethodNotAllowed
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.inference import Inference
-from cloudcrest.gateway.proxy import ProxyExchange, is_internal
+from cloudcrest.gateway.proxy import ContentExchange, ProxyExchange, is_internal
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
@@ -25,6 +26,7 @@ from cloudcrest.gateway.validate import DECODERS
 from cloudcrest.kernel.errors import CloudcrestError, NotFound
 
 CONTROL_CONNECTIONS = 32
+CONTENT_CONNECTIONS = 32
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_LIFETIME_SECONDS = 600
 _READ = (b"GET", b"HEAD")
@@ -54,6 +56,9 @@ class GatewayApp:
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
+        self._content = (
+            Upstream(settings.content_url, name="content", slots=CONTENT_CONNECTIONS) if settings.content_url else None
+        )
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self.metrics_page: Callable[[], bytes] = lambda: b""
         self._pages: dict[str, Page] = {
@@ -71,19 +76,20 @@ class GatewayApp:
         for route in self._snapshot.deployments.values():
             for replica in route.replicas:
                 replica.prune(now)
-        if self._control is not None:
-            self._control.prune(now)
+        for passed_to in (self._control, self._content):
+            if passed_to is not None:
+                passed_to.prune(now)
 
     def check(self, request: Request) -> None:
         """Decides at the head: streamed, refused, or to be handled when it is whole."""
         path = request.path
         request.id = self._new_id(unix_time())
+        if request.behalf_of is not None:
+            take_behalf(request, self._settings.content_token)
         request.dialect = DIALECTS.get(path)
-        is_inference = path in DECODERS or path in DIALECTS
+        is_inference = path in DECODERS or request.dialect is not None
         is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
         request.extra_head = f"x-request-id: {request.id}\r\n".encode()
-        if request.dialect is not None:
-            request.extra_head += request.dialect.head(request.id)
         if is_own and request.origin is not None:
             request.extra_head += self._cors(request.origin)
         try:
@@ -93,6 +99,10 @@ class GatewayApp:
                 return
             if is_internal(path):
                 raise _no_such_path()
+            if self._content is not None and is_content(path) and request.method != b"OPTIONS":
+                self._inference.authenticate(request)
+                request.is_streamed = True
+                return
             request.is_streamed = not is_own and request.method != b"OPTIONS" and self._control is not None
         except CloudcrestError as error:
             self._origin.metrics.responses[error.status] += 1
@@ -102,7 +112,7 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
-            is_inference = path in DECODERS or path in DIALECTS
+            is_inference = path in DECODERS or request.dialect is not None
             if is_inference and request.method == b"POST":
                 return self._inference.begin(connection, request)
             if request.method == b"OPTIONS" and (is_inference or path.startswith("/v1") or path in self._pages):
@@ -111,6 +121,11 @@ class GatewayApp:
             page = self._pages.get(path)
             if page is None and path.startswith("/v1/models/"):
                 page = self._model
+            if self._content is not None and is_content(path):
+                key = self._inference.authenticate(request)
+                content = ContentExchange(self._calls, self._content, connection, request, key)
+                content.start()
+                return content
             if page is not None:
                 if request.method not in _READ:
                     raise MethodNotAllowed(f"{path} is read with GET")

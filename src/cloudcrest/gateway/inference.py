@@ -12,13 +12,15 @@ from time import time as unix_time
 from cloudcrest.gateway.account import Account, Origin
 from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
 from cloudcrest.gateway.authenticate import key_digest, key_of
+from cloudcrest.gateway.behalf import check_idle
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.conversation import conversation
 from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.desk import Desk, WaitingForBudget, refused
-from cloudcrest.gateway.errors import MethodNotAllowed
+from cloudcrest.gateway.detached import BatchAccounts, Detached
+from cloudcrest.gateway.errors import MethodNotAllowed, unknown_key
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
 from cloudcrest.gateway.outlet import chain
@@ -27,7 +29,6 @@ from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
-from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
@@ -62,6 +63,7 @@ class Inference:
         self.waiting = WaitingRoom(calls.monotonic, origin.metrics.waits, _call_later)
         self._claims = claims
         self._desk = desk
+        self._batch_accounts = BatchAccounts()
 
     def check(self, request: Request) -> None:
         """Refuses at the head what is refused without its body."""
@@ -74,7 +76,12 @@ class Inference:
             self.authenticate(request)
 
     def authenticate(self, request: Request) -> KeyDocument:
-        """The key that a request was sent with. Raises `Unauthenticated`."""
+        """The key that a request was sent with, or is for. Raises `Unauthenticated`."""
+        if request.behalf_of is not None:
+            digest = self._snapshot.digest_of(request.behalf_of.decode("latin-1"))
+            if digest is None:
+                raise unknown_key()
+            return key_of(self._snapshot, digest, unix_time())
         if request.key_digest is None:
             request.key_digest = key_digest(request.credentials)
         return key_of(self._snapshot, request.key_digest, unix_time())
@@ -87,7 +94,8 @@ class Inference:
         request.body = b""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:
-            return self._answer(connection, request, key, parsed)
+            responder = self._answer(connection, request, key, parsed)
+            return Detached(responder) if request.is_batch and not parsed.is_stream else responder
         except OverLimit as error:
             seconds = wait_seconds(asked_seconds, self._snapshot.access(key, parsed.body.model).scopes)
             if seconds == 0:
@@ -172,9 +180,11 @@ class Inference:
         route, scopes = access.route, access.scopes
         document = route.document
         check_engine(parsed, document)
-        parsed = adapted(parsed, document)
         if not route.replicas:
             raise _not_ready(route)
+        if request.is_batch:
+            self._batch_accounts.check(request.id)
+            check_idle((replica.slots, replica.in_flight) for replica in route.replicas)
         started_at = self._origin.microseconds()
         claim = self._claims.of(key, parsed, document, started_at)
         now = self._calls.monotonic()
@@ -224,10 +234,12 @@ class Inference:
             claim=claim,
             started_at=started_at,
         )
+        if request.is_batch:
+            self._batch_accounts.add(account)
         try:
             is_fanout = needs_fanout(parsed, document.engine)
             body = b"" if is_fanout else build(fields)
-            outlet = chain([make(request.id) for make in (parsed.calls_outlet, parsed.outlet) if make is not None])
+            outlet = chain([parsed.outlet(request.id)] if parsed.outlet is not None else ())
             parts = Parts(
                 self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
             )

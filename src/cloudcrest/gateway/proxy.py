@@ -1,7 +1,7 @@
-"""Pass-through to the control plane: the management API and the console behind one front door.
+"""Pass-through: the management API and the console to the control plane, what tenants store to the content service.
 
 Bodies stream both ways with backpressure, so nothing is gathered here. With the control plane away the answer is an
-RFC 9457 problem; inference does not notice.
+RFC 9457 problem, with the content service away an error in OpenAI's shape; inference does not notice.
 """
 
 import asyncio
@@ -10,13 +10,18 @@ import re
 
 import msgspec
 
+from cloudcrest.gateway.behalf import INTERNAL_HEADERS, identity_lines
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.http1 import HOP_BY_HOP, LAST_CHUNK, Headers, chunk, listed
 from cloudcrest.gateway.request import Connection, Request
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.errors import Unavailable
 
 RETRY_AFTER_SECONDS = 3
-_NEVER_PASSED = frozenset((b"host", b"content-length", b"expect", b"forwarded", b"x-request-id", b"x-real-ip", b"date"))
+_NEVER_PASSED = INTERNAL_HEADERS | {
+    b"host", b"content-length", b"expect", b"forwarded", b"x-request-id", b"x-real-ip", b"date"
+}  # fmt: skip
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _STATUS_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
@@ -145,13 +150,25 @@ class ProxyExchange:
         if self._was_active or self._is_paused:
             self._was_active = False
             self._active_at = now
-        elif now - self._active_at > self._calls.settings.proxy_timeout_seconds:
+        elif now - self._active_at > self._silence_seconds():
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
             self.answer_lost("it has stopped answering", was_reused=False)
 
     # inside
+
+    def _silence_seconds(self) -> float:
+        """How long both sides may say nothing."""
+        return self._calls.settings.proxy_timeout_seconds
+
+    def _may_pass(self, name: bytes) -> bool:
+        """Whether the client's header of this name is passed on."""
+        return name not in _NEVER_PASSED and name not in HOP_BY_HOP and not name.startswith(b"x-forwarded-")
+
+    def _own_lines(self) -> list[bytes]:
+        """Header lines of ours."""
+        return []
 
     def _end(self) -> None:
         self._is_done = True
@@ -198,13 +215,9 @@ class ProxyExchange:
         request = self._request
         named = set().union(*(listed(value) for name, value in request.headers if name == b"connection"))
         lines = [
-            b"%b: %b" % (name, value)
-            for name, value in request.headers
-            if name not in _NEVER_PASSED
-            and name not in HOP_BY_HOP
-            and name not in named
-            and not name.startswith(b"x-forwarded-")
+            b"%b: %b" % (name, value) for name, value in request.headers if name not in named and self._may_pass(name)
         ]
+        lines += self._own_lines()
         host = request.host or self._upstream.host_header
         lines += [
             b"host: " + host,
@@ -229,4 +242,32 @@ class ProxyExchange:
         }
         self._client.respond(
             503, b"application/problem+json", msgspec.json.encode(problem), b"retry-after: %d\r\n" % RETRY_AFTER_SECONDS
+        )
+
+
+class ContentExchange(ProxyExchange):
+    """One request passed to the content service, with the key that it was authenticated by."""
+
+    def __init__(
+        self, calls: Calls, upstream: Upstream, connection: Connection, request: Request, key: KeyDocument
+    ) -> None:
+        super().__init__(calls, upstream, connection, request)
+        self._key = key
+
+    def _silence_seconds(self) -> float:
+        # A whole answer by the service may take as long as the inference behind it.
+        return self._calls.settings.request_timeout_seconds
+
+    def _may_pass(self, name: bytes) -> bool:
+        return super()._may_pass(name) and name not in (b"authorization", b"x-api-key", b"cookie")
+
+    def _own_lines(self) -> list[bytes]:
+        return identity_lines(self._key, self._calls.settings.content_token)
+
+    def _unavailable(self) -> None:
+        away = "files, batches and responses are away or starting"
+        self._client.respond_error(
+            Unavailable(
+                away, code="content_unavailable", hint="try again shortly", retry_after_seconds=RETRY_AFTER_SECONDS
+            )
         )

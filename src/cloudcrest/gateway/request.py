@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 MAX_WAIT_HEADER = b"x-cloudcrest-max-wait"
-_KEPT = {b"origin": "origin", TIMEOUT_HEADER: "timeout", MAX_WAIT_HEADER: "max_wait"}
+_KEPT = {
+    b"origin": "origin",
+    TIMEOUT_HEADER: "timeout",
+    MAX_WAIT_HEADER: "max_wait",
+    b"x-cloudcrest-on-behalf-of": "behalf_of",
+    b"x-cloudcrest-tier": "tier",
+}
 """Headers that are kept as they were written, the last one where there are several."""
 _READ_HEADERS = frozenset(
     (
@@ -35,7 +41,8 @@ class Request:
     `extra_head`: header lines that every answer to it carries. `refusal`: why it is answered with an error unread.
     `key_digest`: of the key it was sent with, once it was looked at. `dialect`: its path's, where that is not OpenAI's.
     `timeout`: how long its caller gives it, `max_wait`: how long it waits at a limit, both as written. `deadline`: when
-    it is ended, in monotonic seconds.
+    it is ended, in monotonic seconds. `behalf_of`: the key's id that our content service asks for; `is_batch`: for a
+    batch of it (behalf.py).
     """
 
     id: str = ""
@@ -57,6 +64,9 @@ class Request:
     host: bytes | None = None
     timeout: bytes | None = None
     max_wait: bytes | None = None
+    behalf_of: bytes | None = None
+    tier: bytes | None = None
+    is_batch: bool = False
     timeout_seconds: float = inf
     deadline: float = inf
 
@@ -78,10 +88,6 @@ class Request:
     def error_document(self, error: CloudcrestError) -> bytes:
         """An error as its dialect writes it, before the first byte of an answer."""
         return error_document(error) if self.dialect is None else self.dialect.error(error, self.id)
-
-    def error_status(self, error: CloudcrestError) -> int:
-        """The status that goes with it."""
-        return error.status if self.dialect is None else self.dialect.status(error)
 
     def pristine(self) -> "Request":
         """A request with this head that nothing has been done with, for `again`."""

@@ -163,6 +163,10 @@ class Snapshot:
         hint = f"did you mean {' or '.join(known)}?" if known else "GET /v1/models lists what there is"
         raise NotFound(f"there is no model '{model[:100]}'", code="model_not_found", param="model", hint=hint)
 
+    def digest_of(self, key_id: str) -> bytes | None:
+        """The SHA-256 of a key, by its id."""
+        return self._key_digests.get(key_id)
+
     def has_fallbacks(self, key: KeyDocument, model: str) -> bool:
         """Whether the key's project names others for when this model cannot answer."""
         fallbacks = self._fallbacks.get(key.project_id)

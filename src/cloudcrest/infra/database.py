@@ -3,26 +3,34 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import psycopg
+from psycopg import sql
 from sqlalchemy import DateTime, MetaData, Text, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-_NAMING = {
+from cloudcrest.kernel.errors import SetupError
+
+NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+COLUMN_TYPES: dict[Any, Any] = {str: Text, datetime: DateTime(timezone=True)}
+_MAINTENANCE_DATABASE = "postgres"
 
 
 class Base(DeclarativeBase):
-    """Every table's base. Rows are mapped flat: no relationships, so nothing is ever loaded behind one's back."""
+    """The base of the control plane's tables. Rows are mapped flat: no relationships, so nothing is ever loaded behind
+    one's back. A region's own database has a base of its own (content/tables.py).
+    """
 
-    metadata = MetaData(naming_convention=_NAMING)
-    type_annotation_map: ClassVar = {str: Text, datetime: DateTime(timezone=True)}
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar = COLUMN_TYPES
 
 
 class Database:
@@ -55,3 +63,33 @@ class Database:
     async def close(self) -> None:
         """Closes every pooled connection."""
         await self.engine.dispose()
+
+
+async def ensure_database(url: str) -> None:
+    """Creates the database of a SQLAlchemy URL where its server has none of that name.
+
+    Raises `SetupError` where this user may not, `psycopg.OperationalError` while the server does not answer.
+    """
+    parsed = make_url(url).set(drivername="postgresql")
+    name = parsed.database or ""
+    conninfo = parsed.set(database=_MAINTENANCE_DATABASE).render_as_string(hide_password=False)
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            parsed.render_as_string(hide_password=False), connect_timeout=5
+        ):
+            return  # it is there; a server of others may let us see no other database
+    except psycopg.OperationalError:
+        pass
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=5) as link:
+        found = await link.execute("select 1 from pg_database where datname = %s", (name,))
+        if await found.fetchone() is not None:
+            return
+        try:
+            await link.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        except psycopg.errors.DuplicateDatabase:
+            return
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SetupError(
+                f"there is no database '{name}' and this user may not create it",
+                hint=f"have it created, owned by '{parsed.username}', or name another one",
+            ) from error

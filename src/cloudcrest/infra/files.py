@@ -30,7 +30,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def free_bytes(path: Path) -> int:
@@ -41,7 +41,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

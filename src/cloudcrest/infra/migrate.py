@@ -14,25 +14,32 @@ _LOCK = 0x6D6967726174
 _log = structlog.get_logger(__name__)
 
 
-async def migrate(database: Database) -> None:
-    """Runs Alembic to its head and the job queue's own migrations, in one transaction: all of it or nothing."""
+CONTROL_SCRIPTS = Path(__file__).with_name("migrations")
+
+
+async def migrate(database: Database, scripts: Path = CONTROL_SCRIPTS, *, has_job_queue: bool = True) -> None:
+    """Runs Alembic to its head and the job queue's own migrations, in one transaction: all of it or nothing.
+
+    `scripts`: the folder of this database's revisions; that of the control plane is the default.
+    """
     async with database.engine.begin() as connection:
         await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(_upgrade, scripts)
+        if has_job_queue:
+            await connection.run_sync(_upgrade_job_queue)
 
 
-def alembic_config() -> Config:
+def alembic_config(scripts: Path = CONTROL_SCRIPTS) -> Config:
     """Alembic's configuration, with the scripts found inside the installed package."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", str(scripts))
     return config
 
 
-def _upgrade(connection: Connection) -> None:
-    config = alembic_config()
+def _upgrade(connection: Connection, scripts: Path) -> None:
+    config = alembic_config(scripts)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    _upgrade_job_queue(connection)
 
 
 def _upgrade_job_queue(connection: Connection) -> None:

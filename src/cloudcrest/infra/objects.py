@@ -1,18 +1,51 @@
-"""The object store: named blobs in a folder or, with the `s3` extra, in a bucket."""
+"""The object store: named blobs in a folder or, with the `s3` extra, in a bucket. Large ones pass through in pieces."""
 
 import asyncio
+import contextlib
 import importlib.util
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cloudcrest.infra.files import write_atomic
+from cloudcrest.infra.files import sync_folder, write_atomic
 from cloudcrest.kernel.errors import InvalidInput, NotFound, SetupError, TooLarge
 from cloudcrest.kernel.units import MIB, format_bytes
 
 MAX_OBJECT_BYTES = 512 * MIB
+PIECE_BYTES = 1 * MIB
 _MAX_KEY_CHARACTERS = 512
 _SEGMENT = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
+_UNFINISHED = ".unfinished"
+
+
+class ObjectWriter:
+    """A blob on its way in. `size_bytes`: what was written so far."""
+
+    def __init__(self, target: "_Target", max_bytes: int) -> None:
+        self._target = target
+        self._max_bytes = max_bytes
+        self._pending = bytearray()
+        self.size_bytes = 0
+
+    async def write(self, data: bytes) -> None:
+        """Adds to its end. Raises `TooLarge`, and `OSError` where the disk is full."""
+        self.size_bytes += len(data)
+        if self.size_bytes > self._max_bytes:
+            raise TooLarge(f"it is larger than {format_bytes(self._max_bytes)}")
+        self._pending += data
+        if len(self._pending) >= PIECE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Hands on what is gathered."""
+        if self._pending:
+            piece, self._pending = bytes(self._pending), bytearray()
+            await asyncio.to_thread(self._target.write, piece)
 
 
 class ObjectStore:
@@ -29,11 +62,30 @@ class ObjectStore:
         self._root = str(root).rstrip("/")
         self._is_local = isinstance(self._files, LocalFileSystem)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder it is in; None: it is not on this machine."""
+        return Path(self._root) if self._is_local else None
+
     async def put(self, key: str, content: bytes) -> None:
         """Stores or replaces a blob. Raises `TooLarge`."""
         if len(content) > MAX_OBJECT_BYTES:
             raise TooLarge(f"an object may have {format_bytes(MAX_OBJECT_BYTES)}")
         await asyncio.to_thread(self._put, self._path(key), content)
+
+    @asynccontextmanager
+    async def writer(self, key: str, max_bytes: int = MAX_OBJECT_BYTES) -> AsyncIterator[ObjectWriter]:
+        """Stores or replaces a blob that comes in pieces: it is there when the block ends well, else nothing is."""
+        target = await asyncio.to_thread(self._target, self._path(key))
+        writer = ObjectWriter(target, max_bytes)
+        try:
+            yield writer
+            await writer.flush()
+            await asyncio.to_thread(target.commit)
+        except BaseException:
+            # Not awaited: this may be a cancellation, and a local file is gone in no time.
+            target.discard()
+            raise
 
     async def get(self, key: str) -> bytes:
         """The blob. Raises `NotFound`."""
@@ -42,6 +94,26 @@ class ObjectStore:
         except FileNotFoundError:
             raise NotFound(f"there is no object '{key}'") from None
         return content
+
+    async def part(self, key: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`. Raises `NotFound`."""
+        try:
+            content: bytes = await asyncio.to_thread(self._files.cat_file, self._path(key), start, end)
+        except FileNotFoundError:
+            raise NotFound(f"there is no object '{key}'") from None
+        return content
+
+    async def pieces(self, key: str) -> AsyncIterator[bytes]:
+        """The blob in pieces of up to a mebibyte. Raises `NotFound`."""
+        try:
+            file = await asyncio.to_thread(self._files.open, self._path(key), "rb")
+        except FileNotFoundError:
+            raise NotFound(f"there is no object '{key}'") from None
+        try:
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+                yield piece
+        finally:
+            file.close()
 
     async def delete(self, key: str) -> None:
         """Removes the blob; one that is not there is no error."""
@@ -55,6 +127,16 @@ class ObjectStore:
         found: list[str] = await asyncio.to_thread(self._files.find, self._path(prefix))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
+    def forget_unfinished(self) -> None:
+        """Removes what a killed process was writing. Only its one writer may call it, before it writes."""
+        if self._is_local:
+            shutil.rmtree(Path(self._root) / _UNFINISHED, ignore_errors=True)
+
+    def _target(self, path: str) -> "_Target":
+        if self._is_local:
+            return _LocalTarget(Path(path), Path(self._root) / _UNFINISHED)
+        return _RemoteTarget(self._files.open(path, "wb", autocommit=False))
+
     def _put(self, path: str, content: bytes) -> None:
         if self._is_local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +149,60 @@ class ObjectStore:
         if len(key) > _MAX_KEY_CHARACTERS or not all(_SEGMENT.fullmatch(segment) for segment in segments):
             raise InvalidInput("an object's key is segments of letters, digits, '_', '-' and '.', with '/' between")
         return f"{self._root}/{key}"
+
+
+class _Target(Protocol):
+    """Where a writer's bytes go. All of them block."""
+
+    def write(self, data: bytes) -> object: ...
+
+    def commit(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+class _LocalTarget:
+    """A file beside the blobs, renamed into its place."""
+
+    def __init__(self, path: Path, unfinished: Path) -> None:
+        unfinished.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=unfinished)
+        self._path = path
+        self._temporary = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def write(self, data: bytes) -> object:
+        return self._file.write(data)
+
+    def commit(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary.replace(self._path)
+        sync_folder(self._path.parent)
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses what is still buffered
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class _RemoteTarget:
+    """An upload in parts, which the store keeps from view until it is completed."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> object:
+        return self._file.write(data)
+
+    def commit(self) -> None:
+        self._file.close()
+        self._file.commit()
+
+    def discard(self) -> None:
+        self._file.discard()
 
 
 def _require_s3() -> None:

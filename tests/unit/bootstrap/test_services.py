@@ -37,7 +37,7 @@ def test_cookies_are_secure_where_a_proxy_brings_tls(tmp_path: Path, public_url:
             UpSettings(data=tmp_path, public_url=public_url),
             folder := DataFolder.open(tmp_path / "data", min_free_bytes=0),
             folder.secrets(),
-            Sockets((unused,), unused, unused),
+            Sockets((unused,), unused, unused, unused),
             "http://127.0.0.1:1",
             {},
         )

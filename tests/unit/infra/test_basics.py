@@ -14,10 +14,10 @@ import structlog
 
 from cloudcrest.infra.files import free_bytes, write_atomic
 from cloudcrest.infra.logs import MASK, configure_logs
-from cloudcrest.infra.objects import ObjectStore
+from cloudcrest.infra.objects import PIECE_BYTES, ObjectStore
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.infra.settings import load_settings
-from cloudcrest.kernel.errors import InvalidInput, NotFound, SetupError
+from cloudcrest.kernel.errors import InvalidInput, NotFound, SetupError, TooLarge
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -181,3 +181,21 @@ async def test_objects_are_stored_listed_and_removed(tmp_path: Path) -> None:
 async def test_keys_cannot_leave_the_store(tmp_path: Path, key: str) -> None:
     with pytest.raises(InvalidInput):
         await ObjectStore(str(tmp_path)).put(key, b"")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["folder", "memory"])
+async def test_objects_in_pieces_are_whole_or_not_there(tmp_path: Path, where: str) -> None:
+    store = ObjectStore(str(tmp_path / "objects") if where == "folder" else f"memory://{tmp_path.name}")
+    async with store.writer("files/a") as writer:
+        for _ in range(5):
+            await writer.write(b"x" * 700_000)
+    pieces = [piece async for piece in store.pieces("files/a")]
+    assert (len(b"".join(pieces)), writer.size_bytes, max(map(len, pieces))) == (3_500_000, 3_500_000, PIECE_BYTES)
+    assert await store.part("files/a", 10, 20) == b"x" * 10
+    with pytest.raises(TooLarge):
+        async with store.writer("files/b", max_bytes=5) as writer:
+            await writer.write(b"123456")
+    if where == "folder":  # fsspec's store in memory cannot take back what it was given
+        assert await store.keys("files") == ["files/a"]
+        assert os.listdir(tmp_path / "objects/.unfinished") == []

@@ -1,0 +1,59 @@
+"""The content service of a region: files, over the region's own database and object store.
+
+A process of its own, so that uploads and batches never disturb what runs replicas and ships usage.
+"""
+
+import asyncio
+import gc
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cloudcrest.bootstrap.patience import once_database_answers
+from cloudcrest.bootstrap.settings import ContentProcessSettings, read_settings
+from cloudcrest.bootstrap.web import serve_on
+from cloudcrest.content.api import MIGRATIONS
+from cloudcrest.content.http import make_app
+from cloudcrest.content.routes import files as file_routes
+from cloudcrest.content.service.files import Files
+from cloudcrest.content.tasks import keep_sweeping
+from cloudcrest.infra.database import Database, ensure_database
+from cloudcrest.infra.logs import configure_logs
+from cloudcrest.infra.migrate import migrate
+from cloudcrest.infra.objects import ObjectStore
+from cloudcrest.kernel.clock import SystemClock
+from cloudcrest.kernel.ids import new_id
+
+_POOL_SIZE = 8
+
+
+def process(settings_path: Path) -> Coroutine[Any, Any, None]:
+    """The content service of these settings, to be run on an event loop."""
+    settings = read_settings(settings_path, ContentProcessSettings)
+    configure_logs("content", json=settings.log.json, level=settings.log.level)
+    return run(settings)
+
+
+async def run(settings: ContentProcessSettings) -> None:
+    """Runs until SIGTERM. Migrations, and what the process before left half-way, come before the first request."""
+    database = Database(settings.database_url, pool_size=_POOL_SIZE)
+    files = Files(database, ObjectStore(settings.objects_url), settings.content, SystemClock(), new_id)
+    await once_database_answers(partial(_prepare, database, files))
+    app = make_app(settings.token, file_routes.routes(files))
+    gc.collect()
+    gc.freeze()
+    beside = [asyncio.create_task(keep_sweeping([files.sweep], settings.content.sweep_seconds))]
+    try:
+        await serve_on(app, settings.listen_fd)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await database.close()
+
+
+async def _prepare(database: Database, files: Files) -> None:
+    await ensure_database(database.url)
+    await migrate(database, MIGRATIONS, has_job_queue=False)
+    await files.recover()

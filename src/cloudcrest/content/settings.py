@@ -1,0 +1,25 @@
+"""Settings of the content service. Each is an environment variable of `up` with `CLOUDCREST_CONTENT_` before it."""
+
+from typing import Annotated
+
+import msgspec
+
+from cloudcrest.kernel.units import GIB, MIB
+
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class ContentSettings(msgspec.Struct, frozen=True):
+    """`objects_url`: a folder or an fsspec URL (`s3://bucket/prefix`); None: in the region's folder.
+
+    A project may keep `project_files` files of `project_bytes` together, one of them `file_bytes`. Uploads are refused
+    where less than `disk_reserve_bytes` would be left on the object store's disk.
+    """
+
+    objects_url: str | None = None
+    file_bytes: _Positive = 512 * MIB
+    project_bytes: _Positive = 10 * GIB
+    project_files: _Positive = 10_000
+    uploads_at_once: _Positive = 32
+    disk_reserve_bytes: int = 512 * MIB
+    sweep_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0

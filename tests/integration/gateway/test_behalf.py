@@ -1,0 +1,167 @@
+"""The link to the content service: who is believed, on whose behalf it asks, and when a batch has to stand back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.gateway_cloud import (
+    COMPLETION,
+    KEY,
+    OTHER_KEY,
+    Received,
+    RunningGateway,
+    Script,
+    ScriptedUpstream,
+    feed_state,
+    json_answer,
+    key_document,
+    route_document,
+    running_gateway,
+)
+from tests.support.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "internal"
+ID = "req_01k9zq3v5e8m2n4p6r8t0w2y4z"
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@asynccontextmanager
+async def front(
+    folder: Path, script: Script, **changes: Any
+) -> AsyncIterator[tuple[httpx2.AsyncClient, ScriptedUpstream, RunningGateway]]:
+    """A gateway whose one upstream is both its replica and its content service."""
+    async with ScriptedUpstream(script) as upstream:
+        state = feed_state([route_document(urls=(upstream.url,))])
+        settings = {"content_url": upstream.url, "content_token": TOKEN, **changes}
+        async with (
+            running_gateway(folder, state, **settings) as running,
+            httpx2.AsyncClient(base_url=running.url, timeout=20, trust_env=False) as client,
+        ):
+            yield client, upstream, running
+
+
+def behalf(token: str = TOKEN, key: str = "key_test", **more: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}", "x-cloudcrest-on-behalf-of": key, "x-request-id": ID, **more}
+
+
+async def test_content_is_told_who_calls_and_nothing_that_was_claimed(tmp_path: Path) -> None:
+    async with front(tmp_path, json_answer({})) as (client, content, _):
+        claimed = {
+            "authorization": f"Bearer {KEY}",
+            "x-cloudcrest-organization": "org_2",
+            "x-cloudcrest-project": "proj_2",
+            "x-cloudcrest-key": "key_other",
+            "x-cloudcrest-on-behalf-of": "key_other",
+            "x-cloudcrest-tier": "batch",
+            "x-api-key": KEY,
+        }
+        assert (await client.get("/v1/files?limit=2", headers=claimed)).status_code == 200
+        lines = content.received[0].head.lower().split("\r\n")
+        assert lines[0] == "get /v1/files?limit=2 http/1.1"
+        assert sorted(line for line in lines if line.startswith(("authorization", "x-cloudcrest", "x-api"))) == [
+            f"authorization: bearer {TOKEN}",
+            "x-cloudcrest-key: key_test",
+            "x-cloudcrest-organization: org_1",
+            "x-cloudcrest-project: proj_1",
+        ]
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches/batch_1", "/v1/responses", "/v1/conversations/c/items"])
+async def test_content_is_for_keys_that_are_known(tmp_path: Path, path: str) -> None:
+    async with front(tmp_path, json_answer({})) as (client, content, _):
+        for headers in ({}, {"authorization": "Bearer sk-cc-unknown"}, behalf("guessed")):
+            refused = await client.post(path, headers=headers, content=b"x" * 100_000)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert content.received == []
+
+
+async def test_content_that_is_away_is_an_openai_error(tmp_path: Path) -> None:
+    async with front(tmp_path, json_answer({})) as (client, content, _):
+        content.stop()
+        away = await client.get("/v1/files", headers={"authorization": f"Bearer {KEY}"})
+        assert (away.status_code, away.json()["error"]["code"]) == (503, "content_unavailable")
+        assert away.headers["retry-after"] == "3"
+
+
+async def test_inference_on_behalf_of_a_key_is_that_keys(tmp_path: Path) -> None:
+    async with front(tmp_path, json_answer(COMPLETION)) as (client, _, running):
+        answer = await client.post("/v1/chat/completions", json=BODY, headers=behalf())
+        assert (answer.status_code, answer.headers["x-request-id"]) == (200, ID)
+        event = running.spool.ended[0]
+        assert (event.id, event.key_id, event.project_id, event.organization_id) == (
+            ID,
+            "key_test",
+            "proj_1",
+            "org_1",
+        )
+        running.set_documents("key", {"key_test": key_document(models=("other",))})
+        refused = await client.post("/v1/chat/completions", json=BODY, headers=behalf())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+        running.set_documents("key", {})
+        revoked = await client.post("/v1/chat/completions", json=BODY, headers=behalf())
+        assert (revoked.status_code, revoked.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_nobody_else_asks_on_behalf_of_a_key(tmp_path: Path) -> None:
+    async with front(tmp_path, json_answer(COMPLETION)) as (client, _, running):
+        own = await client.post("/v1/chat/completions", json=BODY, headers=behalf(OTHER_KEY))
+        assert own.status_code == 200
+        event = running.spool.ended[0]
+        assert (event.key_id, event.id == ID) == ("key_other", False)
+        assert (await client.post("/v1/chat/completions", json=BODY, headers=behalf("guessed"))).status_code == 401
+
+
+async def test_without_a_token_of_its_own_a_gateway_believes_nobody(tmp_path: Path) -> None:
+    async with front(tmp_path, json_answer(COMPLETION), content_token="") as (client, _, __):
+        for credentials in ("Bearer", f"Bearer {TOKEN}"):
+            headers = behalf() | {"authorization": credentials}
+            assert (await client.post("/v1/chat/completions", json=BODY, headers=headers)).status_code == 401
+
+
+async def test_a_batch_stands_back_where_replicas_are_busy(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def answer(request: Received) -> None:
+        await go.wait()
+        json_answer(COMPLETION)(request)
+
+    async with front(tmp_path, answer) as (client, upstream, _):  # one replica with four slots
+        mine = {"authorization": f"Bearer {KEY}"}
+        running = [asyncio.create_task(client.post("/v1/chat/completions", json=BODY, headers=mine)) for _ in range(3)]
+        await until_async(lambda: len(upstream.received) == 3, "three of four slots are taken")
+        batch = await client.post("/v1/chat/completions", json=BODY, headers=behalf(**{"x-cloudcrest-tier": "batch"}))
+        assert (batch.status_code, batch.json()["error"]["code"]) == (429, "no_idle_capacity")
+        assert int(batch.headers["retry-after"]) >= 1
+        claims = mine | {"x-cloudcrest-tier": "batch"}  # which counts for nothing
+        running.append(asyncio.create_task(client.post("/v1/chat/completions", json=BODY, headers=claims)))
+        await until_async(lambda: len(upstream.received) == 4, "the last slot is taken")
+        go.set()
+        assert [(await each).status_code for each in running] == [200] * 4
+
+
+async def test_a_batchs_request_ends_whole_without_its_client_and_does_not_run_twice_at_once(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def answer(request: Received) -> None:
+        await go.wait()
+        json_answer(COMPLETION)(request)
+
+    batch = behalf(**{"x-cloudcrest-tier": "batch"})
+    async with front(tmp_path, answer) as (client, upstream, running):
+        lost = asyncio.create_task(client.post("/v1/chat/completions", json=BODY, headers=batch))
+        await until_async(lambda: len(upstream.received) == 1, "the request is at the replica")
+        lost.cancel()
+        again = await client.post("/v1/chat/completions", json=BODY, headers=batch)
+        assert (again.status_code, again.json()["error"]["code"]) == (429, "request_still_runs")
+        assert not upstream.received[0].is_gone.is_set()
+        go.set()
+        await until_async(lambda: running.spool.ended, "its event is written")
+        assert [(event.outcome, event.usage.output_tokens) for event in running.spool.ended] == [("completed", 7)]
+        assert (await client.post("/v1/chat/completions", json=BODY, headers=batch)).status_code == 200
