@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank"]
 ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
+Modality = Literal["text", "image", "audio", "video", "vector"]
+ToolFormat = Literal["prompted", "hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek_v3", "glm", "kimi_k2"]
+"""How a model writes the calls of tools. `prompted`: its chat template knows of none, so they are told in words."""
 
 MODEL_PULL_KIND = "model_pull"
 
@@ -40,13 +43,18 @@ class Artifact(msgspec.Struct, frozen=True):
 
 
 class ModelDocument(msgspec.Struct, frozen=True):
-    """What a region needs to run a model. `context_tokens` is what the model was trained for."""
+    """What a region needs to run a model. `context_tokens` is what the model was trained for.
+
+    `tool_format` None: it is not known to call tools.
+    """
 
     id: str
     task: Task
     context_tokens: int
     artifacts: tuple[Artifact, ...]
     dimensions: int | None = None
+    input_modalities: tuple[Modality, ...] = ("text",)
+    tool_format: ToolFormat | None = None
 
 
 class ModelPullDocument(msgspec.Struct, frozen=True):

@@ -5,9 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.catalog.api import Artifact, ModelDocument, PullProgress, Task
-
-Modality = Literal["text", "image", "audio", "video", "vector"]
+from cloudcrest.catalog.api import Artifact, Modality, ModelDocument, PullProgress, Task, ToolFormat
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +30,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: int | None = None
     active_parameters: int | None = None
     dimensions: int | None = None
+    tool_format: ToolFormat | None = None
     base_model: str | None = None
     adapter_of: str | None = None
     quantized_from: str | None = None
@@ -51,6 +50,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             context_tokens=self.context_tokens,
             artifacts=self.artifacts,
             dimensions=self.dimensions,
+            input_modalities=self.input_modalities,
+            tool_format=self.tool_format,
         )
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloudcrest.catalog.api import ArtifactFormat, Task
-from cloudcrest.catalog.records import Modality, Model, ModelPull, StoredModel
+from cloudcrest.catalog.api import ArtifactFormat, Modality, Task, ToolFormat
+from cloudcrest.catalog.records import Model, ModelPull, StoredModel
 from cloudcrest.catalog.safety import MAX_PATH_CHARACTERS
 from cloudcrest.catalog.store import MAX_SOURCES
 
@@ -69,6 +69,10 @@ class ModelBody(BaseModel):
     parameters: Count | None = Field(default=None, examples=[134_515_008])
     active_parameters: Count | None = Field(default=None, description="Those a token passes through")
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000, description="Of its vectors (embedding models)")
+    tool_format: ToolFormat | None = Field(
+        default=None,
+        description="How it writes the calls of tools; prompted: its chat template knows of none",
+    )
     base_model: ModelId | None = None
     adapter_of: ModelId | None = None
     quantized_from: ModelId | None = None
@@ -103,6 +107,7 @@ class ChangeModel(BaseModel):
     parameters: Count | None = None
     active_parameters: Count | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
+    tool_format: ToolFormat | None = None
     base_model: ModelId | None = None
     adapter_of: ModelId | None = None
     quantized_from: ModelId | None = None

@@ -26,6 +26,7 @@ _MODEL: list[Column] = [
     ("context", "context_tokens"),
     ("licence", "licence"),
     ("languages", "languages"),
+    ("tools", "tool_format"),
 ]
 
 

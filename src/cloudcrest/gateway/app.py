@@ -87,9 +87,11 @@ class GatewayApp:
         if request.behalf_of is not None:
             take_behalf(request, self._settings.content_token)
         request.dialect = DIALECTS.get(path)
-        is_inference = path in DECODERS or request.dialect is not None
+        is_inference = path in DECODERS or path in DIALECTS
         is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
         request.extra_head = f"x-request-id: {request.id}\r\n".encode()
+        if request.dialect is not None:
+            request.extra_head += request.dialect.head(request.id)
         if is_own and request.origin is not None:
             request.extra_head += self._cors(request.origin)
         try:
@@ -112,7 +114,7 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
-            is_inference = path in DECODERS or request.dialect is not None
+            is_inference = path in DECODERS or path in DIALECTS
             if is_inference and request.method == b"POST":
                 return self._inference.begin(connection, request)
             if request.method == b"OPTIONS" and (is_inference or path.startswith("/v1") or path in self._pages):

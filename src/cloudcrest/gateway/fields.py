@@ -54,6 +54,14 @@ class Message(_Strict):
     reasoning_content: str | None = None
 
 
+def text_of(message: Message) -> str:
+    """What a message says, its parts joined."""
+    content = message.content
+    if isinstance(content, list):
+        return "".join(part.text for part in content if isinstance(part, TextPart))
+    return content or ""
+
+
 class StreamOptions(_Strict):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None

@@ -29,6 +29,7 @@ from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
+from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
@@ -180,6 +181,7 @@ class Inference:
         route, scopes = access.route, access.scopes
         document = route.document
         check_engine(parsed, document)
+        parsed = adapted(parsed, document)
         if not route.replicas:
             raise _not_ready(route)
         if request.is_batch:
@@ -239,7 +241,7 @@ class Inference:
         try:
             is_fanout = needs_fanout(parsed, document.engine)
             body = b"" if is_fanout else build(fields)
-            outlet = chain([parsed.outlet(request.id)] if parsed.outlet is not None else ())
+            outlet = chain([make(request.id) for make in (parsed.calls_outlet, parsed.outlet) if make is not None])
             parts = Parts(
                 self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
             )

@@ -243,8 +243,9 @@ class ServerConnection(asyncio.Protocol):
         extra = b""
         if error.retry_after_seconds is not None:
             extra = b"retry-after: %d\r\n" % max(1, -(-error.retry_after_seconds // 1))
-        if self._current is not None:
-            self.respond(error.status, JSON, self._current.error_document(error), extra)
+        request = self._current
+        if request is not None:
+            self.respond(request.error_status(error), JSON, request.error_document(error), extra)
 
     def start_answer(self, status: int, headers: bytes) -> None:
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""

@@ -89,6 +89,10 @@ class Request:
         """An error as its dialect writes it, before the first byte of an answer."""
         return error_document(error) if self.dialect is None else self.dialect.error(error, self.id)
 
+    def error_status(self, error: CloudcrestError) -> int:
+        """The status that goes with it."""
+        return error.status if self.dialect is None else self.dialect.status(error)
+
     def pristine(self) -> "Request":
         """A request with this head that nothing has been done with, for `again`."""
         twin = Request(self.method, self.target, "1.0" if self.is_http_1_0 else "1.1", self.headers, self.keep_alive)

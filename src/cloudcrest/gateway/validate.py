@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.explain import explain
-from cloudcrest.gateway.fields import MAX_BATCH, MAX_CHOICES, NOT_FORWARDED, ChatBody, CompletionBody, EmbeddingBody
+from cloudcrest.gateway.fields import (
+    MAX_BATCH,
+    MAX_CHOICES,
+    NOT_FORWARDED,
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    NamedTool,
+)
 from cloudcrest.gateway.fields import Message as ChatMessage
 from cloudcrest.gateway.outlet import MakeOutlet
 from cloudcrest.kernel.errors import InvalidInput
@@ -40,7 +48,8 @@ class Parsed(msgspec.Struct):
     """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `outlet`: what
-    translates the answer into the dialect that it was asked for in; None: it is OpenAI's.
+    translates the answer into the dialect that it was asked for in; None: it is OpenAI's. `calls_outlet`: what reads
+    the calls of tools out of the engine's text, where that is left to us.
     """
 
     endpoint: str
@@ -54,6 +63,7 @@ class Parsed(msgspec.Struct):
     prompts: tuple[bytes, ...] = ()
     has_developer: bool = False
     outlet: MakeOutlet | None = None
+    calls_outlet: MakeOutlet | None = None
 
     @property
     def input_field(self) -> str:
@@ -121,13 +131,6 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
             f"'{route.model_name}' is a model for {route.task}: {parsed.endpoint} does not serve it",
             param="model",
             code="model_not_supported",
-        )
-    is_forced = isinstance(body, ChatBody) and body.tool_choice not in (None, "none", "auto")
-    if is_forced and route.engine == "llamacpp":
-        raise InvalidInput(
-            "this model's engine does not honour a forced tool_choice",
-            param="tool_choice",
-            hint="use 'auto', or ask for the arguments with a response_format of json_schema",
         )
     if isinstance(body, CompletionBody) and body.logprobs is not None and route.engine == "llamacpp":
         raise InvalidInput(
@@ -199,17 +202,27 @@ def _check_chat(body: ChatBody) -> bool:
         raise InvalidInput("top_logprobs goes with logprobs: true", param="top_logprobs")
     if body.tool_choice not in (None, "none") and not body.tools:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
+    _check_tools(body)
     for index, message in enumerate(body.messages):
         has_developer = has_developer or message.role == "developer"
         wrong = _wrong_in(message)
         if wrong is not None:
             field, why = wrong
             raise InvalidInput(why, param=f"messages[{index}].{field}")
-    for index, tool in enumerate(body.tools or ()):
-        _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
         _check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
     return has_developer
+
+
+def _check_tools(body: ChatBody) -> None:
+    names: set[str] = set()
+    for index, tool in enumerate(body.tools or ()):
+        if tool.function.name in names:
+            raise InvalidInput("another tool has this name", param=f"tools[{index}].function.name")
+        names.add(tool.function.name)
+        _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
+    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
+        raise InvalidInput("none of the tools has this name", param="tool_choice.function.name")
 
 
 def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:

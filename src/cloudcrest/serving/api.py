@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.catalog.api import ModelDocument, PullProgress, Task
+from cloudcrest.catalog.api import Modality, ModelDocument, PullProgress, Task, ToolFormat
 from cloudcrest.identity.api import Limits
 
 DEPLOYMENT_KIND = "deployment"
@@ -75,6 +75,8 @@ class RouteDocument(msgspec.Struct, frozen=True):
     organization_id: str | None = None
     limits: Limits = Limits()
     weight: int = DEFAULT_WEIGHT
+    tool_format: ToolFormat | None = None
+    input_modalities: tuple[Modality, ...] = ("text",)
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):

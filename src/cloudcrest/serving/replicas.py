@@ -127,6 +127,8 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
         organization_id=document.organization_id,
         limits=document.limits,
         weight=document.weight,
+        tool_format=document.model.tool_format,
+        input_modalities=document.model.input_modalities,
     )
 
 

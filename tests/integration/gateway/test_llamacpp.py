@@ -35,7 +35,12 @@ async def cloud(folder: Path, weights: Path, task: Task = "chat") -> AsyncIterat
     document = deployment("llamacpp", task=task, artifact=gguf(weights))
     async with running(LlamaCppEngine(), document, weights) as replica:
         route = route_document(
-            NAME, (replica.url,), engine="llamacpp", task=task, context_tokens=document.context_tokens
+            NAME,
+            (replica.url,),
+            engine="llamacpp",
+            task=task,
+            context_tokens=document.context_tokens,
+            tool_format="prompted",
         )
         state = feed_state([route])
         state.documents["route"][NAME]["replicas"][0]["token"] = replica.token

@@ -155,11 +155,10 @@ def test_a_value_that_is_not_taken_is_told_without_jargon() -> None:
 
 
 def test_what_llamacpp_ignores_is_refused() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    parsed = parse(CHAT, chat(tools=tools, tool_choice="required"))
-    with pytest.raises(InvalidInput, match="forced tool_choice") as caught:
+    parsed = parse(COMPLETIONS, json.dumps({"model": "m", "prompt": "x", "logprobs": 1}).encode())
+    with pytest.raises(InvalidInput, match="gives no logprobs") as caught:
         check_engine(parsed, route_document(engine="llamacpp"))
-    assert "response_format" in (caught.value.hint or "")
+    assert "/v1/chat/completions" in (caught.value.hint or "")
     check_engine(parsed, route_document(engine="vllm"))
 
 

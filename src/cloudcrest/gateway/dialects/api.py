@@ -24,3 +24,11 @@ class Dialect(Protocol):
     def error(self, error: CloudcrestError, request_id: str) -> bytes:
         """The JSON document of an error before the first byte of an answer."""
         ...
+
+    def status(self, error: CloudcrestError) -> int:
+        """The HTTP status that an error has in this dialect."""
+        ...
+
+    def head(self, request_id: str) -> bytes:
+        """Header lines of every answer, beside those that all dialects have."""
+        ...

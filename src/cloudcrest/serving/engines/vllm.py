@@ -25,6 +25,16 @@ from cloudcrest.serving.runtimes import RUNTIME_SETS, Runtimes
 
 _OVERHEAD_BYTES = 2 * GIB
 _DEFAULT_KV_CACHE_GIB = 1
+_TOOL_PARSERS: Mapping[str, str] = {
+    "hermes": "hermes",
+    "qwen3_coder": "qwen3_coder",
+    "llama3_json": "llama3_json",
+    "mistral": "mistral",
+    "deepseek_v3": "deepseek_v3",
+    "glm": "glm45",
+    "kimi_k2": "kimi_k2",
+}
+"""What vLLM calls its reader of each tool format."""
 
 
 class VllmEngine:
@@ -87,6 +97,9 @@ class VllmEngine:
         ]
         if deployment.model.task == "embedding":
             argv += ["--runner", "pooling"]
+        parser = _TOOL_PARSERS.get(deployment.model.tool_format or "")
+        if parser is not None:
+            argv += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
         if options.get("enforce_eager"):
             argv += ["--enforce-eager"]
         if "tensor_parallel_size" in options:
