@@ -123,8 +123,7 @@ class _Branch:
         """Several choices are not carried on; nor is one of them begun again beside the others."""
 
     def call_tick(self) -> None:
-        if self.index == 0:
-            self._parent.mark()
+        self._parent.mark()
 
 
 class Fanout(ABC):
