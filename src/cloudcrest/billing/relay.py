@@ -48,7 +48,7 @@ class GrantRelay:
                 holders = msgspec.json.decode(body, type=Holders).holders
                 drained = await asyncio.to_thread(gone, self._folder, holders)
                 pause_seconds = _REPORT_SECONDS
-            except (Unavailable, msgspec.MsgspecError, OSError) as error:
+            except (Unavailable, ValueError, OSError) as error:
                 _log.warning("drained_not_reported", error=str(error))
                 pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
             await asyncio.sleep(0 if drained else pause_seconds)

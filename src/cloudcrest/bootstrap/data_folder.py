@@ -124,7 +124,7 @@ class DataFolder:
             )
             write_atomic(path, msgspec.json.encode(fresh))
             return fresh
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SetupError(f"{path} cannot be read: {error}", hint="restore it from a backup") from error
 
     def write_up_state(self, state: UpState) -> None:
@@ -164,7 +164,7 @@ def _refuse_what_is_not_ours(root: Path) -> None:
         return
     try:
         found = msgspec.json.decode(version.read_bytes(), type=_Version).format
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         raise SetupError(
             f"{version} cannot be read, so this is no data folder of Cloudcrest",
             hint="choose another folder with --data",
@@ -208,7 +208,7 @@ def _holder(root: Path) -> tuple[str, str]:
     pid = (root / "run" / "lock").read_text() or "unknown"
     try:
         state = msgspec.json.decode((root / "run" / "up.json").read_bytes(), type=UpState)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return pid, ""
     return pid, f", at {state.base_url}" if str(state.pid) == pid else ""
 

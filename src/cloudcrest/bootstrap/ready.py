@@ -111,7 +111,7 @@ async def _deployments(control: httpx2.AsyncClient) -> list[Deployment] | None:
         answer = await control.get("/api/v1/deployments", params={"limit": 200}, timeout=_CALL_SECONDS)
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=_Page).data[::-1]
-    except (httpx2.HTTPError, msgspec.MsgspecError):
+    except (httpx2.HTTPError, ValueError):
         return None
 
 

@@ -148,7 +148,7 @@ def read_settings(path: Path, struct: type[Settings]) -> Settings:
         return msgspec.json.decode(path.read_bytes(), type=struct, dec_hook=_decode)
     except OSError as error:
         raise SetupError(f"the settings {path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise SetupError(f"the settings {path} are wrong: {error}") from error
 
 

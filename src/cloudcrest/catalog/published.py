@@ -85,5 +85,5 @@ class Published:
     def _read(self) -> _Manifest | None:
         try:
             return msgspec.json.decode((self._folder / _MANIFEST).read_bytes(), type=_Manifest)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, ValueError):
             return None

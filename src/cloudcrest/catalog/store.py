@@ -189,7 +189,7 @@ class ArtifactStore:
         path = self._folder / ".pins" / f"{artifact_key(artifact)}.json"
         try:
             return msgspec.json.decode(path.read_bytes(), type=Artifact)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, ValueError):
             return artifact
 
     async def _resolve(self, model_id: str, artifact: Artifact, sources: "_Sources") -> Artifact:

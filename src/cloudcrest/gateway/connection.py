@@ -254,34 +254,32 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            self._buffer = data
-            if len(data) > MAX_HEAD_BYTES:
-                self._fault("the head of its answer is too large")
-            return
-        head, rest = data[:end], data[end + 4 :]
-        match = _STATUS.match(head + b"\r")
-        if match is None or end > MAX_HEAD_BYTES:
-            self._fault("its answer is not HTTP/1.1")
-            return
-        status = int(match[2])
-        if status < 200:
-            if status == 101:
-                self._fault("it switched protocols")
-            elif rest:
-                self._read_head(rest)
-            return
-        if not self._set_framing(status, head, is_http_1_0=match[1] == b"0"):
+        status, head, rest = 0, b"", data
+        while status < 200:  # interim answers come before the one that counts, any number of them
+            data = rest
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._buffer = data
+                if len(data) > MAX_HEAD_BYTES:
+                    self._fault("the head of its answer is too large")
+                return
+            head, rest = data[:end], data[end + 4 :]
+            match = _STATUS.match(head + b"\r")
+            if match is None or end > MAX_HEAD_BYTES or match[2] == b"101":
+                self._fault("its answer is not HTTP/1.1")
+                return
+            status = int(match[2])
+        if not self._set_framing(status, head, is_http_1_0=head.startswith(b"HTTP/1.0")):
             self._fault("its answer has two lengths")
             return
         sink = self._sink
         if sink is None:
             return
         if status == 200 and self._state == _LENGTH_BODY and self._is_reusable and not self._is_head_request:
-            self._upstream.answer_shape = head_shape(data[: end + 4], self._needed_bytes)
+            self._upstream.answer_shape = head_shape(head + b"\r\n\r\n", self._needed_bytes)
         sink.answer_head(status, head)
         if self._state == _LENGTH_BODY and self._needed_bytes == 0:
+            self._is_reusable = self._is_reusable and not rest
             self._done()
         elif rest and self._sink is not None:
             self.data_received(rest)

@@ -95,7 +95,7 @@ class Desk:
                 continue
             try:
                 answer = await self._ask(exchange, request)
-            except (OSError, Unavailable, msgspec.MsgspecError) as error:
+            except (OSError, Unavailable, ValueError) as error:
                 _log.warning("grants_not_answered", error=str(error) or repr(error))
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)

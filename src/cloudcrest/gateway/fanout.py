@@ -244,7 +244,7 @@ class PlainFanout(Fanout):
             return
         try:
             answer = self._merge()
-        except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             self.branch_failed(EngineFault("the model's engine gave an answer that is no completion"))
             return
         self._is_done = True
@@ -307,7 +307,7 @@ class StreamFanout(Fanout):
                 document = _decode(data)
                 for choice in document["choices"]:
                     choice["index"] = branch.index
-            except (msgspec.DecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             if not self._common:
                 self._common = {

@@ -117,7 +117,7 @@ class StreamScanner:
             return event
         try:
             chunk = _chunk.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON or no UTF-8
             return event
         if not chunk.choices and bytes(chunk.error) != b"null":
             self.error = bytes(chunk.error)
@@ -127,14 +127,16 @@ class StreamScanner:
         self.usage = _to_usage(chunk.usage)
         if self._passes_usage or chunk.choices is None:
             return event
-        return _without_usage(text) if chunk.choices else b""
+        return _without_usage(event, text) if chunk.choices else b""
 
 
-def _without_usage(text: bytes) -> bytes:
-    """An event with the chunk `text` but for its usage: llama.cpp's raw completions say it beside the last choice."""
-    return (
-        b"data: " + build({name: bytes(raw) for name, raw in _slices.decode(text).items() if name != "usage"}) + b"\n\n"
-    )
+def _without_usage(event: bytes, text: bytes) -> bytes:
+    """An event but for the usage in its chunk `text`: llama.cpp's raw completions say it beside the last choice."""
+    try:
+        slices = _slices.decode(text)
+    except ValueError:  # a field's name is no UTF-8
+        return event
+    return b"data: " + build({name: bytes(raw) for name, raw in slices.items() if name != "usage"}) + b"\n\n"
 
 
 def _last_event_end(data: bytes) -> int:
@@ -157,11 +159,11 @@ def usage_in_answer(body: bytes) -> Usage | None:
     try:
         # Where it is a field of the answer itself, the rest of the answer is an object that begins with it.
         return _to_usage(_end_of_answer.decode(b"{" + body[start:]).usage)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON or no UTF-8
         match = _USAGE_OBJECT.match(body, start)
     try:
         return _to_usage(_usage.decode(match[1])) if match is not None else None
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON or no UTF-8
         return None
 
 

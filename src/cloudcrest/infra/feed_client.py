@@ -42,7 +42,7 @@ async def follow(
     while True:
         try:
             changed = await _advance(client, url, token, state)
-        except (httpx2.HTTPError, msgspec.MsgspecError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             _log.warning("feed_unreachable", url=url, error=repr(error), retry_within_seconds=pause_seconds)
             await sleep(source.uniform(pause_seconds / 2, pause_seconds))
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
@@ -86,7 +86,7 @@ def load_state(path: Path) -> FeedState:
         return msgspec.json.decode(path.read_bytes(), type=FeedState)
     except FileNotFoundError:
         return FeedState()
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         _log.warning("feed_state_unreadable", path=str(path), error=str(error))
         return FeedState()
 

@@ -43,7 +43,7 @@ def _parse(text: str, wanted: Any, variable: str) -> Any:
     if text.lstrip().startswith(("{", "[")):
         try:
             return msgspec.json.decode(text, type=wanted, strict=False, dec_hook=_decode)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise SetupError(f"{variable} is not valid: {error}", hint=f"correct {variable}") from error
     return _convert(text, wanted, variable)
 

@@ -280,7 +280,7 @@ class WorkerDrain:
     def _load_shipped(self) -> Position:
         try:
             return msgspec.json.decode((self.folder / SHIPPED_NAME).read_bytes(), type=Position)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             return Position()
 
     def _save_shipped(self) -> None:

@@ -45,5 +45,5 @@ def usage_sender(
 def _problem(body: bytes) -> _Problem:
     try:
         return msgspec.json.decode(body, type=_Problem)
-    except msgspec.MsgspecError:
+    except ValueError:
         return _Problem()

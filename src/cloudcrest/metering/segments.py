@@ -135,6 +135,6 @@ def _decode(kind: int, body: bytes) -> SpoolRecord | None:
         if kind in (OPEN, END):
             event = UsageEvent(*astuple(_decode_event(body)))
             return OpenRecord(event) if kind == OPEN else EndRecord(event)
-    except msgspec.MsgspecError:
+    except ValueError:
         return None
     return None

@@ -97,7 +97,7 @@ def internal_router(service: DeploymentService) -> APIRouter:
     async def put_status(request: Request, session: SessionDep, region: RegionDep) -> Response:
         try:
             status = msgspec.json.decode(await request.body(), type=RegionStatus)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise InvalidInput(f"the report could not be read: {error}") from error
         await service.record_status(session, region, status)
         return Response(status_code=204)

@@ -87,3 +87,18 @@ async def test_progress_is_marked_for_as_long_as_any_choice_is_under_way(tmp_pat
         assert (await asking).status_code == 200
         tokens = [mark.output_tokens for mark in c.spool.marks]
         assert tokens == sorted(set(tokens))
+
+
+async def test_choices_that_are_no_utf_8_are_a_fault_of_the_engine(tmp_path: Path) -> None:
+    def answer(request: Received) -> None:
+        body = json.dumps(COMPLETION).encode().replace(b"hi", b"\xff")
+        request.write(b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with cloud(tmp_path, answer, route={"engine": "llamacpp"}) as c:
+        response = await c.chat(n=2)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "engine_error")
+    streamed = stream_answer(["a"], chunk_event("\x00").replace(b"\\u0000", b"\xff") + b"data: [DONE]\n\n")
+    async with cloud(tmp_path, streamed, route={"engine": "llamacpp"}) as c:
+        response = await c.chat(n=2, stream=True)
+        assert response.text.count('"content":"a"') == 2
+        assert response.text.endswith("data: [DONE]\n\n")

@@ -68,6 +68,11 @@ def test_usage_beside_choices_is_taken_out_unless_it_was_asked_for() -> None:
     assert scan([event], passes_usage=False) == (chunk_event("hi"), Usage(5, 7), False)
 
 
+def test_an_event_that_is_no_utf_8_goes_on_as_it_is() -> None:
+    event = chunk_event("hi", usage=usage(5, 7)).replace(b'"object"', b'"\xff"')
+    assert scan([event], passes_usage=False) == (event, Usage(5, 7), False)
+
+
 def test_an_engines_error_event_is_kept_back() -> None:
     scanner = StreamScanner(passes_usage=True)
     kept = scanner.feed(chunk_event("hi") + b'data: {"error":{"code":500,"message":"boom"}}\n\n')

@@ -53,7 +53,7 @@ class HuggingFace:
         answer = await get_json(self._context, url, self._headers)
         try:
             repository = msgspec.json.decode(answer.content, type=_Repository)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise SourceFailed(f"the hub's listing of {place.repository} is not understood ({error})") from error
         siblings = {
             entry.name.removeprefix(place.prefix): entry

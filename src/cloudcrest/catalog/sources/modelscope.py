@@ -49,7 +49,7 @@ class ModelScope:
         answer = await get_json(self._context, url)
         try:
             data = msgspec.json.decode(answer.content, type=_Answer).data
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise SourceFailed(f"the hub's listing of {place.repository} is not understood ({error})") from error
         listed = {
             entry.path.removeprefix(place.prefix): entry

@@ -77,7 +77,7 @@ class NodeAgent:
     async def _answer(self, line: bytes) -> AgentAnswer:
         try:
             return await self._call(msgspec.json.decode(line, type=AgentCall))
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             return AgentAnswer(ok=False, code=InvalidInput.default_code, message=str(error))
         except CloudcrestError as error:
             return AgentAnswer(ok=False, code=error.code, message=str(error))
