@@ -10,7 +10,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip
 .DEFAULT_GOAL := help
 
-.PHONY: help up down test check fmt lock bench bench-gateway chaos conformance clean
+.PHONY: help up down test check fmt lock bench bench-gateway chaos fuzz conformance clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ chaos: .venv/.dev ## kill everything at random under load for minutes; see docs/
 
 conformance: .venv/.dev ## run clients and programs that nobody here wrote (needs npm); see docs/compatibility.md
 	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
+
+fuzz: .venv/.dev ## try the HTTP and SSE paths with made-up input for TIMES=20 times as long as `make test` does
+	CLOUDCREST_FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/fuzz --timeout=3600 $(ARGS)
 
 lock: $(UV) ## resolve the dependencies again
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o $(RUNTIME_LOCK) $(UPGRADE)
