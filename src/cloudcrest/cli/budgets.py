@@ -8,7 +8,7 @@ from cloudcrest.cli import choose
 from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, moment, note, show_one, show_rows
+from cloudcrest.cli.output import Column, moment, show_done, show_one, show_rows
 
 app = App(name="budgets", help="Budgets: hard limits of what an organization, a project or a key may spend.")
 
@@ -87,4 +87,4 @@ def delete(budget_id: str, /, *, options: Options = DEFAULTS) -> None:
     """Lifts the limit."""
     with Client(management(options)) as cloud:
         cloud.delete(at("budgets", budget_id))
-    note(f"deleted {budget_id}")
+        show_done({"deleted": budget_id}, f"deleted {budget_id}", options.format)

@@ -12,7 +12,7 @@ from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import Refused, WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
+from cloudcrest.cli.output import Column, moment, note, print_json, show_done, show_one, show_rows
 from cloudcrest.kernel.errors import NotFound, Unavailable
 from cloudcrest.kernel.units import parse_bytes
 
@@ -152,7 +152,7 @@ def delete(
         cloud.delete(at("deployments", chosen))
         if wait:
             _wait_until_gone(cloud, chosen, wait_seconds)
-        note(f"deleted {deployment}")
+        show_done({"deleted": chosen}, f"deleted {deployment}", options.format)
 
 
 def wait_until_settled(

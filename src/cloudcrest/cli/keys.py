@@ -10,7 +10,7 @@ from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, moment, note, show_one, show_rows
+from cloudcrest.cli.output import Column, moment, note, show_done, show_one, show_rows
 
 Scope = Literal["inference", "management"]
 
@@ -173,7 +173,7 @@ def revoke(key_id: str, /, *, options: Options = DEFAULTS) -> None:
     """Revokes a key: every gateway refuses it within a second."""
     with Client(management(options)) as cloud:
         cloud.delete(at("keys", key_id))
-        note(f"revoked {key_id}")
+        show_done({"revoked": key_id}, f"revoked {key_id}", options.format)
 
 
 def _limits(**named: int | None) -> Json:

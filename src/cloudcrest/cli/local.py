@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cloudcrest.cli import folders, machine
 from cloudcrest.cli.errors import Unreachable
 from cloudcrest.cli.options import DEFAULTS, Format, Options
-from cloudcrest.cli.output import csv_line, note, print_json, show_one
+from cloudcrest.cli.output import csv_line, note, print_json, show_done, show_one
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, SetupError
 
 POLL_SECONDS = 0.1
@@ -44,7 +44,7 @@ def down(
     data = folders.data_folder(options.data)
     state = machine.running(data)
     if state is None:
-        note(f"no cloud runs in {data}")
+        show_done({"stopped": None}, f"no cloud runs in {data}", options.format)
         return
     pid = state.get("pid")
     if not isinstance(pid, int):
@@ -63,7 +63,7 @@ def down(
                 hint=f"end it with `kill -9 {pid}`: nothing is lost",
             )
         time.sleep(POLL_SECONDS)
-    note("stopped")
+    show_done({"stopped": pid}, "stopped", options.format)
 
 
 def status(*, options: Options = DEFAULTS) -> None:

@@ -14,7 +14,7 @@ from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import Connection, management
 from cloudcrest.cli.errors import Refused, WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import note, print_json
+from cloudcrest.cli.output import note, print_json, show_done
 
 CSRF_COOKIE = "cloudcrest_csrf"
 
@@ -83,7 +83,7 @@ def logout(*, options: Options = DEFAULTS) -> None:
     name = options.profile or credentials.DEFAULT_PROFILE
     profile = credentials.load().profiles.get(name)
     if profile is None:
-        note(f"there is no profile '{name}'")
+        show_done({"forgotten": None}, f"there is no profile '{name}'", options.format)
         return
     if profile.cookies:
         connection = Connection(profile.url, f"profile {name}", None, profile.cookies, profile.csrf)
@@ -93,7 +93,7 @@ def logout(*, options: Options = DEFAULTS) -> None:
             except Refused as error:
                 note(f"the session had ended: {error.message}")
     credentials.forget(name)
-    note(f"forgot profile {name}")
+    show_done({"forgotten": name}, f"forgot profile {name}", options.format)
 
 
 def invitation_parts(link: str) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.login import invitation_parts
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, moment, note, print_json, show_one, show_rows
+from cloudcrest.cli.output import Column, moment, note, print_json, show_done, show_one, show_rows
 
 Role = Literal["owner", "admin", "developer", "billing", "viewer"]
 OrganizationOption = Annotated[str | None, Parameter(name="--org", help="Id or name; else the only one there is.")]
@@ -137,7 +137,7 @@ def archive_project(project: str, /, *, options: Options = DEFAULTS) -> None:
     with Client(management(options)) as cloud:
         chosen = choose.project_id(cloud, project)
         cloud.delete(at("projects", chosen))
-        note(f"archived {chosen}")
+        show_done({"archived": chosen}, f"archived {chosen}", options.format)
 
 
 @members.command(name="list")
@@ -198,7 +198,7 @@ def remove(member: str, /, *, org: OrganizationOption = None, options: Options =
         organization = choose.organization_id(cloud, org)
         chosen = _member_id(cloud, organization, member)
         cloud.delete(at("organizations", organization, "members", chosen))
-        note(f"removed {member}")
+        show_done({"removed": chosen}, f"removed {member}", options.format)
 
 
 def _member_id(cloud: Client, organization: str, member: str) -> str:

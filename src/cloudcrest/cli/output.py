@@ -44,6 +44,14 @@ def show_one(thing: Row, columns: Sequence[Column], format: Format) -> None:
         print(f"{heading:<{width}}  {as_text(value_of(thing, field)) or '-'}")
 
 
+def show_done(done: Row, message: str, format: Format) -> None:
+    """What leaves nothing to show: `message` for people, and for programs what was done."""
+    if format == "table":
+        note(message)
+    else:
+        show_one(done, [(name, name) for name in done], format)
+
+
 def csv_line(cells: Sequence[str]) -> str:
     """One row. What a spreadsheet would take for a formula is marked as text; numbers and amounts stay as they are."""
     line = io.StringIO()

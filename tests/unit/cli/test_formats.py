@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
+from cloudcrest.cli.main import build
 from tests.unit.cli.conftest import Cli, FakeCloud
 from tests.unit.cli.test_commands import KEY, PROJECTS
 
@@ -81,3 +84,45 @@ def test_a_limit_that_shows_nothing_is_wrong(
     assert cli("usage", "--limit", limit) == 2
     assert "--limit" in capsys.readouterr().err
     assert cloud.requests == []
+
+
+def _commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+    for name in app:
+        if not name.startswith("-"):
+            command = app[name]
+            if command.default_command is not None:
+                yield (*path, name), command
+            yield from _commands(command, (*path, name))
+
+
+def test_every_command_but_up_takes_the_format() -> None:
+    found = {path: command for path, command in _commands(build()) if path != ("up",)}
+    assert len(found) > 40
+    for path, command in found.items():
+        flags = {name for argument in command.assemble_argument_collection() for name in argument.names}
+        assert "--format" in flags, path
+
+
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [
+        (("keys", "revoke", "key_1"), {"revoked": "key_1"}),
+        (("budgets", "delete", "bud_1"), {"deleted": "bud_1"}),
+        (("deployments", "delete", "dep_1"), {"deleted": "dep_1"}),
+        (("projects", "archive", "proj_1"), {"archived": "proj_1"}),
+        (("logout",), {"forgotten": None}),
+        (("down",), {"stopped": None}),
+    ],
+)
+def test_what_leaves_nothing_to_show_says_what_was_done(
+    cli: Cli,
+    cloud: FakeCloud,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    done: dict[str, object],
+) -> None:
+    cloud.answer("DELETE", f"/api/v1/{command[0]}/{command[-1]}", {}, 204)
+    assert cli(*command, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == done
+    assert cli(*command) == 0
+    assert capsys.readouterr().out == ""
