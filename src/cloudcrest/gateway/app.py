@@ -14,7 +14,8 @@ from cloudcrest.gateway.account import Origin
 from cloudcrest.gateway.behalf import is_content, take_behalf
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
-from cloudcrest.gateway.dialects.registry import DIALECTS
+from cloudcrest.gateway.dialects.anthropic import models as anthropic
+from cloudcrest.gateway.dialects.registry import ANTHROPIC, COUNTS, DIALECTS, dialect_of
 from cloudcrest.gateway.errors import MethodNotAllowed
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.inference import Inference
@@ -22,6 +23,7 @@ from cloudcrest.gateway.proxy import ContentExchange, ProxyExchange, is_internal
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
+from cloudcrest.gateway.token_count import TokenCounts
 from cloudcrest.gateway.validate import DECODERS
 from cloudcrest.kernel.errors import CloudcrestError, NotFound
 
@@ -46,6 +48,7 @@ class GatewayApp:
         calls: Calls,
         new_id: Callable[[float], str],
         inference: Inference,
+        token_counts: TokenCounts,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
@@ -53,6 +56,7 @@ class GatewayApp:
         self._calls = calls
         self._new_id = new_id
         self._inference = inference
+        self._token_counts = token_counts
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
@@ -86,8 +90,8 @@ class GatewayApp:
         request.id = self._new_id(unix_time())
         if request.behalf_of is not None:
             take_behalf(request, self._settings.content_token)
-        request.dialect = DIALECTS.get(path)
-        is_inference = path in DECODERS or path in DIALECTS
+        request.dialect = dialect_of(request)
+        is_inference = _is_inference(path)
         is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
         request.extra_head = f"x-request-id: {request.id}\r\n".encode()
         if request.dialect is not None:
@@ -114,8 +118,10 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
-            is_inference = path in DECODERS or path in DIALECTS
+            is_inference = _is_inference(path)
             if is_inference and request.method == b"POST":
+                if path in COUNTS:
+                    return self._token_counts.begin(connection, request, COUNTS[path])
                 return self._inference.begin(connection, request)
             if request.method == b"OPTIONS" and (is_inference or path.startswith("/v1") or path in self._pages):
                 self._preflight(connection, request)
@@ -171,13 +177,15 @@ class GatewayApp:
 
     def _models(self, connection: Connection, request: Request) -> None:
         key = self._inference.authenticate(request)
-        connection.respond(200, JSON, pages.model_list(self._snapshot, key))
+        listed = anthropic.model_list if request.dialect is ANTHROPIC else pages.model_list
+        connection.respond(200, JSON, listed(self._snapshot, key, request.query))
 
     def _model(self, connection: Connection, request: Request) -> None:
         key = self._inference.authenticate(request)
         model = request.path.removeprefix("/v1/models/")
         self._snapshot.access(key, model)
-        connection.respond(200, JSON, msgspec.json.encode(pages.model_object(self._snapshot, model)))
+        described = anthropic.model_object if request.dialect is ANTHROPIC else pages.model_object
+        connection.respond(200, JSON, msgspec.json.encode(described(self._snapshot, model)))
 
     # CORS
 
@@ -200,6 +208,10 @@ class GatewayApp:
             )
             extra += b"access-control-max-age: %d\r\n" % _CORS_LIFETIME_SECONDS
         connection.respond(204, JSON, b"", extra)
+
+
+def _is_inference(path: str) -> bool:
+    return path in DECODERS or path in DIALECTS or path in COUNTS
 
 
 def _no_such_path() -> NotFound:

@@ -27,7 +27,7 @@ MAX_ASKED = 3
 """Replicas that are asked to count one answer before it is estimated."""
 TIMEOUT_SECONDS = 10.0
 _TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "response_format")
-_TOKENIZERS = ("llamacpp", "vllm", "simulated")
+TOKENIZERS = ("llamacpp", "vllm", "simulated")
 _log = structlog.get_logger(__name__)
 
 
@@ -117,7 +117,7 @@ class Counting:
 
     def submit(self, job: CountJob) -> None:
         """Ends the job's account, now or soon."""
-        can_count = job.route.document.engine in _TOKENIZERS and not isinstance(job.parsed.body, EmbeddingBody)
+        can_count = job.route.document.engine in TOKENIZERS and not isinstance(job.parsed.body, EmbeddingBody)
         if not can_count or len(self._jobs) >= MAX_JOBS:
             job.account.end(job.outcome, job.estimate())
             return

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 MAX_CHOICES = 8
 MAX_BATCH = 2048
+MAX_MESSAGES = 10_000
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -88,7 +89,7 @@ class JsonSchemaFormat(_Strict, tag_field="type", tag="json_schema"):
 
 class ToolFunction(_Strict):
     name: Name
-    description: Annotated[str, Meta(max_length=16_384)] | None = None
+    description: Annotated[str, Meta(max_length=65_536)] | None = None
     parameters: Schema | None = None
     strict: bool | None = None
 
@@ -134,7 +135,7 @@ class _Sampling(_Strict, kw_only=True):
 class ChatBody(_Sampling, kw_only=True):
     """POST /v1/chat/completions"""
 
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_BATCH)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None

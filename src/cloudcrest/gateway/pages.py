@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 from html import escape
+from typing import Any
 
 import msgspec
 
@@ -33,15 +34,15 @@ def home(*, accepts_html: bool, base_url: str, docs_url: str) -> tuple[bytes, by
     return b"application/json", msgspec.json.encode(about)
 
 
-def model_object(snapshot: Snapshot, model: str) -> dict[str, str | int]:
+def model_object(snapshot: Snapshot, model: str) -> dict[str, Any]:
     """One model, in OpenAI's shape, and what it is for: a client that looks for a chat model need not guess."""
     document = snapshot.routes[model].document
     created = document.created_at_unix_seconds
     return {"id": model, "object": "model", "created": created, "owned_by": "cloudcrest", "task": document.task}
 
 
-def model_list(snapshot: Snapshot, key: KeyDocument) -> bytes:
-    """The models this key may use."""
+def model_list(snapshot: Snapshot, key: KeyDocument, _query: bytes = b"") -> bytes:
+    """The models this key may use, all of them."""
     data = [model_object(snapshot, model) for model in snapshot.visible_models(key)]
     return msgspec.json.encode({"object": "list", "data": data})
 

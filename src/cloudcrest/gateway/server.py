@@ -27,6 +27,7 @@ from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import SharedLimits
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
+from cloudcrest.gateway.token_count import TokenCounts
 from cloudcrest.gateway.worker_metrics import WorkerMetrics
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
@@ -63,12 +64,13 @@ class Gateway:
         self._desk = Desk(Wallet(holder or settings.name))
         self._claims = Claims(self._desk.wallet, round(settings.request_timeout_seconds * SECOND))
         self._claims.update(self._feed, set(self._feed.documents))
+        admitting = admit if self._limits is None else self._limits.admit
         inference = Inference(
             snapshot=self.snapshot,
             origin=origin,
             calls=self._calls,
             counting=self._counting,
-            admit=admit if self._limits is None else self._limits.admit,
+            admit=admitting,
             claims=self._claims,
             desk=self._desk,
         )
@@ -79,6 +81,13 @@ class Gateway:
             calls=self._calls,
             new_id=RequestIds().make,
             inference=inference,
+            token_counts=TokenCounts(
+                snapshot=self.snapshot,
+                calls=self._calls,
+                metrics=self._metrics,
+                admit=admitting,
+                key_of=inference.authenticate,
+            ),
         )
         self._state = ServerState(settings, self._app, clock.monotonic())
         self._app.metrics_page = self._metrics_page

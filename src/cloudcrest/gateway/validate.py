@@ -49,7 +49,8 @@ class Parsed(msgspec.Struct):
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `outlet`: what
     translates the answer into the dialect that it was asked for in; None: it is OpenAI's. `calls_outlet`: what reads
-    the calls of tools out of the engine's text, where that is left to us.
+    the calls of tools out of the engine's text, where that is left to us. `goes_on`: the last message is the beginning of the
+    answer.
     """
 
     endpoint: str
@@ -64,6 +65,7 @@ class Parsed(msgspec.Struct):
     has_developer: bool = False
     outlet: MakeOutlet | None = None
     calls_outlet: MakeOutlet | None = None
+    goes_on: bool = False
 
     @property
     def input_field(self) -> str:
@@ -131,6 +133,12 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
             f"'{route.model_name}' is a model for {route.task}: {parsed.endpoint} does not serve it",
             param="model",
             code="model_not_supported",
+        )
+    if parsed.goes_on and route.engine in ("vllm", "upstream"):
+        raise InvalidInput(
+            "this model's engine does not go on with an answer that the caller has begun",
+            param="messages",
+            hint="end with a message of the user",
         )
     if isinstance(body, CompletionBody) and body.logprobs is not None and route.engine == "llamacpp":
         raise InvalidInput(
@@ -210,7 +218,7 @@ def _check_chat(body: ChatBody) -> bool:
             field, why = wrong
             raise InvalidInput(why, param=f"messages[{index}].{field}")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
-        _check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
+        check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
     return has_developer
 
 
@@ -244,7 +252,7 @@ def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:
     return None
 
 
-def _check_nesting(value: object, path: str) -> None:
+def check_nesting(value: object, path: str) -> None:
     """Raises `InvalidInput` where a schema is nested so deeply that an engine could trip over it."""
     level = [value]
     for _ in range(MAX_NESTING):

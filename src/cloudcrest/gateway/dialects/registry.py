@@ -1,5 +1,23 @@
 """Which paths speak another dialect. A new one is a file beside this and its paths here."""
 
+from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.api import Dialect
+from cloudcrest.gateway.request import Request
 
-DIALECTS: dict[str, Dialect] = {}
+ANTHROPIC = Messages()
+DIALECTS: dict[str, Dialect] = {"/v1/messages": ANTHROPIC}
+COUNTS: dict[str, Dialect] = {"/v1/messages/count_tokens": CountTokens()}
+"""Paths that answer with the tokens of a prompt (token_count.py)."""
+_VERSION = b"anthropic-version"
+
+
+def dialect_of(request: Request) -> Dialect | None:
+    """The dialect that a request is answered in. None: OpenAI's.
+
+    The list of models is at one path for both: who sends the version of Anthropic's API means its.
+    """
+    path = request.path
+    found = DIALECTS.get(path) or COUNTS.get(path)
+    if found is None and path.startswith("/v1/models") and any(name == _VERSION for name, _ in request.headers):
+        return ANTHROPIC
+    return found

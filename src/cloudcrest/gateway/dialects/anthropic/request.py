@@ -1,0 +1,242 @@
+"""A body of Anthropic's Messages as a canonical chat. Pure.
+
+System blocks become one system message; results of tools become messages of role tool, before what their turn says;
+thinking becomes reasoning_content. Turns of the same role that follow each other are one, as at Anthropic.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from cloudcrest.gateway.dialects.anthropic.fields import (
+    AnyChoice,
+    CountBody,
+    DocumentBlock,
+    EnabledThinking,
+    ImageBlock,
+    Message,
+    MessagesBody,
+    NoChoice,
+    RedactedThinkingBlock,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolChoice,
+    ToolKind,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from cloudcrest.gateway.explain import explain
+from cloudcrest.gateway.validate import check_nesting
+from cloudcrest.kernel.errors import InvalidInput
+
+BETWEEN_BLOCKS = "\n\n"
+_messages: msgspec.json.Decoder[MessagesBody] = msgspec.json.Decoder(MessagesBody)
+_count: msgspec.json.Decoder[CountBody] = msgspec.json.Decoder(CountBody)
+_tool: msgspec.json.Decoder[Tool] = msgspec.json.Decoder(Tool)
+_kind: msgspec.json.Decoder[ToolKind] = msgspec.json.Decoder(ToolKind)
+Said = dict[str, Any]
+
+
+def decode(data: bytes) -> MessagesBody:
+    """A checked body of /v1/messages. Raises `InvalidInput` whose `param` is the wrong field's path."""
+    return cast(MessagesBody, _decoded(_messages, data))
+
+
+def decode_count(data: bytes) -> CountBody:
+    """A checked body of /v1/messages/count_tokens. Raises as `decode` does."""
+    return cast(CountBody, _decoded(_count, data))
+
+
+def canonical(body: CountBody) -> dict[str, Any]:
+    """The same as a body of OpenAI's chat completions. Raises `InvalidInput` for what cannot be said there."""
+    if isinstance(body.thinking, EnabledThinking):
+        raise InvalidInput(
+            "no model here holds to a budget of thinking",
+            param="thinking.budget_tokens",
+            code="unsupported_parameter",
+            hint="send {'type': 'adaptive'}: the model thinks as much as it does by itself",
+        )
+    chat: dict[str, Any] = {"messages": _joined(_turns(body)), "model": body.model}
+    tools = [_read_tool(raw, f"tools[{at}]") for at, raw in enumerate(body.tools or ())]
+    if tools:
+        chat["tools"] = [_function(tool) for tool in tools]
+    chat |= _tool_choice(body, {tool.name for tool in tools})
+    form = body.output_config.format if body.output_config is not None else None
+    form = form or body.output_format
+    if form is not None:
+        schema = {"name": "output", "schema": form.json_schema, "strict": True}
+        chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if isinstance(body, MessagesBody):
+        chat |= _sampling(body)
+    return chat
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
+
+
+def _turns(body: CountBody) -> Iterator[Said]:
+    system = body.system if isinstance(body.system, str) else BETWEEN_BLOCKS.join(b.text for b in body.system or ())
+    if system:
+        yield {"role": "system", "content": system}
+    for at, message in enumerate(body.messages):
+        path = f"messages[{at}].content"
+        content = [TextBlock(text=message.content)] if isinstance(message.content, str) else message.content
+        if not content:
+            raise InvalidInput("a turn needs content", param=path)
+        if message.role == "assistant":
+            yield _answer(content, path)
+        elif message.role == "system":
+            yield {"role": "system", "content": _text(content, path, "a system turn")}
+        else:
+            yield from _question(content, path)
+
+
+def _question(content: Sequence[Any], path: str) -> Iterator[Said]:
+    """A turn of the user: results of tools, then what is said."""
+    texts: list[str] = []
+    for at, block in enumerate(content):
+        where = f"{path}[{at}]"
+        if isinstance(block, ToolResultBlock):
+            if texts:
+                raise InvalidInput("results of tools come before what else a turn says", param=where)
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block, where)}
+        else:
+            texts.append(_text([block], path, "a turn of the user", at))
+    if texts:
+        yield {"role": "user", "content": BETWEEN_BLOCKS.join(texts)}
+
+
+def _result(block: ToolResultBlock, path: str) -> str:
+    content = block.content or ""
+    text = content if isinstance(content, str) else _text(content, f"{path}.content", "a result")
+    # OpenAI's shape has no field for it, and models are told in words.
+    return f"Error: {text}" if block.is_error else text
+
+
+def _answer(content: Sequence[Any], path: str) -> Said:
+    """A turn of the assistant: what it thought, said, and called."""
+    thoughts, texts, calls = [], [], []
+    for at, block in enumerate(content):
+        if isinstance(block, ToolUseBlock):
+            arguments = msgspec.json.encode(block.input).decode()
+            calls.append({"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}})
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking)
+        else:
+            texts.append(_text([block], path, "a turn of the assistant", at))
+    said: Said = {"role": "assistant", "content": BETWEEN_BLOCKS.join(texts)}
+    if calls:
+        said["tool_calls"] = calls
+        said["content"] = said["content"] or None
+    if thoughts:
+        said["reasoning_content"] = BETWEEN_BLOCKS.join(thoughts)
+    return said
+
+
+def _text(content: Sequence[Any], path: str, whose: str, first: int = 0) -> str:
+    """The text of blocks. Raises `InvalidInput` for others."""
+    texts = []
+    for at, block in enumerate(content, first):
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+            continue
+        if isinstance(block, ImageBlock):
+            why, hint = "the models here take text only", None
+        elif isinstance(block, DocumentBlock):
+            why, hint = "documents are not read here", "send their text"
+        elif isinstance(block, RedactedThinkingBlock):
+            why, hint = "only Anthropic can read redacted thinking", "leave the block out"
+        else:
+            why, hint = f"{whose} has no blocks of this type", None
+        raise InvalidInput(why, param=f"{path}[{at}].type", code="unsupported_content", hint=hint)
+    return BETWEEN_BLOCKS.join(texts)
+
+
+def _joined(turns: Iterator[Said]) -> list[Said]:
+    """Turns of user or assistant that follow each other as one."""
+    said: list[Said] = []
+    for turn in turns:
+        last = said[-1] if said else {"role": ""}
+        is_same = last["role"] == turn["role"] and turn["role"] in ("user", "assistant")
+        if is_same and "tool_calls" not in last and "reasoning_content" not in turn:
+            texts = [text for text in (last["content"], turn["content"]) if text]
+            said[-1] = {**last, **turn, "content": BETWEEN_BLOCKS.join(texts)}
+        else:
+            said.append(turn)
+    return said
+
+
+def _read_tool(raw: msgspec.Raw, path: str) -> Tool:
+    try:
+        kind = _kind.decode(raw).type
+        if kind not in (None, "custom"):
+            raise InvalidInput(
+                f"tools of the type '{kind[:64]}' run at Anthropic or are known to its models alone",
+                param=f"{path}.type",
+                code="unsupported_parameter",
+                hint="describe the tool with name, description and input_schema",
+            )
+        tool = _tool.decode(raw)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        where = f"`$.{path}"
+        raise explain(text.replace("`$", where, 1) if "`$" in text else f"{text} - at {where}`") from None
+    check_nesting(tool.input_schema, f"{path}.input_schema")
+    return tool
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(body: CountBody, names: set[str]) -> dict[str, Any]:
+    choice = body.tool_choice
+    if choice is None or (not names and not isinstance(choice, AnyChoice | ToolChoice)):
+        return {}
+    if not names:
+        raise InvalidInput("tool_choice goes with tools", param="tool_choice")
+    if isinstance(choice, NoChoice):
+        return {"tool_choice": "none"}
+    chosen: dict[str, Any] = {"tool_choice": "required" if isinstance(choice, AnyChoice) else "auto"}
+    if isinstance(choice, ToolChoice):
+        if choice.name not in names:
+            raise InvalidInput(f"there is no tool '{choice.name}' among the tools", param="tool_choice.name")
+        chosen = {"tool_choice": {"type": "function", "function": {"name": choice.name}}}
+    if choice.disable_parallel_tool_use:
+        chosen["parallel_tool_calls"] = False
+    return chosen
+
+
+def _sampling(body: MessagesBody) -> dict[str, Any]:
+    chat: dict[str, Any] = {"max_tokens": body.max_tokens}
+    for name in ("temperature", "top_p", "top_k"):
+        value = getattr(body, name)
+        if value is not None:
+            chat[name] = value
+    if body.stop_sequences:
+        chat["stop"] = body.stop_sequences
+    if body.metadata is not None and body.metadata.user_id is not None:
+        chat["user"] = body.metadata.user_id
+    if body.stream:
+        chat |= {"stream": True, "stream_options": {"include_usage": True}}
+    return chat
+
+
+def goes_on(messages: Sequence[Message]) -> bool:
+    """Whether the caller has begun the answer: the model is to go on with it."""
+    return messages[-1].role == "assistant"

@@ -1,0 +1,168 @@
+"""Counting a prompt's tokens for its caller: with the engine's own template and tokenizer, at one of its replicas.
+
+It is held to the caller's request rate and concurrency and costs nothing: nothing is generated, no account is opened.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from cloudcrest.gateway.admit import Admit, limit_headers
+from cloudcrest.gateway.call import Calls
+from cloudcrest.gateway.counting import MAX_ASKED, TOKENIZERS, count_input
+from cloudcrest.gateway.deadline import deadline_passed, set_deadline
+from cloudcrest.gateway.dialects.api import Dialect
+from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.request import Connection, Request
+from cloudcrest.gateway.snapshot import Route, Snapshot
+from cloudcrest.gateway.validate import Parsed, check_engine
+from cloudcrest.identity.api import KeyDocument
+from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, Unavailable
+
+MAX_AT_ONCE = 8
+MAX_COUNTS = 64
+"""Of one worker, those that wait for their turn included."""
+_log = structlog.get_logger(__name__)
+
+
+class TokenCounts:
+    """The counts that one worker is at."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        calls: Calls,
+        metrics: Metrics,
+        admit: Admit,
+        key_of: Callable[[Request], KeyDocument],
+    ) -> None:
+        self._snapshot = snapshot
+        self._calls = calls
+        self._admit = admit
+        self._key_of = key_of
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._running = 0
+        self._metrics = metrics
+
+    def begin(self, connection: Connection, request: Request, dialect: Dialect) -> "TokenCount":
+        """Begins to count a whole request's prompt. Raises before anything is sent."""
+        key = self._key_of(request)
+        parsed = dialect.read(request)
+        request.body = b""
+        access = self._snapshot.access(key, parsed.body.model)
+        route = _countable(access.route)
+        check_engine(parsed, route.document)
+        if self._running >= MAX_COUNTS:
+            raise Unavailable("too many prompts are being counted", code="overloaded", retry_after_seconds=1)
+        now = self._calls.monotonic()
+        set_deadline(request, access.timeout_seconds, self._calls.settings.request_timeout_seconds, now)
+        try:
+            grant = self._admit(access.scopes, 0, now)
+        finally:
+            request.extra_head += limit_headers(access.scopes, now)
+        self._running += 1
+        count = TokenCount(connection, request, self._metrics)
+        count.task = self._calls.spawn(self._run(count, route, parsed))
+
+        def ended(_: "asyncio.Task[None]") -> None:
+            grant.settle(0)
+            self._running -= 1
+
+        count.task.add_done_callback(ended)
+        return count
+
+    async def _run(self, count: "TokenCount", route: Route, parsed: Parsed) -> None:
+        try:
+            async with self._turns:
+                count.counted(await self._count(route, parsed))
+        except CloudcrestError as error:
+            count.refuse(error)
+
+    async def _count(self, route: Route, parsed: Parsed) -> int:
+        """Asks one replica, and others where that one cannot. Raises `EngineFault`."""
+        for replica in [*route.replicas, *route.leaving][:MAX_ASKED]:
+            try:
+                return await count_input(replica, route.document, parsed)
+            except (OSError, EngineFault, ValueError) as error:  # ValueError: its answer is no JSON or no UTF-8
+                _log.warning("prompt_not_counted", replica=replica.name, error=str(error))
+        raise EngineFault(
+            "the model's engine could not count these tokens",
+            hint="see that the messages fit the model's chat template; the operator finds the cause in the logs",
+        )
+
+
+class TokenCount:
+    """The answer to one of these requests."""
+
+    task: "asyncio.Task[None] | None" = None
+
+    def __init__(self, connection: Connection, request: Request, metrics: Metrics) -> None:
+        self._connection = connection
+        self._request = request
+        self._metrics = metrics
+        self._is_told = False
+
+    def counted(self, tokens: int) -> None:
+        """Answers."""
+        if self._tells(200):
+            self._connection.respond(200, JSON, b'{"input_tokens":%d}' % tokens)
+
+    def refuse(self, error: CloudcrestError) -> None:
+        """Answers with an error."""
+        if self._tells(error.status):
+            self._connection.respond_error(error)
+
+    def client_gone(self) -> None:
+        self._is_told = True
+        self._stop()
+
+    def deadline_passed(self) -> None:
+        self.refuse(deadline_passed(self._request))
+        self._stop()
+
+    def client_paused(self) -> None:
+        """An answer is a few bytes."""
+
+    def client_resumed(self) -> None: ...
+
+    def body_data(self, data: bytes) -> None:
+        """These requests are gathered before they get here."""
+
+    def body_end(self) -> None: ...
+
+    def _stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def _tells(self, status: int) -> bool:
+        """Whether the caller is still to be told."""
+        if self._is_told:
+            return False
+        self._is_told = True
+        self._metrics.responses[status] += 1
+        return True
+
+
+def _countable(route: Route) -> Route:
+    """The deployment of its name that is asked. Raises `InvalidInput` and `Unavailable` where none can be."""
+    routes = [route] if route.split is None else route.split.routes
+    document = route.document
+    countable = [each for each in routes if each.document.engine in TOKENIZERS]
+    if not countable:
+        raise InvalidInput(
+            f"the engine of '{document.model_name}' has no tokenizer that can be asked",
+            param="model",
+            code="unsupported_parameter",
+            hint="an answer's usage says how many tokens its prompt had",
+        )
+    ready = next((each for each in countable if each.replicas or each.leaving), None)
+    if ready is None:
+        raise Unavailable(
+            f"the model '{document.model_name}' cannot count now: no replica of it is ready",
+            code="model_unavailable",
+            retry_after_seconds=5,
+        )
+    return ready
