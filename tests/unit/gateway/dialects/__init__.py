@@ -1,0 +1,1 @@
+"""Dialects beside OpenAI's."""
