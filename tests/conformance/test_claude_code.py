@@ -1,4 +1,4 @@
-"""Claude Code, as people install it, does a small task with a tool: its way through the cloud, the model's part recorded."""
+"""Claude Code, as people install it, does a small task with a tool: through a whole cloud to a recorded model."""
 
 import os
 import subprocess

@@ -17,6 +17,7 @@ from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route, Snapshot
+from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, check_engine
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, Unavailable
@@ -55,6 +56,7 @@ class TokenCounts:
         access = self._snapshot.access(key, parsed.body.model)
         route = _countable(access.route)
         check_engine(parsed, route.document)
+        parsed = adapted(parsed, route.document)
         if self._running >= MAX_COUNTS:
             raise Unavailable("too many prompts are being counted", code="overloaded", retry_after_seconds=1)
         now = self._calls.monotonic()

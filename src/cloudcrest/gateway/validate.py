@@ -49,8 +49,8 @@ class Parsed(msgspec.Struct):
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `outlet`: what
     translates the answer into the dialect that it was asked for in; None: it is OpenAI's. `calls_outlet`: what reads
-    the calls of tools out of the engine's text, where that is left to us. `goes_on`: the last message is the beginning of the
-    answer.
+    the calls of tools out of the engine's text, where that is left to us. `goes_on`: the last message is
+    the beginning of the answer.
     """
 
     endpoint: str
@@ -228,7 +228,7 @@ def _check_tools(body: ChatBody) -> None:
         if tool.function.name in names:
             raise InvalidInput("another tool has this name", param=f"tools[{index}].function.name")
         names.add(tool.function.name)
-        _check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
+        check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
     if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
         raise InvalidInput("none of the tools has this name", param="tool_choice.function.name")
 

@@ -90,7 +90,7 @@ calls = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.dictionaries(texts, t
 def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[bytes]]:
     """A whole answer, and the events in which it could have come."""
     thought, said = draw(st.lists(texts)), draw(st.lists(texts))
-    made = [
+    made: list[dict[str, Any]] = [
         {"id": f"call_{at}", "type": "function", "function": {"name": name, "arguments": json.dumps(given_)}}
         for at, (name, given_) in enumerate(draw(calls))
     ]
