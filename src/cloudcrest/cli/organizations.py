@@ -33,6 +33,7 @@ _PROJECT: list[Column] = [
     ("organization", "organization_id"),
     ("limits", "limits"),
     ("fallbacks", "fallbacks"),
+    ("strict", "strict"),
     ("created", moment("created_at")),
     ("archived", moment("archived_at")),
 ]
@@ -101,6 +102,9 @@ def update_project(
         ),
     ] = None,
     request_timeout_seconds: Annotated[int | None, Parameter(help="How long each request may take.")] = None,
+    strict: Annotated[
+        bool | None, Parameter(help="Refuse parameters that no engine honours; else they are dropped.")
+    ] = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Changes a project: what is given, and nothing else."""
@@ -110,6 +114,8 @@ def update_project(
         body: Json = {} if name is None else {"name": name}
         if fallbacks is not None:
             body["fallbacks"] = _with_fallbacks(before["fallbacks"], fallbacks)
+        if strict is not None:
+            body["strict"] = strict
         if request_timeout_seconds is not None:
             body["limits"] = before["limits"] | {"request_timeout_seconds": request_timeout_seconds}
         if not body:

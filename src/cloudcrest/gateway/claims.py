@@ -22,6 +22,8 @@ OVERHEAD_TOKENS = 64
 """What a chat template may add to the bytes of a body: its first and last words, a default system message."""
 TOOLS_OVERHEAD_TOKENS = 1_024
 """What it may add to explain that there are tools."""
+IMAGE_TOKENS = 16_384
+"""What an image may be beyond its bytes: as many as common models make of their largest."""
 FREE = Tariff(0, 0, 0)
 _FOREVER = 2**62
 _log = structlog.get_logger(__name__)
@@ -90,7 +92,7 @@ class Claims:
                 code="insufficient_quota",
                 hint="an operator sets prices; or use another model",
             )
-        input_tokens = parsed.size_bytes + OVERHEAD_TOKENS
+        input_tokens = parsed.size_bytes + OVERHEAD_TOKENS + parsed.images * IMAGE_TOKENS
         branches = parsed.choices * (len(parsed.prompts) or 1)
         body = parsed.body
         if isinstance(body, ChatBody) and body.tools:

@@ -2,6 +2,7 @@
 
 import re
 
+from cloudcrest.gateway.fields import ONE_VALUE
 from cloudcrest.kernel.errors import InvalidInput
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -21,4 +22,5 @@ def explain(text: str) -> InvalidInput:
             return InvalidInput(f"'{param}' is missing", param=param, code="missing_required_parameter")
         return InvalidInput(f"'{param}' is not a known field", param=param, code="unknown_parameter")
     what = what.replace("Invalid enum value", "Unsupported value")
-    return InvalidInput(f"'{path}': {what[:_MAX_SHOWN]}" if path else what[:_MAX_SHOWN], param=path or None)
+    code = "unsupported_value" if path in ONE_VALUE else None
+    return InvalidInput(f"'{path}': {what[:_MAX_SHOWN]}" if path else what[:_MAX_SHOWN], param=path or None, code=code)

@@ -32,6 +32,17 @@ class RefusalPart(_Strict, tag_field="type", tag="refusal"):
     refusal: str
 
 
+class ImageUrl(_Strict):
+    """`url`: the image itself, as a `data:` URL."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(_Strict, tag_field="type", tag="image_url"):
+    image_url: ImageUrl
+
+
 class FunctionCall(_Strict):
     name: Name
     arguments: str
@@ -47,7 +58,7 @@ class Message(_Strict):
     """One message; which fields go with which role is checked in validate.py."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart | RefusalPart], Meta(max_length=256)] | None = None
+    content: str | Annotated[list[TextPart | RefusalPart | ImagePart], Meta(max_length=256)] | None = None
     name: Name | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=128)] | None = None
     tool_call_id: ShortText | None = None
@@ -61,6 +72,12 @@ def text_of(message: Message) -> str:
     if isinstance(content, list):
         return "".join(part.text for part in content if isinstance(part, TextPart))
     return content or ""
+
+
+def images_in(message: Message) -> int:
+    """How many images it shows."""
+    content = message.content
+    return sum(isinstance(part, ImagePart) for part in content) if isinstance(content, list) else 0
 
 
 class StreamOptions(_Strict):
@@ -149,6 +166,10 @@ class ChatBody(_Sampling, kw_only=True):
     ) = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    prompt_cache_key: ShortText | None = None
+    safety_identifier: ShortText | None = None
 
 
 class CompletionBody(_Sampling, kw_only=True):
@@ -174,6 +195,13 @@ class EmbeddingBody(_Strict, kw_only=True):
 
 
 NOT_FORWARDED = frozenset(
-    ("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model")
+    (
+        *("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model"),
+        *("modalities", "prompt_cache_key", "safety_identifier"),
+    )
 )
 """Checked here and of no use to an engine, or spliced anew. Who a tenant's users are is not the engine's business."""
+ONE_VALUE = frozenset(
+    ("store", "service_tier", "echo", "best_of", "suffix", "modalities", "stream_options.include_obfuscation")
+)
+"""Fields of OpenAI's that are taken with the value alone that changes nothing."""

@@ -6,6 +6,7 @@ begin (whole body)    authenticate → validate → route → admit → reserve 
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import time as unix_time
 
@@ -23,6 +24,7 @@ from cloudcrest.gateway.detached import BatchAccounts, Detached
 from cloudcrest.gateway.errors import MethodNotAllowed, unknown_key
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.purse import Claim
@@ -35,6 +37,7 @@ from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, 
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
 from cloudcrest.kernel.units import KIB
+from cloudcrest.serving.api import RouteDocument
 
 CHECKED_EARLY_BYTES = 16 * KIB
 
@@ -90,8 +93,7 @@ class Inference:
     def begin(self, connection: Connection, request: Request) -> Responder:
         """Begins the answer to a whole request. Raises before anything is sent."""
         key = self.authenticate(request)
-        dialect = request.dialect
-        parsed = parse(request.path, request.body) if dialect is None else dialect.read(request)
+        parsed = self._read(request, key)
         request.body = b""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:
@@ -102,6 +104,24 @@ class Inference:
             if seconds == 0:
                 raise
             return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
+
+    def _read(self, request: Request, key: KeyDocument) -> Parsed:
+        """The body, checked. Raises `InvalidInput`."""
+        if key.project_id not in self._snapshot.lenient_projects:
+            return _read(request, request.body)
+        parsed, dropped = read_leniently(partial(_read, request), request.body)
+        if dropped:
+            request.extra_head += ignored_header(dropped)
+        return parsed
+
+    def _fit(self, request: Request, key: KeyDocument, parsed: Parsed, document: RouteDocument) -> Parsed:
+        """The request as this route's engine and model can take it. Raises `InvalidInput`."""
+        if key.project_id not in self._snapshot.lenient_projects:
+            return _fitted(document, parsed)
+        parsed, dropped = fit_leniently(partial(_fitted, document), parsed)
+        if dropped:
+            request.extra_head += ignored_header(dropped)
+        return parsed
 
     def _wait(
         self,
@@ -180,8 +200,7 @@ class Inference:
         """Begins an answer by one route. Raises before anything is sent."""
         route, scopes = access.route, access.scopes
         document = route.document
-        check_engine(parsed, document)
-        parsed = adapted(parsed, document)
+        parsed = self._fit(request, key, parsed, document)
         if not route.replicas:
             raise _not_ready(route)
         if request.is_batch:
@@ -257,6 +276,18 @@ class Inference:
                 claim.settle(0)
             raise
         return relay
+
+
+def _read(request: Request, body: bytes) -> Parsed:
+    if request.dialect is None:
+        return parse(request.path, body)
+    request.body = body
+    return request.dialect.read(request)
+
+
+def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
+    check_engine(parsed, document)
+    return adapted(parsed, document)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

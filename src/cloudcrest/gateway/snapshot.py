@@ -108,6 +108,7 @@ class Snapshot:
         self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
         self._key_digests: dict[str, bytes] = {}
         self._fallbacks: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.lenient_projects: set[str] = set()
         self._accesses: dict[tuple[str, str], Access] = {}
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
@@ -227,9 +228,13 @@ class Snapshot:
         self._fallbacks.pop(document.id, None)
         if document.fallbacks:
             self._fallbacks[document.id] = document.fallbacks
+        self.lenient_projects.discard(document.id)
+        if not document.strict:
+            self.lenient_projects.add(document.id)
 
     def _drop_project(self, project_id: str) -> None:
         self._fallbacks.pop(project_id, None)
+        self.lenient_projects.discard(project_id)
         self._scopes.pop(("project", project_id), None)
 
     def _set_key(self, _: str, document: KeyDocument) -> None:

@@ -4,6 +4,8 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +18,9 @@ from cloudcrest.gateway.fields import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
+    ImagePart,
     NamedTool,
+    images_in,
 )
 from cloudcrest.gateway.fields import Message as ChatMessage
 from cloudcrest.gateway.outlet import MakeOutlet
@@ -42,15 +46,16 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,
 }
+_IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*\Z")
 
 
 class Parsed(msgspec.Struct):
     """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
 
-    `has_developer`: one of its messages is of the role developer, which engines know as system. `outlet`: what
-    translates the answer into the dialect that it was asked for in; None: it is OpenAI's. `calls_outlet`: what reads
-    the calls of tools out of the engine's text, where that is left to us. `goes_on`: the last message is
-    the beginning of the answer.
+    `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
+    messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
+    OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us. `goes_on`: the last
+    message is the beginning of the answer.
     """
 
     endpoint: str
@@ -63,6 +68,7 @@ class Parsed(msgspec.Struct):
     max_tokens: int | None = None
     prompts: tuple[bytes, ...] = ()
     has_developer: bool = False
+    images: int = 0
     outlet: MakeOutlet | None = None
     calls_outlet: MakeOutlet | None = None
     goes_on: bool = False
@@ -113,7 +119,7 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     if body.stream_options is not None and not parsed.is_stream:
         raise InvalidInput("stream_options goes with stream: true", param="stream_options")
     if isinstance(body, ChatBody):
-        parsed.has_developer = _check_chat(body)
+        _check_chat(body, parsed)
         if body.max_completion_tokens is not None:
             parsed.max_tokens = body.max_completion_tokens
     else:
@@ -144,7 +150,19 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
         raise InvalidInput(
             "this model's engine gives no logprobs in the shape of /v1/completions",
             param="logprobs",
+            code="unsupported_parameter",
             hint="ask /v1/chat/completions for them",
+        )
+    if isinstance(body, ChatBody) and body.reasoning_effort is not None and route.engine != "upstream":
+        raise InvalidInput(
+            "this model's engine has no levels of reasoning", param="reasoning_effort", code="unsupported_parameter"
+        )
+    if parsed.images and not (route.engine in ("vllm", "upstream") and "image" in route.input_modalities):
+        raise InvalidInput(
+            f"'{route.model_name}' takes no images here",
+            param="messages",
+            code="unsupported_content",
+            hint="ask a model whose input_modalities name images, on vLLM or at a provider",
         )
     if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and route.engine != "upstream":
         parsed.max_tokens = route.context_tokens
@@ -201,9 +219,8 @@ def _limit_output(fields: dict[str, bytes], parsed: Parsed, engine: EngineName, 
         fields["max_tokens"] = b"%d" % context_tokens  # without one it would go on for as long as it likes
 
 
-def _check_chat(body: ChatBody) -> bool:
-    """Raises `InvalidInput` for what the fields' types cannot say. Whether a message is of the role developer."""
-    has_developer = False
+def _check_chat(body: ChatBody, parsed: Parsed) -> None:
+    """Raises `InvalidInput` for what the fields' types cannot say, and notes what is said of its messages."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidInput("give max_tokens or max_completion_tokens, not both", param="max_tokens")
     if body.top_logprobs is not None and not body.logprobs:
@@ -212,14 +229,17 @@ def _check_chat(body: ChatBody) -> bool:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
     _check_tools(body)
     for index, message in enumerate(body.messages):
-        has_developer = has_developer or message.role == "developer"
+        if message.role == "developer":
+            parsed.has_developer = True
         wrong = _wrong_in(message)
+        if isinstance(message.content, list):
+            wrong = wrong or _wrong_image(message.role, message.content)
+            parsed.images += images_in(message)
         if wrong is not None:
             field, why = wrong
             raise InvalidInput(why, param=f"messages[{index}].{field}")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
         check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
-    return has_developer
 
 
 def _check_tools(body: ChatBody) -> None:
@@ -249,6 +269,17 @@ def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:
             name for name in ("tool_calls", "refusal", "reasoning_content") if getattr(message, name) is not None
         )
         return name, f"only assistant messages have {name}"
+    return None
+
+
+def _wrong_image(role: str, content: Sequence[object]) -> tuple[str, str] | None:
+    for index, part in enumerate(content):
+        if isinstance(part, ImagePart):
+            if role != "user":
+                return f"content[{index}]", "images go with role user"
+            if not _IMAGE.match(part.image_url.url):
+                why = "is to be the image itself: data:image/png;base64,… (or jpeg, webp, gif)"
+                return f"content[{index}].image_url.url", why
     return None
 
 

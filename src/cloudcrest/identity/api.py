@@ -80,12 +80,16 @@ class OrganizationDocument(msgspec.Struct, frozen=True):
 
 
 class ProjectDocument(msgspec.Struct, frozen=True):
-    """`fallbacks`: by public model name, the models that answer in its place, in order, where it cannot."""
+    """`fallbacks`: by public model name, the models that answer in its place, in order, where it cannot.
+
+    Not `strict`: parameters that nobody honours are dropped in place of refused.
+    """
 
     id: str
     organization_id: str
     limits: Limits = Limits()
     fallbacks: dict[str, tuple[str, ...]] = {}
+    strict: bool = True
 
 
 class KeyDocument(msgspec.Struct, frozen=True):

@@ -29,7 +29,11 @@ def project_document(project: Project) -> ProjectDocument | None:
         return None
     fallbacks = {model: tuple(others) for model, others in project.fallbacks.items()}
     return ProjectDocument(
-        id=project.id, organization_id=project.organization_id, limits=project.limits, fallbacks=fallbacks
+        id=project.id,
+        organization_id=project.organization_id,
+        limits=project.limits,
+        fallbacks=fallbacks,
+        strict=project.strict,
     )
 
 

@@ -42,7 +42,7 @@ class Organization(msgspec.Struct, frozen=True):
 
 
 class Project(msgspec.Struct, frozen=True):
-    """`fallbacks`: by model, those that answer in its place, in order."""
+    """`fallbacks`: by model, those that answer in its place, in order. Not `strict`: what nobody honours is dropped."""
 
     id: str
     organization_id: str
@@ -51,6 +51,7 @@ class Project(msgspec.Struct, frozen=True):
     created_at: datetime
     archived_at: datetime | None
     fallbacks: dict[str, list[str]] = {}
+    strict: bool = True
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -66,6 +66,9 @@ def _name_others(fallbacks: dict[str, list[str]]) -> dict[str, list[str]]:
     return fallbacks
 
 
+Strict = Annotated[
+    bool, Field(description="false: parameters that no engine honours are dropped in place of refused", examples=[True])
+]
 Fallbacks = Annotated[
     dict[ModelName, Others],
     AfterValidator(_name_others),
@@ -233,6 +236,7 @@ class ProjectIn(In):
     name: Name
     limits: Limits = Limits()
     fallbacks: Fallbacks = {}
+    strict: Strict = True
 
 
 class ProjectChange(In):
@@ -241,6 +245,7 @@ class ProjectChange(In):
     name: Name = ""
     limits: Limits = Limits()
     fallbacks: Fallbacks = {}
+    strict: Strict = True
 
 
 class ProjectOut(Out):
@@ -251,6 +256,7 @@ class ProjectOut(Out):
     name: str = Field(examples=["default"])
     limits: Limits
     fallbacks: dict[str, list[str]] = Field(examples=[{"qwen3-8b": ["qwen3-1.7b"]}])
+    strict: Strict
     created_at: datetime
     archived_at: datetime | None
 

@@ -107,6 +107,7 @@ class ProjectRow(Base):
     name: Mapped[str]
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
     fallbacks: Mapped[dict[str, list[str]]] = mapped_column(JSONB, server_default="{}")
+    strict: Mapped[bool] = mapped_column(server_default="true")
     created_at: Mapped[datetime]
     archived_at: Mapped[datetime | None]
 

@@ -37,7 +37,7 @@ def sent(body: bytes, endpoint: str = CHAT, **route: Any) -> Any:
     [
         (chat(messages=[{"role": "wizard", "content": "x"}]), "messages[0].role"),
         (chat(messages=[HELLO["messages"][0], {"role": "user", "content": 5}]), "messages[1].content"),
-        (chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0].type"),
+        (chat(messages=[{"role": "user", "content": [{"type": "video"}]}]), "messages[0].content[0].type"),
         (chat(messages=[{"role": "user"}]), "messages[0].content"),
         (chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
         (chat(messages=[{"role": "user", "content": "x", "tool_calls": []}]), "messages[0].tool_calls"),
@@ -214,3 +214,37 @@ def test_completions_logprobs_are_refused_where_the_engine_answers_in_chats_shap
         check_engine(parsed, route_document(engine="llamacpp"))
     assert caught.value.param == "logprobs"
     check_engine(parsed, route_document(engine="vllm"))
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def shown(url: str = PIXEL, role: str = "user") -> dict[str, object]:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"role": role, "content": parts}
+
+
+def test_images_go_to_models_that_take_them() -> None:
+    parsed = parse(CHAT, chat(messages=[shown(), shown()]))
+    assert parsed.images == 2
+    check_engine(parsed, route_document(engine="vllm", input_modalities=("text", "image")))
+    for route in (
+        route_document(engine="vllm"),
+        route_document(engine="llamacpp", input_modalities=("text", "image")),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            check_engine(parsed, route)
+        assert caught.value.code == "unsupported_content"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (shown("https://example.com/cat.png"), "messages[0].content[1].image_url.url"),
+        (shown("file:///etc/passwd"), "messages[0].content[1].image_url.url"),
+        (shown("data:text/html;base64,AAAA"), "messages[0].content[1].image_url.url"),
+        (shown(role="system"), "messages[0].content[1]"),
+    ],
+)
+def test_an_image_is_given_whole_by_the_user(message: dict[str, object], param: str) -> None:
+    assert refusal(CHAT, chat(messages=[message])).param == param

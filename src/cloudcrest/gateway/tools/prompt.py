@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cloudcrest.gateway.fields import Message, Tool, ToolCall, text_of
+from cloudcrest.gateway.fields import Message, Tool, ToolCall, images_in, text_of
 
 _ABOUT = """You can call these functions, one JSON description a line:
 <tools>
@@ -30,7 +30,8 @@ def told(messages: Sequence[Message], tools: Sequence[Tool], *, is_forced: bool)
     is_after_result = False
     for message in messages:
         in_words = _in_words(message)
-        if said and said[-1].role == in_words.role == "user" and (is_after_result or message.role == "tool"):
+        is_turn = said and said[-1].role == in_words.role == "user" and (is_after_result or message.role == "tool")
+        if is_turn and not images_in(said[-1]) and not images_in(in_words):
             # Templates want user and assistant in turns.
             said[-1] = Message("user", f"{text_of(said[-1])}\n{text_of(in_words)}")
         else:

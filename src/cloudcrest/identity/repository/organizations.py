@@ -63,6 +63,7 @@ async def add_project(session: AsyncSession, project: Project) -> None:
             name=project.name,
             limits=msgspec.to_builtins(project.limits),
             fallbacks=project.fallbacks,
+            strict=project.strict,
             created_at=project.created_at,
             archived_at=project.archived_at,
         )
@@ -133,4 +134,5 @@ def _project(row: ProjectRow) -> Project:
         created_at=row.created_at,
         archived_at=row.archived_at,
         fallbacks=row.fallbacks,
+        strict=row.strict,
     )

@@ -141,7 +141,13 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
     )
     async def create_project(body: ProjectIn, caller: CallerDep, session: SessionDep) -> ProjectOut:
         project = await service.create_project(
-            session, caller, body.organization_id, body.name, body.limits.to_api(), fallbacks=body.fallbacks
+            session,
+            caller,
+            body.organization_id,
+            body.name,
+            body.limits.to_api(),
+            fallbacks=body.fallbacks,
+            strict=body.strict,
         )
         return ProjectOut.model_validate(project)
 
@@ -159,7 +165,7 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
         "/projects/{project_id}",
         operation_id="updateProject",
         tags=["projects"],
-        summary="Change its name, limits or fallbacks",
+        summary="Change its name, limits, fallbacks or strictness",
         responses=responses(401, 403, 404, 409, 422),
     )
     async def update_project(

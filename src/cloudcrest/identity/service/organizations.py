@@ -115,6 +115,7 @@ class OrganizationService:
         limits: Limits,
         *,
         fallbacks: dict[str, list[str]],
+        strict: bool,
     ) -> Project:
         caller.require("projects:write", organization_id)
         if await repository.organization_by_id(session, organization_id, lock=True) is None:
@@ -130,6 +131,7 @@ class OrganizationService:
             created_at=self._clock.now(),
             archived_at=None,
             fallbacks=fallbacks,
+            strict=strict,
         )
         await repository.add_project(session, project)
         await publish_project(session, project)
@@ -162,7 +164,7 @@ class OrganizationService:
     async def update_project(
         self, session: AsyncSession, caller: Caller, project_id: str, changes: dict[str, Any]
     ) -> Project:
-        """`changes`: name, limits, fallbacks."""
+        """`changes`: name, limits, fallbacks, strict."""
         project = await self._live_project(session, caller, project_id)
         changed = msgspec.structs.replace(project, **changes)
         if changes:

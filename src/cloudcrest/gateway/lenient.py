@@ -1,0 +1,78 @@
+"""What becomes of parameters that nobody here honours, in projects with `strict: false`: dropped, and said so. Pure.
+
+Elsewhere each is refused by its name. Wrong values of what is honoured are refused everywhere.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from cloudcrest.gateway.validate import Parsed
+from cloudcrest.kernel.errors import InvalidInput
+
+MAX_DROPPED = 32
+DROPPABLE = frozenset(("unknown_parameter", "unsupported_parameter", "unsupported_value"))
+"""Codes of refusals that name what is not honoured."""
+_MAX_SHOWN = 100
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_SEGMENT = re.compile(r"[^.\[\]]+")
+
+Read = Callable[[bytes], Parsed]
+
+
+def read_leniently(read: Read, body: bytes) -> tuple[Parsed, list[str]]:
+    """The body without what is not honoured, and the paths of that. Raises `InvalidInput` for everything else."""
+    dropped: list[str] = []
+    while True:
+        try:
+            return read(body), dropped
+        except InvalidInput as error:
+            path = _droppable(error, dropped)
+            value = msgspec.json.decode(body)
+            try:
+                _drop(value, _SEGMENT.findall(path))
+            except (LookupError, TypeError, ValueError, AttributeError):  # a name with dots or brackets in it
+                raise error from None
+            body = msgspec.json.encode(value)
+            dropped.append(path)
+
+
+def fit_leniently(fit: Callable[[Parsed], Parsed], parsed: Parsed) -> tuple[Parsed, list[str]]:
+    """The same for what a route's engine or model does not honour: whole fields of the body."""
+    dropped: list[str] = []
+    while True:
+        try:
+            return fit(parsed), dropped
+        except InvalidInput as error:
+            name = _droppable(error, dropped)
+            if name not in parsed.fields:
+                raise
+            fields = {other: raw for other, raw in parsed.fields.items() if other != name}
+            changes: dict[str, Any] = {name: None}
+            parsed = msgspec.structs.replace(
+                parsed, body=msgspec.structs.replace(parsed.body, **changes), fields=fields
+            )
+            dropped.append(name)
+
+
+def ignored_header(paths: list[str]) -> bytes:
+    """The line that says what was dropped."""
+    # The names are the caller's own: nothing of them may end the line.
+    text = _UNPRINTABLE.sub("?", ", ".join(path[:_MAX_SHOWN] for path in paths))
+    return f"x-cloudcrest-ignored: {text}\r\n".encode()
+
+
+def _droppable(error: InvalidInput, dropped: list[str]) -> str:
+    if error.code not in DROPPABLE or not error.param or error.param in dropped or len(dropped) >= MAX_DROPPED:
+        raise error
+    return error.param
+
+
+def _drop(value: Any, path: list[str]) -> None:
+    """Takes what is at a path out of nested JSON."""
+    *parents, last = path
+    for step in parents:
+        value = value[int(step)] if isinstance(value, list) else value[step]
+    value.pop(last)
