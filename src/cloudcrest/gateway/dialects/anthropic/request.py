@@ -15,7 +15,6 @@ from cloudcrest.gateway.dialects.anthropic.fields import (
     DocumentBlock,
     EnabledThinking,
     ImageBlock,
-    Message,
     MessagesBody,
     NoChoice,
     RedactedThinkingBlock,
@@ -235,8 +234,3 @@ def _sampling(body: MessagesBody) -> dict[str, Any]:
     if body.stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     return chat
-
-
-def goes_on(messages: Sequence[Message]) -> bool:
-    """Whether the caller has begun the answer: the model is to go on with it."""
-    return messages[-1].role == "assistant"
