@@ -15,6 +15,8 @@ MAX_PATH_CHARACTERS = 512
 _PICKLE_SUFFIXES = frozenset(
     {".bin", ".ckpt", ".dill", ".joblib", ".mar", ".nemo", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 )
+_NO_PICKLES = frozenset({"tokenizer.bin"})
+"""Names that look like one and are read here as a table of words (serving/engines/moonshine_model.py)."""
 _PICKLE_PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 _MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
@@ -40,7 +42,8 @@ def check_relative_path(path: str) -> str:
 def check_name(path: str) -> None:
     """Refuses names of pickles and of what usually is one. Raises `UnsafeFile`."""
     check_relative_path(path)
-    if PurePosixPath(path).suffix.lower() in _PICKLE_SUFFIXES:
+    name = PurePosixPath(path)
+    if name.suffix.lower() in _PICKLE_SUFFIXES and name.name not in _NO_PICKLES:
         raise UnsafeFile(
             f"'{path}' is a pickle by its name, and loading a pickle runs whatever code is in it",
             hint="use the model's safetensors, GGUF or ONNX files",

@@ -17,7 +17,7 @@ from cloudcrest.kernel.errors import NotFound, Unavailable
 from cloudcrest.kernel.units import parse_bytes
 
 POLL_SECONDS = 0.5
-Engine = Literal["llamacpp", "vllm", "upstream", "simulated"]
+Engine = Literal["llamacpp", "vllm", "upstream", "simulated", "piper", "moonshine"]
 
 app = App(name="deployments", help="Deployments: models that are served.")
 

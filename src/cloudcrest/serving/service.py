@@ -32,6 +32,8 @@ DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT_TOKENS = 4096
 SECRET_OPTION = "api_key"  # noqa: S105 - the name of an option
 _ENGINE_BY_FORMAT: dict[str, EngineName] = {"gguf": "llamacpp", "safetensors": "vllm"}
+_ENGINE_BY_TASK: dict[str, EngineName] = {"speech": "piper", "transcription": "moonshine"}
+"""Of weights in ONNX."""
 MAX_DEPLOYMENTS_PER_NAME = 16
 MAX_REPORTED_REPLICAS = 10_000
 MAX_REASON_CHARACTERS = 1_000
@@ -252,6 +254,8 @@ def default_engine(model: ModelDocument, options: EngineOptions) -> EngineName:
     if "base_url" in options:
         return "upstream"
     for artifact in model.artifacts:
+        if artifact.format == "onnx" and model.task in _ENGINE_BY_TASK:
+            return _ENGINE_BY_TASK[model.task]
         if artifact.format in _ENGINE_BY_FORMAT:
             return _ENGINE_BY_FORMAT[artifact.format]
     raise InvalidInput(

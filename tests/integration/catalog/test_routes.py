@@ -201,7 +201,8 @@ async def test_a_pull_of_nothing_or_to_nowhere_is_refused(client: httpx2.AsyncCl
     await ok(await client.post("/api/v1/model-pulls", json={"model": "no-such"}), 404)
     problem = await ok(await client.post("/api/v1/model-pulls", json={"model": "kimi-k2-base", "region": "moon"}), 400)
     assert problem["errors"][0]["field"] == "region"
-    await ok(await client.post("/api/v1/model-pulls", json={"model": "moonshine-tiny-en"}), 409)
+    await ok(await client.post("/api/v1/models", json=OWN | {"artifacts": []}), 201)
+    await ok(await client.post("/api/v1/model-pulls", json={"model": "own-model"}), 409)
 
 
 async def test_pulls_follow_a_changed_model_and_go_with_a_deleted_one(

@@ -11,7 +11,7 @@ from cloudcrest.catalog.service import check_model
 from cloudcrest.catalog.sources.hubs import parse_hub_location
 
 MODELS = read_seeds()
-WITHOUT_WEIGHTS = {"moonshine-tiny-en"}
+WITHOUT_WEIGHTS: set[str] = set()
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)

@@ -31,7 +31,7 @@ def launch(path: Path | None = None) -> Launch:
 
 
 def test_every_engine_is_registered() -> None:
-    assert ENGINES.names() == ["llamacpp", "simulated", "upstream", "vllm"]
+    assert ENGINES.names() == ["llamacpp", "moonshine", "piper", "simulated", "upstream", "vllm"]
     with pytest.raises(NotFound):
         ENGINES["sglang"]
 

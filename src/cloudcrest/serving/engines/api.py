@@ -120,12 +120,13 @@ def check_shape(deployment: DeploymentDocument, tasks: tuple[str, ...]) -> None:
         )
     if not 1 <= deployment.slots <= MAX_SLOTS:
         raise InvalidInput(f"slots must be between 1 and {MAX_SLOTS}", param="slots")
-    if not 1 <= deployment.context_tokens <= deployment.model.context_tokens:
+    least = min(1, deployment.model.context_tokens)  # 0: it does not work on tokens
+    if not least <= deployment.context_tokens <= deployment.model.context_tokens:
         raise InvalidInput(
             f"model '{deployment.model.id}' was made for {deployment.model.context_tokens} tokens of context, "
             f"and {deployment.context_tokens} were asked for",
             param="context_tokens",
-            hint=f"choose between 1 and {deployment.model.context_tokens}",
+            hint=f"choose between {least} and {deployment.model.context_tokens}",
         )
 
 

@@ -30,8 +30,28 @@ def _simulated(_: EngineSettings) -> Engine:
     return SimulatedEngine()
 
 
+def _piper(settings: EngineSettings) -> Engine:
+    from cloudcrest.serving.engines.piper import PiperEngine
+
+    return PiperEngine(settings.runtimes_folder)
+
+
+def _moonshine(settings: EngineSettings) -> Engine:
+    from cloudcrest.serving.engines.moonshine import MoonshineEngine
+
+    return MoonshineEngine(settings.runtimes_folder)
+
+
 ENGINES: Registry[Callable[[EngineSettings], Engine]] = Registry(
-    "engine", {"llamacpp": _llamacpp, "vllm": _vllm, "upstream": _upstream, "simulated": _simulated}
+    "engine",
+    {
+        "llamacpp": _llamacpp,
+        "vllm": _vllm,
+        "upstream": _upstream,
+        "simulated": _simulated,
+        "piper": _piper,
+        "moonshine": _moonshine,
+    },
 )
 
 

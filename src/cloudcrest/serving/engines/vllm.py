@@ -21,8 +21,9 @@ from cloudcrest.serving.engines.api import (
     replica_labels,
     require_artifact,
 )
-from cloudcrest.serving.runtimes import RUNTIME_SETS, Runtimes
+from cloudcrest.serving.runtimes import Runtimes
 
+_RUNTIMES = ("vllm-cpu", "vllm-cuda")
 _OVERHEAD_BYTES = 2 * GIB
 _DEFAULT_KV_CACHE_GIB = 1
 _TOOL_PARSERS: Mapping[str, str] = {
@@ -60,9 +61,8 @@ class VllmEngine:
         check_options(deployment, self.options)
         require_artifact(deployment, "safetensors")
         options = deployment.engine_options
-        if _runtime(deployment) not in RUNTIME_SETS:
-            known = ", ".join(sorted(RUNTIME_SETS))
-            raise InvalidInput(f"must be one of {known}", param="engine_options.runtime")
+        if _runtime(deployment) not in _RUNTIMES:
+            raise InvalidInput(f"must be one of {', '.join(_RUNTIMES)}", param="engine_options.runtime")
         if not 0 < float(options.get("gpu_memory_utilization", 0.9)) <= 1:
             raise InvalidInput("must be above 0 and at most 1", param="engine_options.gpu_memory_utilization")
         if options.get("dtype", "auto") not in ("auto", "bfloat16", "float16", "float32"):

@@ -15,6 +15,7 @@ from cloudcrest.gateway.dialects.anthropic.fields import (
     DocumentBlock,
     EnabledThinking,
     ImageBlock,
+    Message,
     MessagesBody,
     NoChoice,
     RedactedThinkingBlock,
@@ -234,3 +235,8 @@ def _sampling(body: MessagesBody) -> dict[str, Any]:
     if body.stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     return chat
+
+
+def goes_on(messages: Sequence[Message]) -> bool:
+    """Whether the caller has begun the answer: the model is to go on with it."""
+    return messages[-1].role == "assistant"
