@@ -9,10 +9,14 @@ MAX_LOOKED_AT = 1000
 
 
 def organization_id(cloud: Client, asked: str | None) -> str:
-    """The id of the organization that `asked` names, or of the only one that this caller sees."""
+    """The id of the organization that `asked` names, or of the only one that this caller sees.
+
+    An operator sees the cloud's own too. Nobody works in that one, so it is meant only where it is named.
+    """
     if asked is not None and asked.startswith("org_"):
         return asked
-    return _one("organization", "--org", list(cloud.items(at("organizations"), limit=MAX_LOOKED_AT)), asked)
+    found = list(cloud.items(at("organizations"), limit=MAX_LOOKED_AT))
+    return _one("organization", "--org", [each for each in found if asked or not each.get("is_system")], asked)
 
 
 def project_id(cloud: Client, asked: str | None, organization: str | None = None) -> str:
@@ -21,7 +25,12 @@ def project_id(cloud: Client, asked: str | None, organization: str | None = None
         return asked
     place = None if organization is None else organization_id(cloud, organization)
     found = list(cloud.items(at("projects"), limit=MAX_LOOKED_AT, organization_id=place))
-    return _one("project", "--project", [item for item in found if not item.get("archived_at")], asked)
+    found = [item for item in found if not item.get("archived_at")]
+    if place is None and len(found) > 1:
+        organizations = cloud.items(at("organizations"), limit=MAX_LOOKED_AT)
+        systems = {each["id"] for each in organizations if each.get("is_system")}
+        found = [item for item in found if item.get("organization_id") not in systems]
+    return _one("project", "--project", found, asked)
 
 
 def unserved(cloud: Client, models: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from cloudcrest.identity.api import Limits, Role, Scope
+from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID, Limits, Role, Scope
 
 
 class User(msgspec.Struct, frozen=True):
@@ -39,6 +39,11 @@ class Organization(msgspec.Struct, frozen=True):
     def suspended_reason(self) -> str | None:
         """As it is shown."""
         return self.operator_suspended_reason
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it is the cloud's own, which nobody works in."""
+        return self.id == SYSTEM_ORGANIZATION_ID
 
 
 class Project(msgspec.Struct, frozen=True):

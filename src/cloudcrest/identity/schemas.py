@@ -223,11 +223,14 @@ class SuspensionIn(In):
 
 
 class OrganizationOut(Out):
+    """`is_system`: the cloud's own, in which its operators' keys and probes are."""
+
     id: str = Field(examples=[id_field("org")])
     name: str = Field(examples=["Research"])
     limits: Limits
     ceiling: Limits
     suspended_reason: str | None
+    is_system: bool
     created_at: datetime
 
 

@@ -1,8 +1,10 @@
 """A whole cloud: what it refuses, what dies with it, and what recovers."""
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,27 @@ def test_what_it_writes_about_itself_is_its_owners_alone(running: Cloud) -> None
     for name in ("connection.json", "secrets.json", "run/up.json", "run/settings/control.json"):
         assert (running.data / name).stat().st_mode & 0o077 == 0, name
     assert running.data.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'chat "What is a cloud?" --max-tokens 5',
+        "usage",
+        "ledger verify",
+        "keys create my-app",
+        "members invite ada@example.com --role developer",
+        "budgets create 25 --period month",
+        "projects update default --fallback qwen3-8b=qwen3-1.7b,smollm2-135m-instruct",
+        "rate-cards create smollm2-135m-instruct --input 0.10 --output 0.40",
+    ],
+)
+def test_what_the_readme_says_to_do_works_as_it_stands(running: Cloud, tmp_path: Path, command: str) -> None:
+    environment = running.variables() | {"CLOUDCREST_DATA": str(running.data), "XDG_CONFIG_HOME": str(tmp_path)}
+    argv = [str(Path(sys.executable).with_name("cloudcrest")), *shlex.split(command)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_embeddings_are_answered_too(running: Cloud) -> None:

@@ -75,3 +75,29 @@ def test_an_invitation_brings_its_own_organization(cli: Cli) -> None:
 )
 def test_the_parts_of_an_invitation(link: str, parts: tuple[str, str | None]) -> None:
     assert invitation_parts(link) == parts
+
+
+def test_the_clouds_own_organization_is_meant_only_where_it_is_named(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    organizations = [
+        {"id": "org_2", "name": "Cloudcrest system", "is_system": True},
+        {"id": "org_1", "name": "Default organization", "is_system": False},
+    ]
+    projects = [
+        {"id": "proj_2", "name": "default", "organization_id": "org_2", "archived_at": None},
+        {"id": "proj_1", "name": "default", "organization_id": "org_1", "archived_at": None},
+    ]
+    cloud.answer("GET", "/api/v1/organizations", {"data": organizations, "next_cursor": None})
+    cloud.answer("GET", "/api/v1/projects", {"data": projects, "next_cursor": None})
+    cloud.answer("POST", "/api/v1/keys", {"id": "key_1", "key": "sk-cc-x"}, 201)
+    cloud.answer("GET", "/api/v1/organizations/org_1/members", {"data": [], "next_cursor": None})
+    cloud.answer("GET", "/api/v1/organizations/org_2/members", {"data": [], "next_cursor": None})
+    assert cli("keys", "create", "my-app") == 0
+    assert cloud.sent("POST", "/api/v1/keys")["project_id"] == "proj_1"
+    assert cli("members", "list", "--format", "json") == 0
+    assert cli("members", "list", "--org", "Cloudcrest system", "--format", "json") == 0
+    assert [request.url.path for request in cloud.requests if request.url.path.endswith("members")] == [
+        "/api/v1/organizations/org_1/members",
+        "/api/v1/organizations/org_2/members",
+    ]

@@ -139,6 +139,7 @@ def test_a_projects_time_keeps_its_other_limits(cli: Cli, cloud: FakeCloud) -> N
 def test_more_than_one_project_asks_which(cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
     two = [{"id": f"proj_{name}", "name": name, "archived_at": None} for name in ("a", "b")]
     cloud.answer("GET", "/api/v1/projects", {"data": two, "next_cursor": None})
+    cloud.answer("GET", "/api/v1/organizations", {"data": [], "next_cursor": None})
     assert cli("keys", "create", "search") == 2
     assert "proj_a (a), proj_b (b)" in capsys.readouterr().err
 
