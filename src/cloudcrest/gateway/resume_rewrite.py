@@ -78,12 +78,15 @@ def usage_event(identity: dict[str, bytes], usage: Usage) -> bytes:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Usage as an answer carries it."""
-    return {
+    said: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
     }
+    if usage.reasoning_tokens:
+        said["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return said
 
 
 def _without_role(choices: bytes) -> bytes | None:

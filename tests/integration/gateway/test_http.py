@@ -244,6 +244,21 @@ async def test_slow_clients_are_let_go(tmp_path: Path, data: bytes, answer: byte
         assert bool(got) == bool(answer)
 
 
+async def test_a_client_that_does_not_read_its_answer_is_let_go(tmp_path: Path) -> None:
+    large = COMPLETION | {"padding": "x" * 20_000_000}
+    async with ScriptedUpstream(json_answer(large)) as upstream:
+        state = feed_state([route_document(urls=(upstream.url,))])
+        async with running_gateway(tmp_path, state, write_timeout_seconds=0.5) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
+            writer.write(post())
+            await until_async(lambda: running.spool.ended, "it is answered")
+            assert running.gateway._state.connections
+            await until_async(lambda: not running.gateway._state.connections, "who does not read is let go")
+            with contextlib.suppress(ConnectionError):
+                assert len(await reader.read()) < 20_000_000
+            writer.close()
+
+
 async def test_dripping_a_head_byte_by_byte_does_not_hold_a_connection(tmp_path: Path) -> None:
     async with cloud(tmp_path, head_timeout_seconds=0.3) as (running, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
