@@ -132,15 +132,14 @@ async def test_what_one_deployment_cannot_answer_another_does(tmp_path: Path, fa
 
 
 async def test_a_field_that_one_engine_does_not_take_goes_to_the_other(tmp_path: Path) -> None:
-    routes = {"a": {"engine": "llamacpp", "weight": 1_000}, "b": {"engine": "vllm", "weight": 1}}
+    routes = {"a": {"engine": "llamacpp", "weight": 1_000}, "b": {"engine": "upstream", "weight": 1}}
     async with cloud(tmp_path, {"a": json_answer(COMPLETION), "b": json_answer(COMPLETION)}, routes) as c:
-        tools = [{"type": "function", "function": {"name": "f"}}]
         for _ in range(5):
-            assert (await c.chat(tools=tools, tool_choice="required")).status_code == 200
+            assert (await c.chat(reasoning_effort="low")).status_code == 200
         assert c.served() == {"dep_b": 5}
         c.weigh(b=0)
-        response = await c.chat(tools=tools, tool_choice="required")
-        assert (response.status_code, error_of(response)["param"]) == (400, "tool_choice")
+        response = await c.chat(reasoning_effort="low")
+        assert (response.status_code, error_of(response)["param"]) == (400, "reasoning_effort")
 
 
 async def test_an_engine_is_sent_what_it_takes(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 LLAMA: dict[str, Any] = {"engine": "llamacpp"}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 Script = Callable[[Received], Any]
 
 
@@ -150,11 +151,23 @@ async def test_a_tool_call_comes_whole_or_is_made_again(tmp_path: Path) -> None:
     whole = [chunk_event(choices=[begin]), chunk_event(choices=[go_on]), finish]
     end = chunk_event(choices=[], usage=usage(3, 5)) + b"data: [DONE]\n\n"
     script = engine(broken(chunk_event(), whole[0]), broken(chunk_event(), *whole, then=end))
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    async with cloud(tmp_path, script, route=LLAMA) as c:
-        response = await c.chat(stream=True, tools=tools)
+    async with cloud(tmp_path, script, route={"engine": "vllm", "tool_format": "hermes"}) as c:
+        response = await c.chat(stream=True, tools=TOOLS)
         assert response.content == b"".join([chunk_event(), *whole, b"data: [DONE]\n\n"])
         assert c.spool.ended[0].usage == Usage(3, 5)
+
+
+async def test_a_tool_call_in_words_goes_on_in_the_middle_and_its_client_gets_one(tmp_path: Path) -> None:
+    begun = broken(chunk_event(), chunk_event("<tool_call>"), chunk_event('{"name": "f", "argu'))
+    script = engine(begun, rest('ments": {"x"', ": 1}}", "</tool_call>"))
+    async with cloud(tmp_path, script, route=LLAMA | {"tool_format": "prompted"}) as c:
+        response = await c.chat(stream=True, tools=TOOLS)
+        deltas = [choice["delta"] for event in events_of(response.text) for choice in event["choices"]]
+        [function] = [call["function"] for delta in deltas for call in delta.get("tool_calls", ())]
+        assert (function["name"], json.loads(function["arguments"])) == ("f", {"x": 1})
+        assert text_of(response.text) == ""
+        assert response.text.endswith("data: [DONE]\n\n")
+        assert (c.spool.ended[0].outcome, len(c.spool.ended)) == ("completed", 1)
 
 
 @pytest.mark.parametrize(
