@@ -14,10 +14,18 @@ RATE_CARD_KIND = "rate_card"
 """Of documents in the feed: a `RateCardsDocument`, by currency and model."""
 
 
-class RateCard(msgspec.Struct, frozen=True):
-    """Prices of one model from a moment on, per million tokens, in one currency.
+LineKind = Literal[
+    "input", "cached_input", "cache_write", "output",
+    "batch_input", "batch_cached_input", "batch_cache_write", "batch_output",
+    "characters", "audio", "images",
+]  # fmt: skip
 
-    `cached_input` is what cached input tokens cost instead of `input`.
+
+class RateCard(msgspec.Struct, frozen=True):
+    """Prices of one model from a moment on, in one currency.
+
+    `cached_input` is what cached input tokens cost instead of `input`, `cache_write` those that are written into a
+    cache (None: as `input`). `batch_…`: what tokens cost in a batch (None: half). What has no price costs nothing.
     """
 
     id: str
@@ -27,6 +35,13 @@ class RateCard(msgspec.Struct, frozen=True):
     input_price_per_million_tokens: Decimal
     cached_input_price_per_million_tokens: Decimal
     output_price_per_million_tokens: Decimal
+    cache_write_price_per_million_tokens: Decimal | None = None
+    batch_input_price_per_million_tokens: Decimal | None = None
+    batch_cached_input_price_per_million_tokens: Decimal | None = None
+    batch_output_price_per_million_tokens: Decimal | None = None
+    price_per_million_characters: Decimal | None = None
+    price_per_audio_second: Decimal | None = None
+    price_per_image: Decimal | None = None
 
 
 class RateCardsDocument(msgspec.Struct, frozen=True):
@@ -38,11 +53,15 @@ class RateCardsDocument(msgspec.Struct, frozen=True):
 
 
 class PricedLine(msgspec.Struct, frozen=True):
-    """One line of a charge: `tokens` × `price_per_million_tokens` / 10⁶ = `amount`, exactly."""
+    """One line of a charge: `quantity` at `price` is `amount`, exactly.
 
-    kind: Literal["input", "cached_input", "output"]
-    tokens: int
-    price_per_million_tokens: Decimal
+    The quantity is in tokens, characters, milliseconds or images; the price is for a million tokens or characters, for
+    a second, or for an image.
+    """
+
+    kind: LineKind
+    quantity: int
+    price: Decimal
     amount: Decimal
 
 

@@ -43,6 +43,4 @@ def compare_entry(
 
 
 def _shown(lines: tuple[PricedLine, ...]) -> str:
-    return "; ".join(
-        f"{line.kind} {line.tokens} at {plain(line.price_per_million_tokens)} = {plain(line.amount)}" for line in lines
-    )
+    return "; ".join(f"{line.kind} {line.quantity} at {plain(line.price)} = {plain(line.amount)}" for line in lines)

@@ -346,15 +346,24 @@ def _to_unpriced(row: UnpricedUsageRow) -> UnpricedUsage:
 
 def _to_entry(row: LedgerEntryRow) -> LedgerEntry:
     values = {name: getattr(row, name) for name in LedgerEntry.__struct_fields__}
-    return LedgerEntry(**values | {"lines": msgspec.convert(row.lines or (), tuple[PricedLine, ...], strict=False)})
+    lines = [_of_today(line) for line in row.lines or ()]
+    return LedgerEntry(**values | {"lines": msgspec.convert(lines, tuple[PricedLine, ...], strict=False)})
+
+
+def _of_today(line: dict[str, Any]) -> dict[str, Any]:
+    """A stored line; those of older versions knew of tokens alone."""
+    if "tokens" not in line:
+        return line
+    price = line["price_per_million_tokens"]
+    return {"kind": line["kind"], "quantity": line["tokens"], "price": price, "amount": line["amount"]}
 
 
 def _entry_values(item: LedgerEntry) -> dict[str, Any]:
     lines = [
         {
             "kind": line.kind,
-            "tokens": line.tokens,
-            "price_per_million_tokens": plain(line.price_per_million_tokens),
+            "quantity": line.quantity,
+            "price": plain(line.price),
             "amount": plain(line.amount),
         }
         for line in item.lines

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from cloudcrest.billing.api import DifferenceKind, EntryKind, UnpricedReason
+from cloudcrest.billing.api import DifferenceKind, EntryKind, LineKind, UnpricedReason
 from cloudcrest.billing.periods import Period
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.money import PRICE_DECIMALS, parse_amount
-from cloudcrest.kernel.usage import Outcome
+from cloudcrest.kernel.usage import Outcome, Tier
 from cloudcrest.metering.api import GroupBy
 
 _CURRENCY = r"^[A-Z]{3}$"
@@ -75,11 +75,18 @@ class AmountView(BaseModel):
 
 
 class LineView(BaseModel):
-    """`tokens` × `price_per_million_tokens` / 10⁶ = `amount`."""
+    """`quantity` at `price` is `amount`, exactly.
 
-    kind: Literal["input", "cached_input", "output"]
-    tokens: int
-    price_per_million_tokens: str = Field(examples=["0.02"])
+    By `unit`: a quantity of tokens or characters at a price for a million, of milliseconds at a price for a second, or
+    of images at a price for one.
+    """
+
+    kind: LineKind
+    quantity: int
+    unit: Literal["million_tokens", "million_characters", "second", "image"] = Field(
+        description="What the price is for"
+    )
+    price: str = Field(examples=["0.02"])
     amount: str = Field(examples=["0.00000074"])
 
 
@@ -94,8 +101,9 @@ class ChargeView(BaseModel):
 
 
 class TokensView(BaseModel):
-    """`cached_input_tokens` are a part of `input_tokens`, `reasoning_tokens` of `output_tokens`.
+    """What was used, in tokens and otherwise.
 
+    `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` of `output_tokens`.
     `is_estimate`: counted from what was relayed, because the engine's own count was lost.
     """
 
@@ -104,6 +112,10 @@ class TokensView(BaseModel):
     output_tokens: int
     reasoning_tokens: int
     is_estimate: bool
+    cache_write_tokens: int = 0
+    characters: int = 0
+    audio_milliseconds: int = 0
+    images: int = 0
 
 
 class UsageView(BaseModel):
@@ -123,6 +135,7 @@ class UsageView(BaseModel):
     is_stream: bool
     outcome: Outcome
     usage: TokensView
+    tier: Tier = "standard"
     charge: ChargeView | None
     unpriced_reason: UnpricedReason | None = None
 
@@ -141,6 +154,13 @@ class UsageGroupView(BaseModel):
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
+    cache_write_tokens: int = 0
+    cache_hit_rate: float | None = Field(
+        default=None, description="The part of the input that was read from a cache; null: there was no input"
+    )
+    characters: int = 0
+    audio_milliseconds: int = 0
+    images: int = 0
     unpriced_requests: int
     charges: list[AmountView]
     amount: str | None = None
@@ -175,11 +195,22 @@ class CreateRateCard(Closed):
         Price | None, Field(description="Of cached input tokens; null: as input")
     ] = None
     output_price_per_million_tokens: Price
+    cache_write_price_per_million_tokens: Annotated[
+        Price | None, Field(description="Of input tokens written into a cache; null: as input")
+    ] = None
+    batch_input_price_per_million_tokens: Annotated[Price | None, Field(description="In a batch; null: half")] = None
+    batch_cached_input_price_per_million_tokens: Annotated[
+        Price | None, Field(description="In a batch; null: half")
+    ] = None
+    batch_output_price_per_million_tokens: Annotated[Price | None, Field(description="In a batch; null: half")] = None
+    price_per_million_characters: Annotated[Price | None, Field(description="Of text that is spoken")] = None
+    price_per_audio_second: Annotated[Price | None, Field(description="Of sound that is listened to")] = None
+    price_per_image: Annotated[Price | None, Field(description="Of an image that is made")] = None
     valid_from: Annotated[AwareDatetime | None, Field(description="null: from now on")] = None
 
 
 class RateCardView(BaseModel):
-    """What a million tokens of a model cost from `valid_from` on, until a later card's moment."""
+    """What a model costs from `valid_from` on, until a later card's moment. null: the default, see `CreateRateCard`."""
 
     id: str = Field(examples=["rate_01k9zq3v5e8m2n4p6r8t0w2y4z"])
     model: str = Field(examples=["smollm2-135m-instruct"])
@@ -188,6 +219,13 @@ class RateCardView(BaseModel):
     input_price_per_million_tokens: str = Field(examples=["0.02"])
     cached_input_price_per_million_tokens: str = Field(examples=["0.01"])
     output_price_per_million_tokens: str = Field(examples=["0.04"])
+    cache_write_price_per_million_tokens: str | None = Field(default=None, examples=["0.025"])
+    batch_input_price_per_million_tokens: str | None = Field(default=None, examples=["0.01"])
+    batch_cached_input_price_per_million_tokens: str | None = Field(default=None, examples=["0.005"])
+    batch_output_price_per_million_tokens: str | None = Field(default=None, examples=["0.02"])
+    price_per_million_characters: str | None = Field(default=None, examples=["15"])
+    price_per_audio_second: str | None = Field(default=None, examples=["0.0001"])
+    price_per_image: str | None = Field(default=None, examples=["0.02"])
 
 
 class EntryView(BaseModel):

@@ -29,6 +29,13 @@ class RateCardRow(Base):
     input_price_per_million_tokens: Mapped[Decimal] = mapped_column(PRICE)
     cached_input_price_per_million_tokens: Mapped[Decimal] = mapped_column(PRICE)
     output_price_per_million_tokens: Mapped[Decimal] = mapped_column(PRICE)
+    cache_write_price_per_million_tokens: Mapped[Decimal | None] = mapped_column(PRICE)
+    batch_input_price_per_million_tokens: Mapped[Decimal | None] = mapped_column(PRICE)
+    batch_cached_input_price_per_million_tokens: Mapped[Decimal | None] = mapped_column(PRICE)
+    batch_output_price_per_million_tokens: Mapped[Decimal | None] = mapped_column(PRICE)
+    price_per_million_characters: Mapped[Decimal | None] = mapped_column(PRICE)
+    price_per_audio_second: Mapped[Decimal | None] = mapped_column(PRICE)
+    price_per_image: Mapped[Decimal | None] = mapped_column(PRICE)
     created_at: Mapped[datetime]
     created_by: Mapped[str | None]
 

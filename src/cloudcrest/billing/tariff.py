@@ -9,19 +9,24 @@ from decimal import Context, Decimal
 import msgspec
 
 from cloudcrest.billing.api import RateCard
+from cloudcrest.billing.pricing import parts_of_input, prices_of
 from cloudcrest.kernel.money import AMOUNT_DECIMALS, PRICE_DECIMALS
-from cloudcrest.kernel.usage import Usage
+from cloudcrest.kernel.usage import Tier, Usage
 
 _EXACT_DIGITS = 60
 _EXACT = Context(prec=60)
 
 
 class Tariff(msgspec.Struct, frozen=True):
-    """What one token costs, in units of 10⁻¹⁸ of the currency."""
+    """What one token, character, millisecond or image costs, in units of 10⁻¹⁸ of the currency."""
 
     input: int
     cached_input: int
     output: int
+    cache_write: int = 0
+    character: int = 0
+    audio_millisecond: int = 0
+    image: int = 0
 
 
 def to_units(amount: Decimal) -> int:
@@ -34,28 +39,39 @@ def to_amount(units: int) -> Decimal:
     return Decimal(units).scaleb(-AMOUNT_DECIMALS, _EXACT)
 
 
-def tariff_of(card: RateCard) -> Tariff:
-    """A rate card's prices: n × 10⁻¹² per million tokens are n units a token."""
+def tariff_of(card: RateCard, tier: Tier = "standard") -> Tariff:
+    """A rate card's prices in a tier: n × 10⁻¹² per million are n units each."""
+    prices = prices_of(card, tier)
     return Tariff(
-        _whole(card.input_price_per_million_tokens, PRICE_DECIMALS),
-        _whole(card.cached_input_price_per_million_tokens, PRICE_DECIMALS),
-        _whole(card.output_price_per_million_tokens, PRICE_DECIMALS),
+        _whole(prices.input, PRICE_DECIMALS),
+        _whole(prices.cached_input, PRICE_DECIMALS),
+        _whole(prices.output, PRICE_DECIMALS),
+        _whole(prices.cache_write, PRICE_DECIMALS),
+        _whole(prices.characters, PRICE_DECIMALS),
+        _whole(prices.audio, AMOUNT_DECIMALS - 3),
+        _whole(prices.images, AMOUNT_DECIMALS),
     )
 
 
 def charge_units(usage: Usage, tariff: Tariff) -> int:
     """What `usage` costs, exactly."""
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
-    return (
-        (usage.input_tokens - cached) * tariff.input
-        + cached * tariff.cached_input
-        + usage.output_tokens * tariff.output
-    )
+    charge = usage.output_tokens * tariff.output
+    if usage.cached_input_tokens or usage.cache_write_tokens:
+        plain, cached, written = parts_of_input(usage)
+        charge += plain * tariff.input + cached * tariff.cached_input + written * tariff.cache_write
+    else:
+        charge += usage.input_tokens * tariff.input
+    return charge + beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
+
+
+def beside_units(characters: int, audio_milliseconds: int, images: int, tariff: Tariff) -> int:
+    """What is not counted in tokens costs."""
+    return characters * tariff.character + audio_milliseconds * tariff.audio_millisecond + images * tariff.image
 
 
 def most_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:
-    """The most that up to so many tokens can cost, whatever part of the input is found in a cache."""
-    return input_tokens * max(tariff.input, tariff.cached_input) + output_tokens * tariff.output
+    """The most that up to so many tokens can cost, whatever part of the input a cache is used for."""
+    return input_tokens * max(tariff.input, tariff.cached_input, tariff.cache_write) + output_tokens * tariff.output
 
 
 def affordable_output_tokens(units: int, input_tokens: int, tariff: Tariff) -> int | None:

@@ -1,6 +1,18 @@
 """Usage and money as the routes show them."""
 
-from cloudcrest.billing.api import Account, BudgetState, LedgerEntry, PricedLine, RateCard, UnpricedUsage, VerifyReport
+from decimal import Decimal
+from typing import Literal
+
+from cloudcrest.billing.api import (
+    Account,
+    BudgetState,
+    LedgerEntry,
+    LineKind,
+    PricedLine,
+    RateCard,
+    UnpricedUsage,
+    VerifyReport,
+)
 from cloudcrest.billing.schemas import (
     AmountView,
     BalanceView,
@@ -22,13 +34,17 @@ from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID
 from cloudcrest.kernel.money import Money, plain
 from cloudcrest.metering.api import GroupBy
 
+Unit = Literal["million_tokens", "million_characters", "second", "image"]
+_UNITS: dict[LineKind, Unit] = {"characters": "million_characters", "audio": "second", "images": "image"}
+
 
 def _lines(lines: tuple[PricedLine, ...]) -> list[LineView]:
     return [
         LineView(
             kind=line.kind,
-            tokens=line.tokens,
-            price_per_million_tokens=plain(line.price_per_million_tokens),
+            quantity=line.quantity,
+            unit=_UNITS.get(line.kind, "million_tokens"),
+            price=plain(line.price),
             amount=plain(line.amount),
         )
         for line in lines
@@ -67,7 +83,12 @@ def view_usage(item: ChargedUsage) -> UsageView:
             output_tokens=event.usage.output_tokens,
             reasoning_tokens=event.usage.reasoning_tokens,
             is_estimate=event.usage.is_estimate,
+            cache_write_tokens=event.usage.cache_write_tokens,
+            characters=event.usage.characters,
+            audio_milliseconds=event.usage.audio_milliseconds,
+            images=event.usage.images,
         ),
+        tier=event.tier,
         charge=charge,
         unpriced_reason=None if item.waiting is None else item.waiting.reason,
     )
@@ -86,6 +107,13 @@ def view_group(item: ChargedGroup, group_by: GroupBy) -> UsageGroupView:
         input_tokens=item.usage.input_tokens,
         cached_input_tokens=item.usage.cached_input_tokens,
         output_tokens=item.usage.output_tokens,
+        cache_write_tokens=item.usage.cache_write_tokens,
+        cache_hit_rate=(
+            round(item.usage.cached_input_tokens / item.usage.input_tokens, 4) if item.usage.input_tokens else None
+        ),
+        characters=item.usage.characters,
+        audio_milliseconds=item.usage.audio_milliseconds,
+        images=item.usage.images,
         unpriced_requests=item.unpriced_requests,
         charges=charges,
         amount=None if only is None else only.amount,
@@ -115,7 +143,18 @@ def view_card(card: RateCard) -> RateCardView:
         input_price_per_million_tokens=plain(card.input_price_per_million_tokens),
         cached_input_price_per_million_tokens=plain(card.cached_input_price_per_million_tokens),
         output_price_per_million_tokens=plain(card.output_price_per_million_tokens),
+        cache_write_price_per_million_tokens=_plain_or_none(card.cache_write_price_per_million_tokens),
+        batch_input_price_per_million_tokens=_plain_or_none(card.batch_input_price_per_million_tokens),
+        batch_cached_input_price_per_million_tokens=_plain_or_none(card.batch_cached_input_price_per_million_tokens),
+        batch_output_price_per_million_tokens=_plain_or_none(card.batch_output_price_per_million_tokens),
+        price_per_million_characters=_plain_or_none(card.price_per_million_characters),
+        price_per_audio_second=_plain_or_none(card.price_per_audio_second),
+        price_per_image=_plain_or_none(card.price_per_image),
     )
+
+
+def _plain_or_none(price: Decimal | None) -> str | None:
+    return None if price is None else plain(price)
 
 
 def view_entry(entry: LedgerEntry) -> EntryView:

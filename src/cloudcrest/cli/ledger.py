@@ -57,6 +57,12 @@ _CARD: list[Column] = [
     ("input/M", "input_price_per_million_tokens"),
     ("cached input/M", "cached_input_price_per_million_tokens"),
     ("output/M", "output_price_per_million_tokens"),
+    ("cache write/M", "cache_write_price_per_million_tokens"),
+    ("batch in/M", "batch_input_price_per_million_tokens"),
+    ("batch out/M", "batch_output_price_per_million_tokens"),
+    ("characters/M", "price_per_million_characters"),
+    ("sound/s", "price_per_audio_second"),
+    ("image", "price_per_image"),
 ]
 
 
@@ -124,7 +130,7 @@ def list_rate_cards(
     limit: Annotated[int, Parameter(help="How many at most.")] = 100,
     options: Options = DEFAULTS,
 ) -> None:
-    """Lists prices, per million tokens."""
+    """Lists prices: per million tokens or characters, per second of sound, per image."""
     with Client(management(options)) as cloud:
         found = cloud.items(at("rate-cards"), limit=limit, model=model, history=history or None)
         show_rows(found, _CARD, options.format, empty="no rate cards yet: usage is recorded and waits")
@@ -135,11 +141,20 @@ def create_rate_card(
     model: str,
     /,
     *,
-    input: Annotated[str, Parameter(help="Price of a million input tokens.")],
-    output: Annotated[str, Parameter(help="Price of a million output tokens.")],
+    input: Annotated[str, Parameter(help="Price of a million input tokens.")] = "0",
+    output: Annotated[str, Parameter(help="Price of a million output tokens.")] = "0",
     cached_input: Annotated[
         str | None, Parameter(help="Price of a million cached input tokens; else as --input.")
     ] = None,
+    cache_write: Annotated[
+        str | None, Parameter(help="Price of a million input tokens written into a cache; else as --input.")
+    ] = None,
+    batch_input: Annotated[str | None, Parameter(help="Of a million input tokens in a batch; else half.")] = None,
+    batch_cached_input: Annotated[str | None, Parameter(help="Of cached ones in a batch; else half.")] = None,
+    batch_output: Annotated[str | None, Parameter(help="Of a million output tokens in a batch; else half.")] = None,
+    characters: Annotated[str | None, Parameter(help="Price of a million characters that are spoken.")] = None,
+    audio_second: Annotated[str | None, Parameter(help="Price of a second of sound that is listened to.")] = None,
+    image: Annotated[str | None, Parameter(help="Price of an image that is made.")] = None,
     currency: Annotated[str, Parameter(help="ISO 4217.")] = "USD",
     valid_from: Annotated[datetime | None, Parameter(help="From then on (UTC); else from now on.")] = None,
     options: Options = DEFAULTS,
@@ -152,6 +167,16 @@ def create_rate_card(
         "cached_input_price_per_million_tokens": cached_input or input,
         "output_price_per_million_tokens": output,
     }
+    others = {
+        "cache_write_price_per_million_tokens": cache_write,
+        "batch_input_price_per_million_tokens": batch_input,
+        "batch_cached_input_price_per_million_tokens": batch_cached_input,
+        "batch_output_price_per_million_tokens": batch_output,
+        "price_per_million_characters": characters,
+        "price_per_audio_second": audio_second,
+        "price_per_image": image,
+    }
+    body |= {name: price for name, price in others.items() if price is not None}
     if valid_from is not None:
         body["valid_from"] = valid_from.isoformat() + ("" if valid_from.tzinfo else "Z")
     with Client(management(options)) as cloud:

@@ -13,16 +13,27 @@ from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, Row, moment, show_rows, value_of
 
 
-def _line(kind: str, field: str) -> Callable[[Row], Any]:
-    """A column of one line of the charge."""
+def _price(kind: str) -> Callable[[Row], Any]:
+    """A column with a price of the charge, of a batch where it was in one."""
 
     def read(row: Row) -> Any:
         for line in value_of(row, "charge.lines") or ():
-            if line["kind"] == kind:
-                return line[field]
+            if line["kind"] in (kind, f"batch_{kind}"):
+                return line["price"]
         return None
 
     return read
+
+
+def _other(row: Row) -> str | None:
+    """What is not counted in input and output."""
+    usage = row["usage"]
+    said = [f"{usage[field]} {word}" for field, word in _OTHERS if usage.get(field)]
+    if usage.get("audio_milliseconds"):
+        said.append(f"{usage['audio_milliseconds'] / 1000:g} s")
+    if row.get("tier") == "batch":
+        said.append("batch")
+    return ", ".join(said) or None
 
 
 def _charge(row: Row) -> str:
@@ -30,6 +41,7 @@ def _charge(row: Row) -> str:
     return "not priced yet" if amount is None else f"{amount} {value_of(row, 'charge.currency')}"
 
 
+_OTHERS = (("cache_write_tokens", "written"), ("characters", "characters"), ("images", "images"))
 _REQUEST: list[Column] = [
     ("time (UTC)", moment("started_at")),
     ("request", "id"),
@@ -38,9 +50,10 @@ _REQUEST: list[Column] = [
     ("input", "usage.input_tokens"),
     ("cached", "usage.cached_input_tokens"),
     ("output", "usage.output_tokens"),
-    ("input price/M", _line("input", "price_per_million_tokens")),
-    ("cached price/M", _line("cached_input", "price_per_million_tokens")),
-    ("output price/M", _line("output", "price_per_million_tokens")),
+    ("other", _other),
+    ("input price/M", _price("input")),
+    ("cached price/M", _price("cached_input")),
+    ("output price/M", _price("output")),
     ("charge", _charge),
 ]
 _SUMMARY: list[Column] = [
@@ -48,7 +61,12 @@ _SUMMARY: list[Column] = [
     ("requests", "requests"),
     ("input", "input_tokens"),
     ("cached", "cached_input_tokens"),
+    ("hit rate", lambda row: "" if row["cache_hit_rate"] is None else f"{row['cache_hit_rate']:.0%}"),
+    ("written", "cache_write_tokens"),
     ("output", "output_tokens"),
+    ("characters", "characters"),
+    ("sound", lambda row: f"{row['audio_milliseconds'] / 1000:g} s" if row["audio_milliseconds"] else ""),
+    ("images", "images"),
     ("charge", lambda row: [f"{charge['amount']} {charge['currency']}" for charge in row["charges"]]),
     ("not priced yet", "unpriced_requests"),
 ]
@@ -70,7 +88,7 @@ def usage(
 
     When, which model, how it ended, tokens in, cached and out, unit prices, and what that makes.
 
-    The charge is input × its price + cached input × its price + output × its price, per million tokens, unrounded.
+    The charge is the sum of each quantity times its price, unrounded: `--format json` shows every line of it.
     """
     with Client(management(options)) as cloud:
         query = {

@@ -60,6 +60,7 @@ def merged_usage(usages: list[Usage], choices: int) -> Usage:
         sum(usage.cached_input_tokens for usage in firsts),
         sum(usage.reasoning_tokens for usage in usages),
         is_estimate=any(usage.is_estimate for usage in usages),
+        cache_write_tokens=sum(usage.cache_write_tokens for usage in firsts),
     )
 
 

@@ -4,10 +4,22 @@ Amounts are units of 10⁻¹⁸, times Unix microseconds.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cloudcrest.billing.grants import Ask, Grant
-from cloudcrest.billing.tariff import Tariff, charge_units, most_units
+from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, most_units
 from cloudcrest.kernel.usage import Hold, Usage
+
+
+class Beside(NamedTuple):
+    """What a request can use at most of what is not counted in tokens."""
+
+    characters: int = 0
+    audio_milliseconds: int = 0
+    images: int = 0
+
+
+NOTHING_BESIDE = Beside()
 
 
 class Purse:
@@ -60,13 +72,14 @@ class Pocket:
 class Claim:
     """One request's: what it may cost at most, and what is held for it. `settle` once, with what it came to.
 
+    `beside`: the most of what is not counted in tokens.
     `is_open`: the caller gave no limit of the output, so it may be limited to what there is; never below `least`.
     `rate_card_id` empty: it has no price yet, and is held to there being anything left at all.
     """
 
     __slots__ = (
-        "branches", "input_tokens", "is_capped", "is_open", "is_settled", "least", "most", "output_tokens", "parts",
-        "pockets", "rate_card_id", "tariff", "until",
+        "beside", "branches", "input_tokens", "is_capped", "is_open", "is_settled", "least", "most", "output_tokens",
+        "parts", "pockets", "rate_card_id", "tariff", "until",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +93,7 @@ class Claim:
         branches: int,
         is_open: bool,
         until: int,
+        beside: Beside = NOTHING_BESIDE,
     ) -> None:
         self.pockets = pockets
         self.tariff = tariff
@@ -90,8 +104,10 @@ class Claim:
         self.is_open = is_open
         self.is_capped = False
         self.until = until
-        self.most = most_units(input_tokens, output_tokens, tariff) or 1
-        self.least = (most_units(input_tokens, branches, tariff) or 1) if is_open else self.most
+        self.beside = beside
+        extra = beside_units(beside.characters, beside.audio_milliseconds, beside.images, tariff)
+        self.most = most_units(input_tokens, output_tokens, tariff) + extra or 1
+        self.least = (most_units(input_tokens, branches, tariff) + extra or 1) if is_open else self.most
         self.parts: list[tuple[Purse, int]] = []
         self.is_settled = False
 
@@ -103,10 +119,15 @@ class Claim:
 
     def within(self, usage: Usage) -> Usage:
         """The usage, as far as it was reserved: an engine that counts more than was agreed is not believed."""
-        if usage.input_tokens <= self.input_tokens and usage.output_tokens <= self.output_tokens:
+        if (
+            usage.input_tokens <= self.input_tokens
+            and usage.output_tokens <= self.output_tokens
+            and not (usage.characters or usage.audio_milliseconds or usage.images)
+        ):
             return usage
         if not self.rate_card_id:
             return usage
+        beside = self.beside
         input_tokens = min(usage.input_tokens, self.input_tokens)
         output_tokens = min(usage.output_tokens, self.output_tokens)
         return Usage(
@@ -115,6 +136,10 @@ class Claim:
             min(usage.cached_input_tokens, input_tokens),
             min(usage.reasoning_tokens, output_tokens),
             usage.is_estimate,
+            min(usage.cache_write_tokens, input_tokens),
+            min(usage.characters, beside.characters),
+            min(usage.audio_milliseconds, beside.audio_milliseconds),
+            min(usage.images, beside.images),
         )
 
     def limit_for(self, engine: str, context_tokens: int) -> int:

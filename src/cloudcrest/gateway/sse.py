@@ -25,7 +25,12 @@ Count = Annotated[int, msgspec.Meta(le=1_000_000_000)]
 
 
 class _InputDetails(msgspec.Struct):
+    """`cache_write_tokens` under the names that providers have for it."""
+
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _OutputDetails(msgspec.Struct):
@@ -37,6 +42,8 @@ class _UsageBody(msgspec.Struct):
     completion_tokens: Count = 0
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    """What DeepSeek calls the cached ones."""
 
 
 class _EndOfAnswer(msgspec.Struct):
@@ -168,10 +175,22 @@ def usage_in_answer(body: bytes) -> Usage | None:
 
 
 def _to_usage(body: _UsageBody) -> Usage:
-    cached = (body.prompt_tokens_details.cached_tokens or 0) if body.prompt_tokens_details else 0
-    reasoning = (body.completion_tokens_details.reasoning_tokens or 0) if body.completion_tokens_details else 0
-    input_tokens, output_tokens = body.prompt_tokens, body.completion_tokens
-    if input_tokens >= cached >= 0 and output_tokens >= reasoning >= 0:
-        return Usage(input_tokens, output_tokens, cached, reasoning)
-    input_tokens, output_tokens = max(0, input_tokens), max(0, output_tokens)
-    return Usage(input_tokens, output_tokens, min(max(0, cached), input_tokens), min(max(0, reasoning), output_tokens))
+    """An engine's counts, as far as they can be true."""
+    details, output_details = body.prompt_tokens_details, body.completion_tokens_details
+    input_tokens, output_tokens = max(0, body.prompt_tokens), max(0, body.completion_tokens)
+    cached, written, reasoning = body.prompt_cache_hit_tokens or 0, 0, 0
+    if details is not None:
+        cached = details.cached_tokens or cached
+        written = (
+            details.cache_write_tokens or details.cache_creation_input_tokens or details.cache_creation_tokens or 0
+        )
+    if output_details is not None:
+        reasoning = output_details.reasoning_tokens or 0
+    cached = min(max(0, cached), input_tokens)
+    return Usage(
+        input_tokens,
+        output_tokens,
+        cached,
+        min(max(0, reasoning), output_tokens),
+        cache_write_tokens=min(max(0, written), input_tokens - cached),
+    )

@@ -79,6 +79,6 @@ def parse_amount(text: str, *, field: str = "amount", max_decimals: int = AMOUNT
     return amount
 
 
-def charge_per_million(price_per_million: Decimal, count: int) -> Decimal:
-    """`count` units at a price per million, exactly."""
-    return _EXACT.multiply(price_per_million, Decimal(count)).scaleb(-6, _EXACT)
+def charge_per(price: Decimal, count: int, exponent: int) -> Decimal:
+    """`count` units at a price for 10^`exponent` of them, exactly."""
+    return _EXACT.multiply(price, Decimal(count)).scaleb(-exponent, _EXACT)

@@ -10,11 +10,17 @@ gateway died.
 """
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one request.
+Tier = Literal["standard", "batch"]
+"""How a request was asked: at once, or in a batch, which may wait for idle capacity and has prices of its own."""
 
-    `cached_input_tokens` is a part of `input_tokens`, `reasoning_tokens` a part of `output_tokens`.
-    `is_estimate`: counted from what was relayed because the engine's own count was lost.
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one request used: tokens, and what is not counted in tokens.
+
+    `cached_input_tokens` (read from a cache of prompts) and `cache_write_tokens` (written into one, where that is
+    asked for and priced) are parts of `input_tokens`, `reasoning_tokens` a part of `output_tokens`. `characters` were
+    spoken, `audio_milliseconds` listened to, `images` made. `is_estimate`: counted from what was relayed because the
+    engine's own count was lost.
     """
 
     input_tokens: int
@@ -22,6 +28,10 @@ class Usage(msgspec.Struct, frozen=True):
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
     is_estimate: bool = False
+    cache_write_tokens: int = 0
+    characters: int = 0
+    audio_milliseconds: int = 0
+    images: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):
@@ -58,3 +68,4 @@ class UsageEvent(msgspec.Struct, frozen=True):
     is_stream: bool = False
     grants: tuple[Hold, ...] = ()
     rate_card_id: str = ""
+    tier: Tier = "standard"

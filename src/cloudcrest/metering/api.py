@@ -93,6 +93,10 @@ class UsageGroup(msgspec.Struct, frozen=True):
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
+    cache_write_tokens: int = 0
+    characters: int = 0
+    audio_milliseconds: int = 0
+    images: int = 0
 
 
 class UsageEvents(Protocol):

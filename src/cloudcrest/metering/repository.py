@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.kernel.errors import InvalidInput, TooLarge
-from cloudcrest.kernel.usage import Hold, Outcome, Usage, UsageEvent
+from cloudcrest.kernel.usage import Hold, Outcome, Tier, Usage, UsageEvent
 from cloudcrest.metering.api import MAX_BATCH_EVENTS, GroupBy, UsageFilter, UsageGroup
 from cloudcrest.metering.tables import UsageEventRow
 
@@ -34,7 +34,10 @@ _TEXTS = (
     "endpoint",
     "rate_card_id",
 )
-_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
+_COUNTS = (
+    *("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"),
+    *("characters", "audio_milliseconds", "images"),
+)
 
 
 class UsageRepository:
@@ -96,6 +99,10 @@ class UsageRepository:
                 func.sum(UsageEventRow.input_tokens),
                 func.sum(UsageEventRow.cached_input_tokens),
                 func.sum(UsageEventRow.output_tokens),
+                func.sum(UsageEventRow.cache_write_tokens),
+                func.sum(UsageEventRow.characters),
+                func.sum(UsageEventRow.audio_milliseconds),
+                func.sum(UsageEventRow.images),
             )
             .where(*_conditions(wanted))
             .group_by(literal_column("group_key"))
@@ -103,7 +110,7 @@ class UsageRepository:
             .limit(limit)
         )
         rows = await session.execute(statement)
-        return [UsageGroup(row[0], int(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows]
+        return [UsageGroup(row[0], *map(int, row[1:])) for row in rows]
 
 
 def started_at(event: UsageEvent) -> datetime:
@@ -164,6 +171,7 @@ def _to_row(event: UsageEvent, received_at: datetime) -> dict[str, Any]:
         "is_stream": event.is_stream,
         "grants": msgspec.to_builtins(event.grants) or None,
         "rate_card_id": event.rate_card_id or None,
+        "tier": event.tier,
     }
 
 
@@ -178,4 +186,5 @@ def _to_event(row: UsageEventRow) -> UsageEvent:
         is_stream=row.is_stream,
         grants=msgspec.convert(row.grants or (), tuple[Hold, ...]),
         rate_card_id=row.rate_card_id or "",
+        tier=cast("Tier", row.tier),
     )

@@ -40,7 +40,12 @@ class UsageEventRow(Base):
     output_tokens: Mapped[int] = mapped_column(BigInteger)
     cached_input_tokens: Mapped[int] = mapped_column(BigInteger)
     reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    cache_write_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    characters: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    audio_milliseconds: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    images: Mapped[int] = mapped_column(BigInteger, server_default="0")
     is_estimate: Mapped[bool]
     is_stream: Mapped[bool]
     grants: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     rate_card_id: Mapped[str | None]
+    tier: Mapped[str] = mapped_column(server_default="standard")

@@ -1,5 +1,6 @@
 """`/api/v1/rate-cards`: what models cost."""
 
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -57,6 +58,15 @@ def router(service: RateCards) -> APIRouter:
             input=price(body.input_price_per_million_tokens, "input_price_per_million_tokens"),
             cached_input=price(cached, "cached_input_price_per_million_tokens"),
             output=price(body.output_price_per_million_tokens, "output_price_per_million_tokens"),
+            cache_write=_price(body.cache_write_price_per_million_tokens, "cache_write_price_per_million_tokens"),
+            batch_input=_price(body.batch_input_price_per_million_tokens, "batch_input_price_per_million_tokens"),
+            batch_cached_input=_price(
+                body.batch_cached_input_price_per_million_tokens, "batch_cached_input_price_per_million_tokens"
+            ),
+            batch_output=_price(body.batch_output_price_per_million_tokens, "batch_output_price_per_million_tokens"),
+            characters=_price(body.price_per_million_characters, "price_per_million_characters"),
+            audio=_price(body.price_per_audio_second, "price_per_audio_second"),
+            image=_price(body.price_per_image, "price_per_image"),
         )
         valid_from = None if body.valid_from is None else moment(body.valid_from, "body.valid_from")
         card = await service.create(
@@ -77,3 +87,7 @@ def router(service: RateCards) -> APIRouter:
         await service.withdraw(session, rate_card_id)
 
     return routes
+
+
+def _price(text: str | None, name: str) -> Decimal | None:
+    return None if text is None else price(text, name)

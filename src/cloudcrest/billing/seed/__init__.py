@@ -1,4 +1,7 @@
-"""The prices a cloud starts with: `prices.json`, per million tokens. A model that has any card keeps its own."""
+"""The prices a cloud starts with: `prices.json`. A model that has any card keeps its own.
+
+They are per million tokens or characters, per second of sound, per image.
+"""
 
 from datetime import datetime
 from decimal import Decimal
@@ -16,9 +19,12 @@ from cloudcrest.kernel.ids import NewId
 
 class _ModelPrices(msgspec.Struct, frozen=True):
     model: str
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
+    input: Decimal = Decimal(0)
+    cached_input: Decimal = Decimal(0)
+    output: Decimal = Decimal(0)
+    characters: Decimal | None = None
+    audio: Decimal | None = None
+    image: Decimal | None = None
 
 
 class _Prices(msgspec.Struct, frozen=True):
@@ -49,6 +55,9 @@ async def seed(session: AsyncSession, clock: Clock, new_id: NewId) -> None:
             input_price_per_million_tokens=item.input,
             cached_input_price_per_million_tokens=item.cached_input,
             output_price_per_million_tokens=item.output,
+            price_per_million_characters=item.characters,
+            price_per_audio_second=item.audio,
+            price_per_image=item.image,
         )
         await repository.add_rate_card(session, card, created_at=clock.now(), created_by=None)
     await publish_missing_cards(session, clock.now())

@@ -129,7 +129,7 @@ class UsageIngest:
         return [entry.event_id for entry in entries if entry.event_id is not None], waiting
 
     def _usage_entry(self, event: UsageEvent, account: Account, card: RateCard, now: datetime) -> LedgerEntry:
-        charge = price_usage(event.usage, card)
+        charge = price_usage(event.usage, card, event.tier)
         return LedgerEntry(
             id=self._new_id("led"),
             organization_id=account.organization_id,

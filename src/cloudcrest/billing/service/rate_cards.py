@@ -21,11 +21,18 @@ Defer = Callable[[AsyncSession], Awaitable[None]]
 
 
 class Prices(msgspec.Struct, frozen=True):
-    """Per million tokens."""
+    """What a card says: per million tokens or characters, per second, per image. None: its default."""
 
     input: Decimal
     cached_input: Decimal
     output: Decimal
+    cache_write: Decimal | None = None
+    batch_input: Decimal | None = None
+    batch_cached_input: Decimal | None = None
+    batch_output: Decimal | None = None
+    characters: Decimal | None = None
+    audio: Decimal | None = None
+    image: Decimal | None = None
 
 
 async def publish_cards(session: AsyncSession, model: str, currency: str, now: datetime) -> None:
@@ -84,6 +91,13 @@ class RateCards:
             input_price_per_million_tokens=prices.input,
             cached_input_price_per_million_tokens=prices.cached_input,
             output_price_per_million_tokens=prices.output,
+            cache_write_price_per_million_tokens=prices.cache_write,
+            batch_input_price_per_million_tokens=prices.batch_input,
+            batch_cached_input_price_per_million_tokens=prices.batch_cached_input,
+            batch_output_price_per_million_tokens=prices.batch_output,
+            price_per_million_characters=prices.characters,
+            price_per_audio_second=prices.audio,
+            price_per_image=prices.image,
         )
         latest = await repository.latest_priced_at(session, model, currency)
         if latest is not None and latest >= card.valid_from:

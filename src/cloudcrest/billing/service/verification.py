@@ -66,7 +66,7 @@ class _Replay:
             for event in page:
                 account = accounts.get(event.organization_id)
                 card = None if account is None else card_for(cards, event, account)
-                charge = None if card is None else price_usage(event.usage, card)
+                charge = None if card is None else price_usage(event.usage, card, event.tier)
                 if charge is not None:
                     spent = self._charged.get(charge.currency, Money.zero(charge.currency))
                     self._charged[charge.currency] = spent + Money(charge.amount, charge.currency)
