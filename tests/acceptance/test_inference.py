@@ -34,7 +34,7 @@ def settled(tenant: Tenant, requests: int) -> list[dict[str, Any]]:
 
 def charge_of(row: dict[str, Any], usage: Any) -> Decimal:
     """What the answer's own `usage` times the row's unit prices makes."""
-    prices = {line["kind"]: Decimal(line["price_per_million_tokens"]) for line in row["charge"]["lines"]}
+    prices = {line["kind"]: Decimal(line["price"]) for line in row["charge"]["lines"]}
     details = getattr(usage, "prompt_tokens_details", None)
     cached = (details.cached_tokens or 0) if details is not None else 0
     output = getattr(usage, "completion_tokens", 0)
@@ -131,7 +131,7 @@ def test_chat_and_usage_of_the_command_line(cloud: Cloud, anyone: Tenant, cli: C
     assert listed.code == 0, listed.err
     assert [item["id"] for item in listed.json()] == [row["id"]]
     lines = row["charge"]["lines"]
-    exact = sum(Decimal(line["price_per_million_tokens"]) * line["tokens"] for line in lines) / 1_000_000
+    exact = sum(Decimal(line["price"]) * line["quantity"] for line in lines) / 1_000_000
     assert Decimal(listed.json()[0]["charge"]["amount"]) == exact
     table = cli("usage", "--org", anyone.organization_id)
     assert f"{row['charge']['amount']} USD" in table.out

@@ -8,7 +8,7 @@ from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.record import Recorder
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.usage import Outcome, Usage, UsageEvent
+from cloudcrest.kernel.usage import Outcome, Tier, Usage, UsageEvent
 from cloudcrest.metering.api import MarkRecord
 from cloudcrest.serving.api import RouteDocument
 
@@ -46,6 +46,7 @@ class Account:
         is_stream: bool,
         claim: Claim | None,
         started_at: int,
+        tier: Tier = "standard",
     ) -> None:
         self.id = request_id
         self._origin = origin
@@ -54,6 +55,7 @@ class Account:
         self._route = route
         self._grant = grant
         self._is_stream = is_stream
+        self._tier = tier
         self._monotonic: Callable[[], float] = origin.clock.monotonic
         self._started_at_seconds = self._monotonic()
         self._started_at_microseconds = started_at
@@ -151,4 +153,5 @@ class Account:
             self._is_stream,
             self._holds,
             "" if self._claim is None else self._claim.rate_card_id,
+            self._tier,
         )

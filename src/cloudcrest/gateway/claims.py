@@ -10,11 +10,12 @@ from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, micr
 from cloudcrest.billing.tariff import Tariff, tariff_of
 from cloudcrest.gateway.budget import SKEW, Wallet
 from cloudcrest.gateway.fields import ChatBody, EmbeddingBody
-from cloudcrest.gateway.purse import Claim, Pocket
+from cloudcrest.gateway.purse import Beside, Claim, Pocket
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.errors import LimitExceeded
+from cloudcrest.kernel.usage import Tier
 from cloudcrest.serving.api import RouteDocument
 
 MAX_PLANS = 50_000
@@ -58,7 +59,7 @@ class Claims:
         self._budgets: dict[str, list[BudgetDocument]] = {}
         self._cards: dict[tuple[str, str], tuple[RateCard, ...]] = {}
         self._plans: dict[str, _Plan] = {}
-        self._prices: dict[tuple[str, str], _Price] = {}
+        self._prices: dict[tuple[str, str, Tier], _Price] = {}
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
         """Takes over the documents of these kinds."""
@@ -74,24 +75,16 @@ class Claims:
             for _, document in _decoded(state, RATE_CARD_KIND, RateCardsDocument, {}).values():
                 self._cards[document.currency, document.model] = document.cards
 
-    def of(self, key: KeyDocument, parsed: Parsed, route: RouteDocument, now: int) -> Claim | None:
+    def of(
+        self, key: KeyDocument, parsed: Parsed, route: RouteDocument, now: int, tier: Tier = "standard"
+    ) -> Claim | None:
         """What a request that begins now claims; None where nothing holds it. Raises `LimitExceeded` where a budget
         does and the model has no price.
         """
-        plan = self._plans.get(key.id)
-        if plan is None or not plan.since <= now < plan.until:
-            plan = self._plan(key, now)
-        if not plan.pockets:
+        held = self._held(key, route.model_name, now, tier)
+        if held is None:
             return None
-        price = self._prices.get((plan.currency, route.model_name))
-        if price is None or not price.since <= now < price.until:
-            price = self._price(plan.currency, route.model_name, now)
-        if not price.rate_card_id and plan.is_strict:
-            raise LimitExceeded(
-                f"'{route.model_name}' has no price in {plan.currency}, so its use cannot be held to a budget",
-                code="insufficient_quota",
-                hint="an operator sets prices; or use another model",
-            )
+        plan, price = held
         input_tokens = parsed.size_bytes + OVERHEAD_TOKENS + parsed.images * IMAGE_TOKENS
         branches = parsed.choices * (len(parsed.prompts) or 1)
         body = parsed.body
@@ -115,6 +108,42 @@ class Claims:
             is_open=is_open and bool(price.rate_card_id),
             until=now + self._longest,
         )
+
+    def of_other(self, key: KeyDocument, model_name: str, most: Beside, now: int) -> Claim | None:
+        """The same for a request that is not counted in tokens, and uses `most` at most."""
+        held = self._held(key, model_name, now, "standard")
+        if held is None:
+            return None
+        plan, price = held
+        return Claim(
+            plan.pockets,
+            price.tariff,
+            price.rate_card_id,
+            input_tokens=0,
+            output_tokens=0,
+            branches=1,
+            is_open=False,
+            until=now + self._longest,
+            beside=most,
+        )
+
+    def _held(self, key: KeyDocument, model: str, now: int, tier: Tier) -> tuple[_Plan, _Price] | None:
+        """What holds a key's request for a model, and its price; None: nothing does. Raises `LimitExceeded`."""
+        plan = self._plans.get(key.id)
+        if plan is None or not plan.since <= now < plan.until:
+            plan = self._plan(key, now)
+        if not plan.pockets:
+            return None
+        price = self._prices.get((plan.currency, model, tier))
+        if price is None or not price.since <= now < price.until:
+            price = self._price(plan.currency, model, now, tier)
+        if not price.rate_card_id and plan.is_strict:
+            raise LimitExceeded(
+                f"'{model}' has no price in {plan.currency}, so its use cannot be held to a budget",
+                code="insufficient_quota",
+                hint="an operator sets prices; or use another model",
+            )
+        return plan, price
 
     def _plan(self, key: KeyDocument, now: int) -> _Plan:
         documents = [
@@ -140,17 +169,17 @@ class Claims:
         )
         return plan
 
-    def _price(self, currency: str, model: str, now: int) -> _Price:
+    def _price(self, currency: str, model: str, now: int, tier: Tier) -> _Price:
         price = _Price(FREE, "", 0, _FOREVER)
         for card in sorted(self._cards.get((currency, model), ()), key=lambda card: card.valid_from):
             begins = microseconds(card.valid_from)
             if begins > now:
                 price.until = begins
                 break
-            price = _Price(tariff_of(card), card.id, begins, _FOREVER)
+            price = _Price(tariff_of(card, tier), card.id, begins, _FOREVER)
         if len(self._prices) >= MAX_PLANS:
             self._prices = {}
-        self._prices[currency, model] = price
+        self._prices[currency, model, tier] = price
         return price
 
 

@@ -207,7 +207,7 @@ class Inference:
             self._batch_accounts.check(request.id)
             check_idle((replica.slots, replica.in_flight) for replica in route.replicas)
         started_at = self._origin.microseconds()
-        claim = self._claims.of(key, parsed, document, started_at)
+        claim = self._claims.of(key, parsed, document, started_at, "batch" if request.is_batch else "standard")
         now = self._calls.monotonic()
         if request.deadline == inf:  # a fallback has what is left
             set_deadline(request, access.timeout_seconds, self._calls.settings.request_timeout_seconds, now)
@@ -254,6 +254,7 @@ class Inference:
             is_stream=parsed.is_stream,
             claim=claim,
             started_at=started_at,
+            tier="batch" if request.is_batch else "standard",
         )
         if request.is_batch:
             self._batch_accounts.add(account)

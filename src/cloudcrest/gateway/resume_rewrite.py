@@ -78,14 +78,14 @@ def usage_event(identity: dict[str, bytes], usage: Usage) -> bytes:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Usage as an answer carries it."""
+    details = {"cached_tokens": usage.cached_input_tokens}
+    if usage.cache_write_tokens:
+        details["cache_write_tokens"] = usage.cache_write_tokens
     said: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached_input_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-        },
+        "prompt_tokens_details": details,
     }
     if usage.reasoning_tokens:
         said["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}

@@ -97,14 +97,20 @@ async def test_a_request_is_shown_with_prices_and_charge(client: httpx2.AsyncCli
         "output_tokens": 20,
         "reasoning_tokens": 0,
         "is_estimate": False,
+        "cache_write_tokens": 0,
+        "characters": 0,
+        "audio_milliseconds": 0,
+        "images": 0,
     }
+    assert shown["tier"] == "standard"
     assert (shown["outcome"], shown["started_at"]) == ("completed", "2026-01-01T00:00:00.000001Z")
     charge = shown["charge"]
     assert (charge["amount"], charge["currency"]) == ("0.00000147", "USD")
     assert charge["lines"][0] == {
         "kind": "input",
-        "tokens": 30,
-        "price_per_million_tokens": "0.02",
+        "quantity": 30,
+        "unit": "million_tokens",
+        "price": "0.02",
         "amount": "0.0000006",
     }
     entry = (await get(client, "owner_a", f"/ledger/entries/{charge['ledger_entry_id']}")).json()

@@ -2,31 +2,43 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.billing.api import RateCard
 from cloudcrest.billing.pricing import price_usage
-from cloudcrest.billing.tariff import affordable_output_tokens, charge_units, most_units, tariff_of, to_units
-from cloudcrest.kernel.usage import Usage
+from cloudcrest.billing.tariff import (
+    affordable_output_tokens,
+    beside_units,
+    charge_units,
+    most_units,
+    tariff_of,
+    to_units,
+)
+from cloudcrest.kernel.usage import Tier, Usage
 
 PRICES = st.integers(0, 10**15).map(lambda units: Decimal(units).scaleb(-12))
 TOKENS = st.integers(0, 10**9)
 CARDS = st.builds(
     RateCard, st.just("rate_a"), st.just("m"), st.just("USD"), st.just(datetime(2026, 1, 1, tzinfo=UTC)),
-    PRICES, PRICES, PRICES,
+    PRICES, PRICES, PRICES, *[st.none() | PRICES] * 7,
 )  # fmt: skip
+USAGES = st.builds(
+    Usage, TOKENS, TOKENS, TOKENS, st.just(0), st.just(False), TOKENS, TOKENS, TOKENS, st.integers(0, 10)
+)
 
 
-@given(TOKENS, TOKENS, TOKENS, CARDS)
-def test_units_are_what_is_booked(input_tokens: int, output_tokens: int, cached: int, card: RateCard) -> None:
-    usage = Usage(input_tokens, output_tokens, cached_input_tokens=cached)
+@given(USAGES, CARDS, st.sampled_from(get_args(Tier)))
+def test_units_are_what_is_booked(usage: Usage, card: RateCard, tier: Tier) -> None:
+    tariff = tariff_of(card, tier)
 
-    units = charge_units(usage, tariff_of(card))
+    units = charge_units(usage, tariff)
 
-    assert units == to_units(price_usage(usage, card).amount)
-    assert units <= most_units(input_tokens, output_tokens, tariff_of(card))
+    assert units == to_units(price_usage(usage, card, tier).amount)
+    beside = beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
+    assert units <= most_units(usage.input_tokens, usage.output_tokens, tariff) + beside
 
 
 @given(st.integers(0, 10**24), TOKENS, CARDS)

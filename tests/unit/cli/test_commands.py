@@ -339,7 +339,7 @@ def test_a_deployment_that_fails_says_why(cli: Cli, cloud: FakeCloud, capsys: py
 def test_usage_shows_prices_and_the_charge_as_they_are(
     cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = {"tokens": 1, "amount": "0.00000002", "price_per_million_tokens": "0.02"}
+    line = {"quantity": 1, "amount": "0.00000002", "price": "0.02"}
     priced = {
         "id": "req_2",
         "started_at": "2026-11-23T19:00:00.123456Z",
@@ -353,7 +353,7 @@ def test_usage_shows_prices_and_the_charge_as_they_are(
     )
     assert cli("usage", "--format", "csv", "--model", "small") == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[1] == "2026-11-23 19:00:00,req_2,small,completed,37,0,12,0.02,,,0.00000244 USD"
+    assert rows[1] == "2026-11-23 19:00:00,req_2,small,completed,37,0,12,,0.02,,,0.00000244 USD"
     assert rows[2].endswith("not priced yet")
     assert cloud.requests[-1].url.params["model"] == "small"
 

@@ -111,3 +111,18 @@ def test_an_answer_without_usage_has_none(body: bytes) -> None:
 
 def test_counts_that_make_no_sense_are_bounded() -> None:
     assert usage_in_answer(json.dumps({"usage": usage(-5, 7, 90)}).encode()) == Usage(0, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cached", "written"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 7, "cache_write_tokens": 2}}, 7, 2),
+        ({"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 9}}, 0, 9),
+        ({"prompt_tokens_details": {"cache_creation_tokens": 3}}, 0, 3),
+        ({"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 6}, 4, 0),
+        ({"prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 50}}, 8, 2),
+    ],
+)
+def test_what_caches_did_is_read_under_the_names_in_use(fields: dict[str, object], cached: int, written: int) -> None:
+    usage = usage_in_answer(json.dumps({"usage": {"prompt_tokens": 10, "completion_tokens": 1, **fields}}).encode())
+    assert usage == Usage(10, 1, cached, cache_write_tokens=written)

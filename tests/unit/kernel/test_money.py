@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.kernel.errors import InvalidInput
-from cloudcrest.kernel.money import Money, charge_per_million, parse_amount, plain
+from cloudcrest.kernel.money import Money, charge_per, parse_amount, plain
 
 amounts = st.decimals(min_value=Decimal(-(10**19)), max_value=Decimal(10**19), places=18)
 prices = st.decimals(min_value=0, max_value=10**6, places=12)
@@ -33,7 +33,7 @@ def test_subtracting_undoes_adding(a: Decimal, b: Decimal) -> None:
 
 @given(prices, counts)
 def test_a_charge_is_exact_and_has_at_most_18_decimals(price: Decimal, count: int) -> None:
-    charge = charge_per_million(price, count)
+    charge = charge_per(price, count, 6)
     assert Fraction(charge) == Fraction(price) * count / 10**6
     exponent = charge.as_tuple().exponent
     assert isinstance(exponent, int)
@@ -42,8 +42,8 @@ def test_a_charge_is_exact_and_has_at_most_18_decimals(price: Decimal, count: in
 
 @given(prices, counts, counts)
 def test_charging_parts_is_charging_the_whole(price: Decimal, first: int, second: int) -> None:
-    whole = usd(charge_per_million(price, first + second))
-    assert usd(charge_per_million(price, first)) + usd(charge_per_million(price, second)) == whole
+    whole = usd(charge_per(price, first + second, 6))
+    assert usd(charge_per(price, first, 6)) + usd(charge_per(price, second, 6)) == whole
 
 
 @given(amounts, st.integers(min_value=0, max_value=10**6))
