@@ -53,24 +53,9 @@ def router(service: RateCards) -> APIRouter:
     async def create_rate_card(session: SessionDep, caller: CallerDep, body: CreateRateCard) -> RateCardView:
         """A new rate card, for operators; it supersedes the one before from its moment on. Waiting usage is priced."""
         caller.require_operator()
-        cached = body.cached_input_price_per_million_tokens or body.input_price_per_million_tokens
-        prices = Prices(
-            input=price(body.input_price_per_million_tokens, "input_price_per_million_tokens"),
-            cached_input=price(cached, "cached_input_price_per_million_tokens"),
-            output=price(body.output_price_per_million_tokens, "output_price_per_million_tokens"),
-            cache_write=_price(body.cache_write_price_per_million_tokens, "cache_write_price_per_million_tokens"),
-            batch_input=_price(body.batch_input_price_per_million_tokens, "batch_input_price_per_million_tokens"),
-            batch_cached_input=_price(
-                body.batch_cached_input_price_per_million_tokens, "batch_cached_input_price_per_million_tokens"
-            ),
-            batch_output=_price(body.batch_output_price_per_million_tokens, "batch_output_price_per_million_tokens"),
-            characters=_price(body.price_per_million_characters, "price_per_million_characters"),
-            audio=_price(body.price_per_audio_second, "price_per_audio_second"),
-            image=_price(body.price_per_image, "price_per_image"),
-        )
         valid_from = None if body.valid_from is None else moment(body.valid_from, "body.valid_from")
         card = await service.create(
-            session, body.model, body.currency, prices, valid_from=valid_from, created_by=caller.id
+            session, body.model, body.currency, _prices(body), valid_from=valid_from, created_by=caller.id
         )
         return view_card(card)
 
@@ -87,6 +72,24 @@ def router(service: RateCards) -> APIRouter:
         await service.withdraw(session, rate_card_id)
 
     return routes
+
+
+def _prices(body: CreateRateCard) -> Prices:
+    cached = body.cached_input_price_per_million_tokens or body.input_price_per_million_tokens
+    return Prices(
+        input=price(body.input_price_per_million_tokens, "input_price_per_million_tokens"),
+        cached_input=price(cached, "cached_input_price_per_million_tokens"),
+        output=price(body.output_price_per_million_tokens, "output_price_per_million_tokens"),
+        cache_write=_price(body.cache_write_price_per_million_tokens, "cache_write_price_per_million_tokens"),
+        batch_input=_price(body.batch_input_price_per_million_tokens, "batch_input_price_per_million_tokens"),
+        batch_cached_input=_price(
+            body.batch_cached_input_price_per_million_tokens, "batch_cached_input_price_per_million_tokens"
+        ),
+        batch_output=_price(body.batch_output_price_per_million_tokens, "batch_output_price_per_million_tokens"),
+        characters=_price(body.price_per_million_characters, "price_per_million_characters"),
+        audio=_price(body.price_per_audio_second, "price_per_audio_second"),
+        image=_price(body.price_per_image, "price_per_image"),
+    )
 
 
 def _price(text: str | None, name: str) -> Decimal | None:
