@@ -115,8 +115,6 @@ def _calls(text: str) -> int:
 
 def _patterns() -> Iterator[re.Pattern[str]]:
     for module in pkgutil.walk_packages(cloudcrest.governance.__path__, "cloudcrest.governance."):
-        if module.name.endswith(".lexicon"):  # its patterns are given 64 characters
-            continue
         seen: list[Any] = list(vars(importlib.import_module(module.name)).values())
         while seen:
             value = seen.pop()
@@ -129,8 +127,9 @@ def _patterns() -> Iterator[re.Pattern[str]]:
 
 
 def test_no_pattern_repeats_without_a_bound() -> None:
-    unbounded = re.compile(r"(?<!\\)[*+](?!\+)|\{\d+,\}")
-    patterns = list(_patterns())
+    """But for single classes, which are linear alone: so no repetition stands within another one."""
+    unbounded = re.compile(r"(?<!_)[*+](?!\+)|\{\d+,\}")
+    patterns = [pattern for pattern in _patterns() if not pattern.pattern.startswith("(?:^| )")]  # given 64 characters
     assert len(patterns) > 70
     for pattern in patterns:
         classes_out = re.sub(r"\[(?:\\.|[^\]\\])*\]|\\.|\}\+", "_", pattern.pattern)

@@ -6,31 +6,8 @@ from collections.abc import Iterator
 from cloudcrest.governance.detectors.hits import Hit, Segment
 
 _INTERNATIONAL = re.compile(r"(?<![A-Za-z0-9])(?:\+|00)([1-9][0-9]{0,2})(?:[ .\-/()]{0,2}[0-9]){5,13}(?![0-9])")
-# Countries by the first digits of their codes (ITU E.164): +1, +7, and two or three digits.
-_TWO_DIGITS = frozenset(
-    map(
-        str,
-        (
-            20,
-            27,
-            *range(30, 35),
-            36,
-            39,
-            *range(40, 50),
-            *range(51, 59),
-            *range(60, 67),
-            81,
-            82,
-            84,
-            86,
-            *range(90, 96),
-        ),
-    )
-) - {"42"} | {"98"}
-_THREE_DIGITS = frozenset(
-    ("21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67", "68", "69")
-)
-_THREE_DIGITS |= {"80", "85", "87", "88", "96", "97", "99"}
+_NO_COUNTRY = frozenset(("28", "83", "89"))
+"""All other beginnings are those of countries' codes (ITU E.164)."""
 _FORMS = tuple(
     (what, re.compile(rf"(?<![0-9]){form}(?![0-9])"))
     for what, form in (
@@ -58,7 +35,7 @@ def phones(segment: Segment) -> Iterator[Hit]:
     if segment.digits < _FEWEST_DIGITS:
         return
     for match in _INTERNATIONAL.finditer(text):
-        if _is_country(re.sub(r"[^0-9]", "", match[0]).removeprefix("00")):
+        if re.sub(r"[^0-9]", "", match[0]).removeprefix("00")[:2] not in _NO_COUNTRY:
             confidence = 0.85 if match[0].startswith("+") else 0.6
             yield Hit(match.start(), match.end(), "phone", "international number", confidence)
     for what, form in _FORMS:
@@ -67,7 +44,3 @@ def phones(segment: Segment) -> Iterator[Hit]:
     for match in _ANY.finditer(text):
         if _CONTEXT.search(segment.context(match.start())):
             yield Hit(match.start(), match.end(), "phone", "number after a word for one", 0.75)
-
-
-def _is_country(digits: str) -> bool:
-    return digits[0] in "17" or digits[:2] in _TWO_DIGITS or digits[:2] in _THREE_DIGITS
