@@ -1,5 +1,6 @@
 """Guardrails as they are written on the command line: `pii=redact`, `input.email=off`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -38,7 +39,7 @@ def with_guardrails(before: dict[str, Any], given: list[str]) -> dict[str, dict[
     return after
 
 
-def guardrails_shown(item: dict[str, Any]) -> str:
+def guardrails_shown(item: Mapping[str, Any]) -> str:
     """As a table shows them: what holds at both stages once."""
     rules = item.get("guardrails") or {}
     said = {stage: rules.get(stage, {}) for stage in STAGES}

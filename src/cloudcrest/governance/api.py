@@ -4,8 +4,21 @@ from cloudcrest.governance.detectors.hits import Detector, Hit
 from cloudcrest.governance.detectors.registry import DETECTORS
 from cloudcrest.governance.guard import Findings, Guard, Placeholders
 from cloudcrest.governance.policy import Actions, actions
+from cloudcrest.governance.requests import Screen, Steps
 
-__all__ = ["DETECTORS", "Actions", "Detector", "Findings", "Guard", "Hit", "Placeholders", "actions", "detectors_for"]
+__all__ = [
+    "DETECTORS",
+    "Actions",
+    "Detector",
+    "Findings",
+    "Guard",
+    "Hit",
+    "Placeholders",
+    "Screen",
+    "Steps",
+    "actions",
+    "detectors_for",
+]
 
 
 def detectors_for(kinds: Actions) -> tuple[Detector, ...]:
