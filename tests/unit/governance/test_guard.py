@@ -41,6 +41,7 @@ def test_however_a_text_is_cut_the_same_comes_out(
         assert guarded(list(text), actions, is_json=is_json) == whole
 
 
+@settings(max_examples=50, deadline=None)
 @given(text=TEXTS)
 def test_flags_change_nothing(text: str) -> None:
     assert guarded(list(text), dict.fromkeys(DETECTORS, "flag"))[0] == text
