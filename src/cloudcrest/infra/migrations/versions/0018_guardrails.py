@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0018"
-down_revision: str | None = "0021"
+down_revision: str | None = "0016"
 _TABLES = ("organizations", "projects")
 
 
