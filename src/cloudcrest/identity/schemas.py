@@ -212,9 +212,8 @@ class OrganizationIn(In):
 
 
 class OrganizationChange(In):
-    """What is left out stays. `ceiling` is for operators: the organization's own limits cannot pass it.
-
-    `guardrails`: the least that holds in all its projects; what is given replaces all there is.
+    """What is left out stays. `ceiling` is for operators: the organization's own limits cannot pass it. `guardrails`
+    are the least of all its projects.
     """
 
     name: Name = ""
