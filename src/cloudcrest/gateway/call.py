@@ -79,6 +79,7 @@ class Call:
     """A request on its way. `pick` first (it names the replica), then `start`.
 
     `is_repeatable`: nothing of the answer has reached the client, so losing it does no harm; the sink ends that.
+    `wants_head`: the sink reads the heads of answers, so that none is passed over.
     `losses`: how many engines have lost this request before. `waits`: for a replica that takes over from a lost one.
     """
 
@@ -113,6 +114,7 @@ class Call:
         self._was_active = True
         self._active_at = 0.0
         self.is_repeatable = True
+        self.wants_head = False
         self.replica: Upstream | None = None
         self._picked: Trip[Upstream] | None = None
         self._trip: Trip[Upstream] | None = None
@@ -281,7 +283,7 @@ class Call:
         connection.send(
             b"".join((replica.request_start(self._path), end_of_head, self._body)),
             self,
-            take_answer=self._answered,
+            take_answer=None if self.wants_head else self._answered,
         )
 
     def _answered(self, body: bytes) -> None:

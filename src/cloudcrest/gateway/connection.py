@@ -13,8 +13,9 @@ from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from cloudcrest.gateway.http1 import framing, is_one_chunk
+from cloudcrest.gateway.http1 import JSON, framing, is_one_chunk
 from cloudcrest.gateway.known_head import HeadShape, head_shape
+from cloudcrest.gateway.sound.form import CONTENT_TYPES
 from cloudcrest.kernel.units import KIB
 
 MAX_HEAD_BYTES = 32 * KIB
@@ -71,11 +72,12 @@ class Upstream:
         self.leave_at = inf
 
     def request_start(self, path: str) -> bytes:
-        """A JSON request's head up to its id."""
+        """A request's head up to its id."""
         start = self._request_starts.get(path)
         if start is None:
-            lines = b"POST %b HTTP/1.1\r\n%bcontent-type: application/json\r\nx-request-id: "
-            start = self._request_starts[path] = lines % (path.encode(), self.head_lines)
+            kind = CONTENT_TYPES.get(path, JSON)
+            lines = b"POST %b HTTP/1.1\r\n%bcontent-type: %b\r\nx-request-id: "
+            start = self._request_starts[path] = lines % (path.encode(), self.head_lines, kind)
         return start
 
     def take(self) -> "UpstreamConnection | None":

@@ -1,7 +1,7 @@
 """An inference request's way through its stages.
 
 check (at the head)   refuse what is refused without its body
-begin (whole body)    authenticate → validate → guard → route → admit → reserve → open the account → relay
+begin (whole body)    authenticate → validate → route → admit → reserve → open the account → relay
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from cloudcrest.gateway.detached import BatchAccounts, Detached
 from cloudcrest.gateway.errors import MethodNotAllowed, unknown_key
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
-from cloudcrest.gateway.guardrails import Screening
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parts import Admitted, Parts
@@ -32,6 +31,8 @@ from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
+from cloudcrest.gateway.sound.relay import SoundRelay
+from cloudcrest.gateway.sound.request import form_for
 from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
@@ -96,23 +97,6 @@ class Inference:
         key = self.authenticate(request)
         parsed = self._read(request, key)
         request.body = b""
-        policies = self._snapshot.policies
-        policy = policies.of(key) if policies.is_any else None
-        if policy is None:
-            return self._go(connection, request, key, parsed)
-        return Screening(
-            policy,
-            connection,
-            request,
-            key,
-            parsed,
-            metrics=self._origin.metrics,
-            go_on=lambda screened: self._go(connection, request, self.authenticate(request), screened),
-            soon=_call_soon,
-        ).start()
-
-    def _go(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
-        """Has it answered, or wait for room."""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:
             responder = self._answer(connection, request, key, parsed)
@@ -225,7 +209,10 @@ class Inference:
             self._batch_accounts.check(request.id)
             check_idle((replica.slots, replica.in_flight) for replica in route.replicas)
         started_at = self._origin.microseconds()
-        claim = self._claims.of(key, parsed, document, started_at, "batch" if request.is_batch else "standard")
+        if parsed.sound is not None:
+            claim = self._claims.of_other(key, document.model_name, parsed.sound.most, started_at)
+        else:
+            claim = self._claims.of(key, parsed, document, started_at, "batch" if request.is_batch else "standard")
         now = self._calls.monotonic()
         if request.deadline == inf:  # a fallback has what is left
             set_deadline(request, access.timeout_seconds, self._calls.settings.request_timeout_seconds, now)
@@ -278,19 +265,18 @@ class Inference:
             self._batch_accounts.add(account)
         try:
             is_fanout = needs_fanout(parsed, document.engine)
-            body = b"" if is_fanout else build(fields)
-            outlet = chain(
-                [
-                    make(request.id)
-                    for make in (parsed.calls_outlet, parsed.guard_outlet, parsed.outlet)
-                    if make is not None
-                ]
-            )
+            if parsed.sound is not None and parsed.sound.data:
+                body = form_for(parsed, parsed.sound, document.model_name)
+            else:
+                body = b"" if is_fanout else build(fields)
+            outlet = chain([make(request.id) for make in (parsed.calls_outlet, parsed.outlet) if make is not None])
             parts = Parts(
                 self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
             )
             relay: Relay | Fanout
-            if is_fanout:
+            if parsed.sound is not None:
+                relay = SoundRelay(parts, parsed.sound)
+            elif is_fanout:
                 relay = (StreamFanout if parsed.is_stream else PlainFanout)(parts, fields)
             else:
                 relay = (StreamRelay if parsed.is_stream else PlainRelay)(parts)
@@ -313,10 +299,6 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     check_engine(parsed, document)
     return adapted(parsed, document)
-
-
-def _call_soon(call: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_soon(call)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

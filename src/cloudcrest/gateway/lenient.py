@@ -30,10 +30,11 @@ def read_leniently(read: Read, body: bytes) -> tuple[Parsed, list[str]]:
             return read(body), dropped
         except InvalidInput as error:
             path = _droppable(error, dropped)
-            value = msgspec.json.decode(body)
             try:
+                value = msgspec.json.decode(body)
                 _drop(value, _SEGMENT.findall(path))
-            except (LookupError, TypeError, ValueError, AttributeError):  # a name with dots or brackets in it
+            # A name with dots or brackets in it, or a field of a form, whose file is not copied for this.
+            except (LookupError, TypeError, ValueError, AttributeError, msgspec.DecodeError):
                 raise error from None
             body = msgspec.json.encode(value)
             dropped.append(path)

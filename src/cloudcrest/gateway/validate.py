@@ -6,7 +6,7 @@ one, cannot get past the check, and the engine never sees a byte that was not ch
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ from cloudcrest.gateway.fields import (
 )
 from cloudcrest.gateway.fields import Message as ChatMessage
 from cloudcrest.gateway.outlet import MakeOutlet
+from cloudcrest.gateway.sound.engines import check_sound
+from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName, RouteDocument
 
@@ -33,7 +35,8 @@ BYTES_PER_TOKEN = 4
 """Rough, for reservations only; what is charged is counted."""
 DEFAULT_OUTPUT_TOKENS = 512
 
-Body = ChatBody | CompletionBody | EmbeddingBody
+Body = ChatBody | CompletionBody | EmbeddingBody | SpeechBody | TranscriptionBody
+BodyType = TypeVar("BodyType")
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
@@ -55,8 +58,7 @@ class Parsed(msgspec.Struct):
     `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
     messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
     OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us.
-    `goes_on`: the last message is the beginning of the answer. `guard_outlet`: what looks through the answer, where its
-    project has guardrails.
+    `goes_on`: the last message is the beginning of the answer. `sound`: what is known of it where it is for sound.
     """
 
     endpoint: str
@@ -73,7 +75,7 @@ class Parsed(msgspec.Struct):
     outlet: MakeOutlet | None = None
     calls_outlet: MakeOutlet | None = None
     goes_on: bool = False
-    guard_outlet: MakeOutlet | None = None
+    sound: Sound | None = None
 
     @property
     def input_field(self) -> str:
@@ -92,7 +94,9 @@ class Parsed(msgspec.Struct):
         return self.size_bytes // BYTES_PER_TOKEN + 1
 
     def estimated_tokens(self, context_tokens: int) -> int:
-        """What to reserve from token limits until the true count is known."""
+        """What to reserve from token limits until the true count is known. Sound has no tokens."""
+        if self.sound is not None:
+            return 0
         if isinstance(self.body, EmbeddingBody):
             return self.estimated_input_tokens()
         output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
@@ -101,16 +105,8 @@ class Parsed(msgspec.Struct):
 
 def parse(endpoint: str, data: bytes) -> Parsed:
     """Checks a body. Raises `InvalidInput` whose `param` is the wrong field's path, and nothing else."""
-    try:
-        body: Body = DECODERS[endpoint].decode(data)
-        slices = _slices.decode(data)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
-    parsed = Parsed(endpoint, body, {name: bytes(raw) for name, raw in slices.items()}, len(data))
+    body, slices = decode_json(DECODERS[endpoint], data)
+    parsed = Parsed(endpoint, body, slices, len(data))
     if isinstance(body, EmbeddingBody):
         _batch(body.input, "input", MAX_BATCH)
         return parsed
@@ -131,17 +127,31 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     return parsed
 
 
+def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[BodyType, dict[str, bytes]]:
+    """A body and its slices. Raises `InvalidInput`."""
+    try:
+        body = decoder.decode(data)
+        slices = _slices.decode(data)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
+    return body, {name: bytes(raw) for name, raw in slices.items()}
+
+
 def check_engine(parsed: Parsed, route: RouteDocument) -> None:
     """Refuses what this route's engine would silently ignore, and endpoints of another task. Raises `InvalidInput`."""
     body = parsed.body
-    wanted = "embedding" if isinstance(body, EmbeddingBody) else "text"
-    task = "embedding" if route.task == "embedding" else "text"
-    if wanted != task or (isinstance(body, ChatBody) and route.task != "chat") or route.task not in _SERVED:
+    if route.task not in _TASKS[type(body)]:
         raise InvalidInput(
             f"'{route.model_name}' is a model for {route.task}: {parsed.endpoint} does not serve it",
             param="model",
             code="model_not_supported",
         )
+    if isinstance(body, SpeechBody | TranscriptionBody):
+        check_sound(body, route.engine)
     if parsed.goes_on and route.engine in ("vllm", "upstream"):
         raise InvalidInput(
             "this model's engine does not go on with an answer that the caller has begun",
@@ -170,7 +180,14 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
         parsed.max_tokens = route.context_tokens
 
 
-_SERVED = frozenset(("chat", "completion", "embedding"))
+_TASKS: dict[type[Body], tuple[str, ...]] = {
+    ChatBody: ("chat",),
+    CompletionBody: ("chat", "completion"),
+    EmbeddingBody: ("embedding",),
+    SpeechBody: ("speech",),
+    TranscriptionBody: ("transcription",),
+}
+"""For which tasks a model may be to be asked with a body."""
 
 
 def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
@@ -178,7 +195,7 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     body = parsed.body
     fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
     fields["model"] = _encode(route.model_name)
-    if isinstance(body, EmbeddingBody):
+    if not isinstance(body, ChatBody | CompletionBody):
         return fields
     if parsed.is_stream:
         fields["stream_options"] = b'{"include_usage":true}'

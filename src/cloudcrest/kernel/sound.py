@@ -9,12 +9,19 @@ SoundFormat = Literal["wav", "mp3", "flac", "ogg", "aac", "webm", "mp4"]
 
 MAX_MILLISECONDS = 2 * 60 * 60 * 1000
 """The longest recording that is taken at all."""
+MARGIN_MILLISECONDS = 100
+"""What decoding may make longer: a codec's delay, a resampler's ends."""
 _HEAD_BYTES = 4_096
 _MAX_BITS_PER_SECOND: dict[SoundFormat, int] = {
     "wav": 1_536_000, "mp3": 320_000, "flac": 1_536_000, "ogg": 512_000, "aac": 512_000, "webm": 512_000,
     "mp4": 512_000,
 }  # fmt: skip
 """What a stereo recording of each is at most in practice: no file of so many bytes is likely to be shorter."""
+
+
+_MIN_BITS_PER_SECOND = 4_000
+"""What no recording of speech is below, whatever packs it: a bound for heads that do not tell."""
+_XING_WITHIN_BYTES = 200
 
 
 def format_of(data: bytes) -> SoundFormat | None:
@@ -41,9 +48,10 @@ _MAGICS: tuple[tuple[bytes, SoundFormat], ...] = (
 
 
 def most_milliseconds(data: bytes) -> int:
-    """How long a file says that it is, where its head tells, else the most that is taken."""
+    """How long a file says that it is, where its head tells, else what so many bytes can hold at most."""
     told = _told_milliseconds(data)
-    return MAX_MILLISECONDS if told is None else min(told, MAX_MILLISECONDS)
+    most = -(-len(data) * 8_000 // _MIN_BITS_PER_SECOND) if told is None else told + MARGIN_MILLISECONDS
+    return min(most, MAX_MILLISECONDS)
 
 
 def least_milliseconds(data: bytes) -> int:
@@ -62,7 +70,9 @@ def _told_milliseconds(data: bytes) -> int | None:
         case "flac":
             return _flac_milliseconds(data)
         case "ogg":
-            return _opus_milliseconds(data)
+            return _ogg_milliseconds(data)
+        case "mp3":
+            return _mp3_milliseconds(data)
     return None
 
 
@@ -88,12 +98,38 @@ def _flac_milliseconds(data: bytes) -> int | None:
     return -(-samples * 1000 // rate) if rate and samples else None
 
 
-def _opus_milliseconds(data: bytes) -> int | None:
-    """By the last page's position, in samples of 48 kHz (RFC 7845)."""
-    if b"OpusHead" not in data[:_HEAD_BYTES]:
-        return None
+def _ogg_milliseconds(data: bytes) -> int | None:
+    """By the last page's position: of Opus in samples of 48 kHz (RFC 7845), of Vorbis at the rate in its first page."""
+    head = data[:_HEAD_BYTES]
+    rate = 48_000
+    if b"OpusHead" not in head:
+        at = head.find(b"\x01vorbis")
+        if at < 0:
+            return None
+        rate = int.from_bytes(head[at + 12 : at + 16], "little")
     last = data.rfind(b"OggS")
-    if last < 0 or len(data) < last + 14:
+    if last < 0 or len(data) < last + 14 or rate == 0:
         return None
     position = int.from_bytes(data[last + 6 : last + 14], "little", signed=True)
-    return -(-position * 1000 // 48_000) if position > 0 else None
+    return -(-position * 1000 // rate) if position > 0 else None
+
+
+def _mp3_milliseconds(data: bytes) -> int | None:
+    """By the count of frames that most encoders leave in the first one ("Xing", "Info")."""
+    at = 0
+    if data[:3] == b"ID3" and len(data) > 10:
+        size = 0
+        for byte in data[6:10]:
+            size = size << 7 | byte & 0x7F
+        at = 10 + size
+    frame = data[at : at + _XING_WITHIN_BYTES]
+    found = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if len(frame) < 4 or found < 4 or frame[0] != 0xFF or not frame[found + 7] & 1:
+        return None
+    version, rate_index = frame[1] >> 3 & 3, frame[2] >> 2 & 3
+    if version == 1 or rate_index == 3:
+        return None
+    rate = (44_100, 48_000, 32_000)[rate_index] >> (0 if version == 3 else 1 if version == 2 else 2)
+    frames = int.from_bytes(frame[found + 8 : found + 12], "big")
+    samples = frames * (1_152 if version == 3 else 576)
+    return -(-samples * 1000 // rate) if frames else None

@@ -3,9 +3,16 @@
 from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.api import Dialect
 from cloudcrest.gateway.request import Request
+from cloudcrest.gateway.sound.form import TRANSCRIPTIONS
+from cloudcrest.gateway.sound.request import Speech, Transcription, Translation
 
 ANTHROPIC = Messages()
-DIALECTS: dict[str, Dialect] = {"/v1/messages": ANTHROPIC}
+DIALECTS: dict[str, Dialect] = {
+    "/v1/messages": ANTHROPIC,
+    "/v1/audio/speech": Speech(),
+    TRANSCRIPTIONS: Transcription(),
+    "/v1/audio/translations": Translation(),
+}
 COUNTS: dict[str, Dialect] = {"/v1/messages/count_tokens": CountTokens()}
 """Paths that answer with the tokens of a prompt (token_count.py)."""
 _VERSION = b"anthropic-version"

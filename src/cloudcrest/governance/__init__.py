@@ -1,1 +1,0 @@
-"""What may be said: guardrails over requests and answers, and moderation."""
