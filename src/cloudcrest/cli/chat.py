@@ -2,19 +2,19 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from cloudcrest.cli.choose import first_model
 from cloudcrest.cli.client import Client
 from cloudcrest.cli.connection import inference
 from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import note, print_json
-from cloudcrest.kernel.errors import CloudcrestError, EngineFault, NotFound
+from cloudcrest.cli.output import note, print_json, show_text
+from cloudcrest.kernel.errors import CloudcrestError, EngineFault
 
 Message = dict[str, str]
 
@@ -38,7 +38,7 @@ def chat(
     settings = {"max_tokens": max_tokens, "temperature": temperature}
     start: list[Message] = [{"role": "system", "content": system}] if system else []
     with Client(inference(options)) as cloud:
-        request: dict[str, Any] = {"model": model or first_chat_model(cloud)}
+        request: dict[str, Any] = {"model": model or first_model(cloud, "chat")}
         request.update({name: value for name, value in settings.items() if value is not None})
         if message is None and sys.stdin.isatty():
             converse(cloud, request, start)
@@ -91,8 +91,8 @@ def answer(cloud: Client, request: dict[str, Any]) -> str:
     with cloud.stream("/v1/chat/completions", {**request, "stream": True}) as response:
         for part in deltas(response.iter_lines()):
             parts.append(part)
-            _write(part)
-    _write("\n")
+            show_text(part)
+    show_text("\n")
     return "".join(parts)
 
 
@@ -112,22 +112,3 @@ def deltas(lines: Iterator[str]) -> Iterator[str]:
             if text:
                 yield text
     raise EngineFault("the answer broke off", hint="try again")
-
-
-def first_chat_model(cloud: Client) -> str:
-    """The first model that chats. Raises `NotFound` where there is none."""
-    listed = cloud.get("/v1/models").get("data", [])
-    for model in listed:
-        if model.get("task", "chat") == "chat":
-            return str(model["id"])
-    raise NotFound("no chat model is deployed", hint="see `cloudcrest deployments list`, or name one with --model")
-
-
-def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has what it wants (`| head`); keep the interpreter from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

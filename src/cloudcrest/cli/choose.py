@@ -60,3 +60,13 @@ def _one(kind: str, flag: str, found: list[Json], asked: str | None) -> str:
         raise NotFound(f"there is no {kind} '{asked}'", hint=f"perhaps: {', '.join(like)}")
     choices = ", ".join(f"{item['id']} ({item['name']})" for item in named[:10])
     raise WrongUsage(f"there is more than one {kind}", hint=f"say which with {flag}: {choices}")
+
+
+def first_model(cloud: Client, task: str) -> str:
+    """The first deployed model for a task. Raises `NotFound` where there is none."""
+    for model in cloud.get("/v1/models").get("data", []):
+        if model.get("task", "chat") == task:
+            return str(model["id"])
+    raise NotFound(
+        f"no model for {task} is deployed", hint="see `cloudcrest deployments list`, or name one with --model"
+    )

@@ -2,7 +2,8 @@
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -99,9 +100,14 @@ class Client:
         return response
 
     @contextmanager
-    def stream(self, path: str, body: Json) -> Iterator[httpx2.Response]:
-        """A POST whose answer is read as it comes."""
-        with self._reaching(), self._http.stream("POST", path, json=body) as response:
+    def stream(
+        self, path: str, body: Json | None = None, *, fields: dict[str, str] | None = None, file: Path | None = None
+    ) -> Iterator[httpx2.Response]:
+        """A POST whose answer is read as it comes: of JSON, or of a form with fields and a file."""
+        with ExitStack() as stack:
+            files = None if file is None else {"file": (file.name, stack.enter_context(file.open("rb")))}
+            stack.enter_context(self._reaching())
+            response = stack.enter_context(self._http.stream("POST", path, json=body, data=fields, files=files))
             if response.is_error:
                 response.read()
                 raise refusal(response)

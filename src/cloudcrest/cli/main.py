@@ -18,6 +18,7 @@ from cloudcrest.cli import (
     models,
     organizations,
     regions,
+    sound,
     usage,
 )
 from cloudcrest.cli.errors import FAILURE, USAGE, exit_code_of
@@ -52,7 +53,8 @@ def build() -> App:
     app.command(local.up, group=_MACHINE, help_flags=[], version_flags=[])
     for shown in (local.down, local.status, local.logs, doctor.doctor, version):
         app.command(shown, group=_MACHINE)
-    app.command(chat.chat, group=_USE)
+    for used in (chat.chat, sound.speak, sound.transcribe):
+        app.command(used, group=_USE)
     for group, commands in (
         (_USE, (models.app, deployments.app, regions.app)),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,6 +69,17 @@ def print_json(value: object) -> None:
 def note(message: str) -> None:
     """A message for the person, beside the result."""
     print(message, file=sys.stderr)
+
+
+def show_text(text: str) -> None:
+    """A piece of text as it comes."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has what it wants (`| head`); keep the interpreter from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def value_of(row: Row, field: str | Callable[[Row], Any]) -> Any:
