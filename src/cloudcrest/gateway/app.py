@@ -121,7 +121,7 @@ class GatewayApp:
             is_inference = _is_inference(path)
             if is_inference and request.method == b"POST":
                 if path in COUNTS:
-                    return self._token_counts.begin(connection, request, COUNTS[path])
+                    return self._token_counts.begin(connection, request)
                 return self._inference.begin(connection, request)
             if request.method == b"OPTIONS" and (is_inference or path.startswith("/v1") or path in self._pages):
                 self._preflight(connection, request)

@@ -95,7 +95,7 @@ class Inference:
     def begin(self, connection: Connection, request: Request) -> Responder:
         """Begins the answer to a whole request. Raises before anything is sent."""
         key = self.authenticate(request)
-        parsed = self._read(request, key)
+        parsed = self.read(request, key)
         request.body = b""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:
@@ -107,7 +107,7 @@ class Inference:
                 raise
             return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
 
-    def _read(self, request: Request, key: KeyDocument) -> Parsed:
+    def read(self, request: Request, key: KeyDocument) -> Parsed:
         """The body, checked. Raises `InvalidInput`."""
         if key.project_id not in self._snapshot.lenient_projects:
             return _read(request, request.body)
@@ -116,7 +116,7 @@ class Inference:
             request.extra_head += ignored_header(dropped)
         return parsed
 
-    def _fit(self, request: Request, key: KeyDocument, parsed: Parsed, document: RouteDocument) -> Parsed:
+    def fit(self, request: Request, key: KeyDocument, parsed: Parsed, document: RouteDocument) -> Parsed:
         """The request as this route's engine and model can take it. Raises `InvalidInput`."""
         if key.project_id not in self._snapshot.lenient_projects:
             return _fitted(document, parsed)
@@ -202,7 +202,7 @@ class Inference:
         """Begins an answer by one route. Raises before anything is sent."""
         route, scopes = access.route, access.scopes
         document = route.document
-        parsed = self._fit(request, key, parsed, document)
+        parsed = self.fit(request, key, parsed, document)
         if not route.replicas:
             raise _not_ready(route)
         if request.is_batch:

@@ -86,7 +86,7 @@ class Gateway:
                 calls=self._calls,
                 metrics=self._metrics,
                 admit=admitting,
-                key_of=inference.authenticate,
+                inference=inference,
             ),
         )
         self._state = ServerState(settings, self._app, clock.monotonic())

@@ -4,7 +4,6 @@ It is held to the caller's request rate and concurrency and costs nothing: nothi
 """
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
@@ -12,14 +11,12 @@ from cloudcrest.gateway.admit import Admit, limit_headers
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import MAX_ASKED, TOKENIZERS, count_input
 from cloudcrest.gateway.deadline import deadline_passed, set_deadline
-from cloudcrest.gateway.dialects.api import Dialect
 from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route, Snapshot
-from cloudcrest.gateway.tools.adapt import adapted
-from cloudcrest.gateway.validate import Parsed, check_engine
-from cloudcrest.identity.api import KeyDocument
+from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, Unavailable
 
 MAX_AT_ONCE = 8
@@ -38,25 +35,24 @@ class TokenCounts:
         calls: Calls,
         metrics: Metrics,
         admit: Admit,
-        key_of: Callable[[Request], KeyDocument],
+        inference: Inference,
     ) -> None:
         self._snapshot = snapshot
         self._calls = calls
         self._admit = admit
-        self._key_of = key_of
+        self._inference = inference
         self._turns = asyncio.Semaphore(MAX_AT_ONCE)
         self._running = 0
         self._metrics = metrics
 
-    def begin(self, connection: Connection, request: Request, dialect: Dialect) -> "TokenCount":
+    def begin(self, connection: Connection, request: Request) -> "TokenCount":
         """Begins to count a whole request's prompt. Raises before anything is sent."""
-        key = self._key_of(request)
-        parsed = dialect.read(request)
+        key = self._inference.authenticate(request)
+        parsed = self._inference.read(request, key)
         request.body = b""
         access = self._snapshot.access(key, parsed.body.model)
         route = _countable(access.route)
-        check_engine(parsed, route.document)
-        parsed = adapted(parsed, route.document)
+        parsed = self._inference.fit(request, key, parsed, route.document)
         if self._running >= MAX_COUNTS:
             raise Unavailable("too many prompts are being counted", code="overloaded", retry_after_seconds=1)
         now = self._calls.monotonic()

@@ -7,6 +7,7 @@ import pytest
 
 from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.anthropic.request import canonical, decode
+from cloudcrest.gateway.lenient import read_leniently
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.validate import Parsed, check_engine, forwarded_fields
 from cloudcrest.kernel.errors import InvalidInput
@@ -143,7 +144,52 @@ def test_what_claude_code_sends_is_taken() -> None:
     assert next(iter(fields)) == "messages"  # the router looks for them near the start
 
 
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+
+
+def test_images_are_shown_by_the_user_those_of_results_too() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
+    other = {"type": "tool_result", "tool_use_id": "u", "content": [text("both"), IMAGE]}
+    turns = said(user(result, other, text("see"), IMAGE, text("what?")), {"role": "user", "content": "quick"})
+    assert [turn["content"] for turn in turns[:2]] == ["The image follows.", "both"]
+    words = [{"type": "text", "text": each} for each in ("see", "what?", "quick")]
+    assert turns[2] == {"role": "user", "content": [SHOWN, SHOWN, words[0], SHOWN, *words[1:]]}
+    seen = read(messages=[user(IMAGE)])
+    assert seen.images == 1
+    with pytest.raises(InvalidInput, match="no images"):
+        check_engine(seen, route_document())
+
+
+def test_how_hard_a_model_tries() -> None:
+    assert chat_of(output_config={"effort": "low"})["reasoning_effort"] == "low"
+    assert "reasoning_effort" not in chat_of(output_config={"effort": "high"})
+    assert chat_of(thinking={"type": "enabled"}) == chat_of()
+
+
+def test_projects_that_are_lenient_go_without_what_is_not_honoured() -> None:
+    body = HELLO | {
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        "output_config": {"effort": "max"},
+        "container": "c",
+        "tools": [WEATHER | {"input_examples": []}],
+    }
+    request = Request(b"POST", b"/v1/messages", "1.1", [], True)
+
+    def read_body(data: bytes) -> Parsed:
+        request.body = data
+        return Messages().read(request)
+
+    parsed, dropped = read_leniently(read_body, json.dumps(body).encode())
+    assert set(dropped) == {
+        "thinking.budget_tokens",
+        "context_management",
+        "output_config.effort",
+        "container",
+        "tools[0].input_examples",
+    }
+    assert set(parsed.fields) == {"messages", "model", "tools", "max_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +199,13 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"logprobs": True}, "logprobs"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.budget_tokens"),
         ({"output_config": {"effort": "max"}}, "output_config.effort"),
-        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits[0].type"),
-        ({"messages": [user(IMAGE)]}, "messages[0].content[0].type"),
+        ({"output_config": {"effort": "most"}}, "output_config.effort"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management"),
+        (
+            {"messages": [user({"type": "image", "source": {"type": "url", "url": "http://x"}})]},
+            "messages[0].content[0].source.type",
+        ),
+        ({"messages": [{"role": "assistant", "content": [IMAGE]}]}, "messages[0].content[0].type"),
         ({"messages": [user(text("see"), {"type": "document", "source": {}})]}, "messages[0].content[1].type"),
         ({"messages": [user(text("see"), {"type": "video"})]}, "messages[0].content[1].type"),
         ({"messages": [user({"type": "redacted_thinking", "data": ""})]}, "messages[0].content[0].type"),

@@ -19,6 +19,13 @@ _TYPES = {
 }
 _STATUSES = {502: 500, 503: 529}
 _OUT_OF_MONEY = "insufficient_quota"
+_NAMES = {
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+}
+"""What a field of the canonical request is called here."""
 
 
 def status_of(error: CloudcrestError) -> int:
@@ -38,6 +45,7 @@ def _message(error: CloudcrestError) -> str:
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     if isinstance(error, ContextTooLong):
         return f"prompt is too long: {message}"  # the words by which agents know that they have to say less
-    if error.param and f"'{error.param}'" not in message:
-        return f"{error.param}: {message}"
+    name = _NAMES.get(error.param or "", error.param)
+    if name and f"'{name}'" not in message:
+        return f"{name}: {message}"
     return message

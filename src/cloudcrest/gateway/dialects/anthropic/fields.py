@@ -33,8 +33,23 @@ class TextBlock(_Block, tag="text"):
     citations: None = None
 
 
+class Base64Source(_Strict, tag_field="type", tag="base64"):
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    data: str
+
+
+class UrlSource(_Strict, tag_field="type", tag="url"):
+    """Refused (request.py), as is the next one: nothing is fetched for a caller."""
+
+    url: str
+
+
+class FileSource(_Strict, tag_field="type", tag="file"):
+    file_id: ShortText
+
+
 class ImageBlock(_Block, tag="image"):
-    source: dict[str, Any]
+    source: Base64Source | UrlSource | FileSource
 
 
 class ToolUseBlock(_Block, tag="tool_use"):
@@ -127,9 +142,9 @@ class AdaptiveThinking(_Strict, tag_field="type", tag="adaptive"):
 
 
 class EnabledThinking(_Strict, tag_field="type", tag="enabled"):
-    """Refused (request.py): no engine holds to a budget."""
+    """Without a budget, which is refused (request.py) as no engine holds to one, the same as the one above."""
 
-    budget_tokens: int
+    budget_tokens: int | None = None
     display: Literal["summarized", "omitted"] | None = None
 
 
@@ -137,14 +152,10 @@ class DisabledThinking(_Strict, tag_field="type", tag="disabled"):
     pass
 
 
-class ClearThinking(_Strict, tag_field="type", tag="clear_thinking_20251015"):
-    keep: Literal["all"]
-
-
 class ContextManagement(_Strict):
-    """Edits of what was said before: only the one that edits nothing."""
+    """Edits of what was said before: only the one that edits nothing is taken (request.py)."""
 
-    edits: Annotated[list[ClearThinking], Meta(max_length=16)] = []
+    edits: Annotated[list[dict[str, Any]], Meta(max_length=16)] = []
 
 
 class JsonFormat(_Strict, tag_field="type", tag="json_schema", rename={"json_schema": "schema"}):
@@ -152,9 +163,9 @@ class JsonFormat(_Strict, tag_field="type", tag="json_schema", rename={"json_sch
 
 
 class OutputConfig(_Strict):
-    """`effort` "high" is how every model works that is told nothing."""
+    """`effort` "high" is how a model works that is told nothing."""
 
-    effort: Literal["high"] | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from cloudcrest.gateway.dialects.anthropic.fields import (
     AnyChoice,
+    Base64Source,
     CountBody,
     DocumentBlock,
     EnabledThinking,
@@ -18,6 +19,7 @@ from cloudcrest.gateway.dialects.anthropic.fields import (
     Message,
     MessagesBody,
     NoChoice,
+    OutputConfig,
     RedactedThinkingBlock,
     TextBlock,
     ThinkingBlock,
@@ -37,6 +39,9 @@ _count: msgspec.json.Decoder[CountBody] = msgspec.json.Decoder(CountBody)
 _tool: msgspec.json.Decoder[Tool] = msgspec.json.Decoder(Tool)
 _kind: msgspec.json.Decoder[ToolKind] = msgspec.json.Decoder(ToolKind)
 Said = dict[str, Any]
+Parts = list[dict[str, Any]]
+_NO_EDIT = {"type": "clear_thinking_20251015", "keep": "all"}
+_USUAL_EFFORT = "high"
 
 
 def decode(data: bytes) -> MessagesBody:
@@ -51,26 +56,43 @@ def decode_count(data: bytes) -> CountBody:
 
 def canonical(body: CountBody) -> dict[str, Any]:
     """The same as a body of OpenAI's chat completions. Raises `InvalidInput` for what cannot be said there."""
-    if isinstance(body.thinking, EnabledThinking):
+    _check_thinking(body)
+    chat: dict[str, Any] = {"messages": _joined(_turns(body)), "model": body.model}
+    tools = [_read_tool(raw, f"tools[{at}]") for at, raw in enumerate(body.tools or ())]
+    if tools:
+        chat["tools"] = [_function(tool) for tool in tools]
+    chat |= _tool_choice(body, {tool.name for tool in tools})
+    config = body.output_config or OutputConfig()
+    form = config.format or body.output_format
+    if form is not None:
+        schema = {"name": "output", "schema": form.json_schema, "strict": True}
+        chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if isinstance(body, MessagesBody):
+        chat |= _sampling(body)
+        if config.effort not in (None, _USUAL_EFFORT):
+            chat["reasoning_effort"] = config.effort
+    return chat
+
+
+def _check_thinking(body: CountBody) -> None:
+    if isinstance(body.thinking, EnabledThinking) and body.thinking.budget_tokens is not None:
         raise InvalidInput(
             "no model here holds to a budget of thinking",
             param="thinking.budget_tokens",
             code="unsupported_parameter",
             hint="send {'type': 'adaptive'}: the model thinks as much as it does by itself",
         )
-    chat: dict[str, Any] = {"messages": _joined(_turns(body)), "model": body.model}
-    tools = [_read_tool(raw, f"tools[{at}]") for at, raw in enumerate(body.tools or ())]
-    if tools:
-        chat["tools"] = [_function(tool) for tool in tools]
-    chat |= _tool_choice(body, {tool.name for tool in tools})
-    form = body.output_config.format if body.output_config is not None else None
-    form = form or body.output_format
-    if form is not None:
-        schema = {"name": "output", "schema": form.json_schema, "strict": True}
-        chat["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if isinstance(body, MessagesBody):
-        chat |= _sampling(body)
-    return chat
+    if body.context_management is not None and any(edit != _NO_EDIT for edit in body.context_management.edits):
+        raise InvalidInput(
+            "what was said before is not edited here",
+            param="context_management",
+            code="unsupported_parameter",
+            hint=f"leave it out, or send {_NO_EDIT}",
+        )
+    if body.output_config is not None and body.output_config.effort == "max":
+        raise InvalidInput(
+            "no model here has this level", param="output_config.effort", code="unsupported_value", hint="take 'xhigh'"
+        )
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
@@ -102,25 +124,54 @@ def _turns(body: CountBody) -> Iterator[Said]:
 
 
 def _question(content: Sequence[Any], path: str) -> Iterator[Said]:
-    """A turn of the user: results of tools, then what is said."""
+    """A turn of the user: results of tools, then what is shown (by the results, too) and said."""
+    shown: Parts = []
     texts: list[str] = []
+    is_after_results = False
     for at, block in enumerate(content):
         where = f"{path}[{at}]"
         if isinstance(block, ToolResultBlock):
-            if texts:
+            if is_after_results:
                 raise InvalidInput("results of tools come before what else a turn says", param=where)
-            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block, where)}
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block, where, shown)}
+            continue
+        is_after_results = True
+        if isinstance(block, ImageBlock):
+            shown += [*_text_parts(texts), _image(block, where)]
+            texts = []
         else:
             texts.append(_text([block], path, "a turn of the user", at))
-    if texts:
+    if shown:
+        yield {"role": "user", "content": [*shown, *_text_parts(texts)]}
+    elif texts:
         yield {"role": "user", "content": BETWEEN_BLOCKS.join(texts)}
 
 
-def _result(block: ToolResultBlock, path: str) -> str:
+def _result(block: ToolResultBlock, path: str, shown: Parts) -> str:
+    """What a tool said. Its images go to `shown`: only the user can show any."""
     content = block.content or ""
-    text = content if isinstance(content, str) else _text(content, f"{path}.content", "a result")
+    if isinstance(content, str):
+        text = content
+    else:
+        images = [(at, each) for at, each in enumerate(content) if isinstance(each, ImageBlock)]
+        shown += [_image(each, f"{path}.content[{at}]") for at, each in images]
+        texts = [each.text for each in content if isinstance(each, TextBlock)]
+        text = BETWEEN_BLOCKS.join(texts) or ("The image follows." if images else "")
     # OpenAI's shape has no field for it, and models are told in words.
     return f"Error: {text}" if block.is_error else text
+
+
+def _image(block: ImageBlock, path: str) -> dict[str, Any]:
+    source = block.source
+    if not isinstance(source, Base64Source):
+        raise InvalidInput(
+            "images are not fetched here", param=f"{path}.source.type", code="unsupported_content", hint="send base64"
+        )
+    return {"type": "image_url", "image_url": {"url": f"data:{source.media_type};base64,{source.data}"}}
+
+
+def _text_parts(texts: Sequence[str]) -> Parts:
+    return [{"type": "text", "text": text} for text in texts]
 
 
 def _answer(content: Sequence[Any], path: str) -> Said:
@@ -151,7 +202,7 @@ def _text(content: Sequence[Any], path: str, whose: str, first: int = 0) -> str:
             texts.append(block.text)
             continue
         if isinstance(block, ImageBlock):
-            why, hint = "the models here take text only", None
+            why, hint = "only the user shows images", None
         elif isinstance(block, DocumentBlock):
             why, hint = "documents are not read here", "send their text"
         elif isinstance(block, RedactedThinkingBlock):
@@ -169,11 +220,20 @@ def _joined(turns: Iterator[Said]) -> list[Said]:
         last = said[-1] if said else {"role": ""}
         is_same = last["role"] == turn["role"] and turn["role"] in ("user", "assistant")
         if is_same and "tool_calls" not in last and "reasoning_content" not in turn:
-            texts = [text for text in (last["content"], turn["content"]) if text]
-            said[-1] = {**last, **turn, "content": BETWEEN_BLOCKS.join(texts)}
+            said[-1] = {**last, **turn, "content": _both(last["content"], turn["content"])}
         else:
             said.append(turn)
     return said
+
+
+def _both(first: str | Parts | None, second: str | Parts | None) -> str | Parts:
+    if isinstance(first, list) or isinstance(second, list):
+        return [
+            part
+            for said in (first, second)
+            for part in (said if isinstance(said, list) else _text_parts([said] if said else []))
+        ]
+    return BETWEEN_BLOCKS.join(text for text in (first, second) if text)
 
 
 def _read_tool(raw: msgspec.Raw, path: str) -> Tool:
@@ -183,7 +243,7 @@ def _read_tool(raw: msgspec.Raw, path: str) -> Tool:
             raise InvalidInput(
                 f"tools of the type '{kind[:64]}' run at Anthropic or are known to its models alone",
                 param=f"{path}.type",
-                code="unsupported_parameter",
+                code="unsupported_tool",
                 hint="describe the tool with name, description and input_schema",
             )
         tool = _tool.decode(raw)
