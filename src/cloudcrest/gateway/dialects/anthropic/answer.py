@@ -80,13 +80,15 @@ class About(msgspec.Struct, frozen=True):
     """What is known of an answer before it comes.
 
     `stop_sequences`: the caller's. `shows_thinking`: whether the caller asked to be told what the model thinks;
-    `omits_thought`: then only that it does.
+    `omits_thought`: then only that it does. `begun`: how the caller has begun the answer, which llama.cpp says again in
+    whole answers, and the caller is not told again.
     """
 
     model: str
     stop_sequences: tuple[str, ...] = ()
     shows_thinking: bool = False
     omits_thought: bool = False
+    begun: str = ""
 
 
 def message_id(request_id: str) -> str:
@@ -175,7 +177,7 @@ def _blocks(said: Said, request_id: str, about: About) -> list[Block]:
     thought = said.reasoning_content or said.reasoning
     if thought and about.shows_thinking:
         blocks.append({"type": "thinking", "thinking": "" if about.omits_thought else thought, "signature": ""})
-    text = (said.content or "") + (said.refusal or "")
+    text = (said.content or "").removeprefix(about.begun) + (said.refusal or "")
     if text:
         blocks.append({"type": "text", "text": text})
     blocks += _calls(said.tool_calls or (), request_id)

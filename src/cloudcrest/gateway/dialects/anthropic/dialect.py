@@ -7,7 +7,7 @@ import msgspec
 from cloudcrest.gateway.dialects.anthropic.answer import About
 from cloudcrest.gateway.dialects.anthropic.errors import error_document, status_of
 from cloudcrest.gateway.dialects.anthropic.fields import AdaptiveThinking
-from cloudcrest.gateway.dialects.anthropic.request import canonical, decode, decode_count, goes_on
+from cloudcrest.gateway.dialects.anthropic.request import canonical, decode, decode_count
 from cloudcrest.gateway.dialects.anthropic.stream import MessageOutlet
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.validate import Parsed, parse
@@ -34,16 +34,19 @@ class Messages(_Anthropic):
 
     def read(self, request: Request) -> Parsed:
         body = decode(request.body)
-        parsed = parse(CHAT, msgspec.json.encode(canonical(body)))
+        chat = canonical(body)
+        last = chat["messages"][-1]
+        parsed = parse(CHAT, msgspec.json.encode(chat))
+        parsed.goes_on = last["role"] == "assistant"
         thinking = body.thinking if isinstance(body.thinking, AdaptiveThinking) else None
         about = About(
             model=body.model,
             stop_sequences=tuple(body.stop_sequences or ()),
             shows_thinking=thinking is not None,
             omits_thought=thinking is not None and thinking.display == "omitted",
+            begun=last["content"] or "" if parsed.goes_on else "",
         )
         parsed.outlet = partial(MessageOutlet, about=about)
-        parsed.goes_on = goes_on(body.messages)
         return parsed
 
 

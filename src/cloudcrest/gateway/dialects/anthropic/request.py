@@ -16,7 +16,6 @@ from cloudcrest.gateway.dialects.anthropic.fields import (
     DocumentBlock,
     EnabledThinking,
     ImageBlock,
-    Message,
     MessagesBody,
     NoChoice,
     OutputConfig,
@@ -295,8 +294,3 @@ def _sampling(body: MessagesBody) -> dict[str, Any]:
     if body.stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     return chat
-
-
-def goes_on(messages: Sequence[Message]) -> bool:
-    """Whether the caller has begun the answer: the model is to go on with it."""
-    return messages[-1].role == "assistant"
