@@ -37,7 +37,9 @@ class _OutputDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
-class _UsageBody(msgspec.Struct):
+class UsageBody(msgspec.Struct):
+    """Usage as engines and providers write it."""
+
     prompt_tokens: Count
     completion_tokens: Count = 0
     prompt_tokens_details: _InputDetails | None = None
@@ -47,18 +49,18 @@ class _UsageBody(msgspec.Struct):
 
 
 class _EndOfAnswer(msgspec.Struct):
-    usage: _UsageBody
+    usage: UsageBody
 
 
 class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
-    usage: _UsageBody | None = None
+    usage: UsageBody | None = None
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
 _slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_usage: msgspec.json.Decoder[_UsageBody] = msgspec.json.Decoder(_UsageBody)
+_usage: msgspec.json.Decoder[UsageBody] = msgspec.json.Decoder(UsageBody)
 _end_of_answer: msgspec.json.Decoder[_EndOfAnswer] = msgspec.json.Decoder(_EndOfAnswer)
 
 
@@ -131,7 +133,7 @@ class StreamScanner:
             return b""
         if chunk.usage is None:
             return event
-        self.usage = _to_usage(chunk.usage)
+        self.usage = to_usage(chunk.usage)
         if self._passes_usage or chunk.choices is None:
             return event
         return _without_usage(event, text) if chunk.choices else b""
@@ -165,16 +167,16 @@ def usage_in_answer(body: bytes) -> Usage | None:
         return None
     try:
         # Where it is a field of the answer itself, the rest of the answer is an object that begins with it.
-        return _to_usage(_end_of_answer.decode(b"{" + body[start:]).usage)
+        return to_usage(_end_of_answer.decode(b"{" + body[start:]).usage)
     except (ValueError, RecursionError):  # no JSON or no UTF-8
         match = _USAGE_OBJECT.match(body, start)
     try:
-        return _to_usage(_usage.decode(match[1])) if match is not None else None
+        return to_usage(_usage.decode(match[1])) if match is not None else None
     except (ValueError, RecursionError):  # no JSON or no UTF-8
         return None
 
 
-def _to_usage(body: _UsageBody) -> Usage:
+def to_usage(body: UsageBody) -> Usage:
     """An engine's counts, as far as they can be true."""
     details, output_details = body.prompt_tokens_details, body.completion_tokens_details
     input_tokens, output_tokens = max(0, body.prompt_tokens), max(0, body.completion_tokens)

@@ -27,7 +27,12 @@ from cloudcrest.kernel.errors import (
 from tests.support.gateway_cloud import feed_state, key_document, route_document
 
 ABOUT = About("m", ("END",), shows_thinking=True)
-USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}
+USAGE = {
+    "prompt_tokens": 10,
+    "completion_tokens": 4,
+    "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 1},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -146,9 +151,10 @@ def test_a_whole_answer() -> None:
         "stop_sequence": None,
         "usage": {
             "input_tokens": 4,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 6,
+            "cache_creation_input_tokens": 1,
+            "cache_read_input_tokens": 5,
             "output_tokens": 4,
+            "output_tokens_details": {"thinking_tokens": 2},
         },
     }
 

@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.dialects.anthropic.errors import error_document
+from cloudcrest.gateway.sse import UsageBody, to_usage
 from cloudcrest.kernel.errors import EngineFault
+from cloudcrest.kernel.usage import Usage
 
 Block = dict[str, Any]
 _REASONS = {
@@ -16,6 +18,7 @@ _REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
+NOTHING = Usage(0, 0)
 INVALID_JSON = "INVALID_JSON"
 """What Anthropic calls a tool's input that is no JSON object, where it has to be told in one."""
 
@@ -48,21 +51,6 @@ class Choice(msgspec.Struct):
     delta: Said | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-
-
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class UsageBody(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
 
 
 class Canonical(msgspec.Struct):
@@ -112,7 +100,7 @@ def whole(body: bytes, request_id: str, about: About) -> bytes:
         "content": _blocks(said, request_id, about),
         "stop_reason": reason,
         "stop_sequence": sequence,
-        "usage": usage(answer.usage or UsageBody()),
+        "usage": usage(to_usage(answer.usage) if answer.usage is not None else NOTHING),
     }
     return msgspec.json.encode(message)
 
@@ -141,19 +129,16 @@ def ending(
     return _REASONS.get(finish_reason or "stop", "end_turn"), None
 
 
-def usage(body: UsageBody) -> dict[str, Any]:
-    """Token counts. What was read from a cache is no part of `input_tokens` here, as it is in OpenAI's."""
-    cached = (body.prompt_tokens_details.cached_tokens or 0) if body.prompt_tokens_details else 0
-    cached = min(cached, body.prompt_tokens)
+def usage(counted: Usage) -> dict[str, Any]:
+    """Token counts. What was read from a cache or written into one is no part of `input_tokens`, as it is elsewhere."""
     counts: dict[str, Any] = {
-        "input_tokens": body.prompt_tokens - cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": body.completion_tokens,
+        "input_tokens": counted.input_tokens - counted.cached_input_tokens - counted.cache_write_tokens,
+        "cache_creation_input_tokens": counted.cache_write_tokens,
+        "cache_read_input_tokens": counted.cached_input_tokens,
+        "output_tokens": counted.output_tokens,
     }
-    details = body.completion_tokens_details
-    if details is not None and details.reasoning_tokens:
-        counts["output_tokens_details"] = {"thinking_tokens": details.reasoning_tokens}
+    if counted.reasoning_tokens:
+        counts["output_tokens_details"] = {"thinking_tokens": counted.reasoning_tokens}
     return counts
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.dialects.anthropic.answer import (
+    NOTHING,
     About,
     Call,
     Canonical,
     Choice,
     Function,
     Said,
-    UsageBody,
     call_id,
     canonical,
     ending,
@@ -27,7 +27,7 @@ from cloudcrest.gateway.dialects.anthropic.answer import (
     whole,
 )
 from cloudcrest.gateway.dialects.anthropic.errors import error_document
-from cloudcrest.gateway.sse import event_data
+from cloudcrest.gateway.sse import event_data, to_usage
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault
 
 _encode = msgspec.json.encode
@@ -48,7 +48,7 @@ class MessageOutlet:
         self._calls: list[int] = []
         self._ending: Choice | None = None
         self._is_refusal = False
-        self._usage = UsageBody()
+        self._usage = NOTHING
 
     def answer(self, body: bytes) -> bytes:
         return whole(body, self._request_id, self._about)
@@ -79,7 +79,7 @@ class MessageOutlet:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self.error(EngineFault(_UNREADABLE))
         if chunk.usage is not None:
-            self._usage = chunk.usage
+            self._usage = to_usage(chunk.usage)
         out = self._begin(chunk)
         for choice in chunk.choices:
             if choice.delta is not None and not self.is_over:
@@ -94,7 +94,7 @@ class MessageOutlet:
             return b""
         self._has_begun = True
         model = (chunk.model if chunk is not None else None) or self._about.model
-        message = {**head(self._request_id, model), "usage": usage(UsageBody())}
+        message = {**head(self._request_id, model), "usage": usage(NOTHING)}
         return _event({"type": "message_start", "message": message}) + _event({"type": "ping"})
 
     def _said(self, delta: Said) -> bytes:
