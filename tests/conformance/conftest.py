@@ -27,10 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cloud() -> Iterator[Cloud]:
-    """A running cloud with the models that every cloud starts with; its upstreams may be on this machine."""
+    """A running cloud with the models that every cloud starts with; its upstreams may be on this machine.
+
+    After all that was run against it, its ledger has to add up.
+    """
     with new_cloud(environment={"CLOUDCREST_ALLOWED_UPSTREAMS": "127.0.0.1"}) as started:
         started.start()
         yield started
+        with started.client(started.operator_key) as operator:
+            assert answered(operator.post("/api/v1/ledger/verify", json={}))["ok"]
 
 
 @pytest.fixture
