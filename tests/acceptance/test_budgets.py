@@ -132,14 +132,22 @@ async def test_killing_anything_at_random_changes_nothing_of_that(four: Cloud, t
     burst = Burst(four.base_url, tenant.key["key"], MODEL, [rng.randint(*WISHES) for _ in range(400)])
     running = asyncio.create_task(burst.run())
 
-    for victim in rng.sample([*WORKERS[:3], "region", "control"], 5):
-        await asyncio.to_thread(os.kill, four.pid_of(victim), signal.SIGKILL)
+    for victim in rng.sample([*WORKERS[:2], "region", "control", "postgres", "replica"], 6):
+        await asyncio.to_thread(os.kill, pid_of(four, victim), signal.SIGKILL)
         await until_async(progress(burst), "somebody is answered or refused", pause_seconds=0.2)
     await until_async(lambda: is_spent(tenant, budget_id, burst), "the budget is spent", seconds=40, pause_seconds=0.3)
     burst.stop()
     await running
 
     check_books(four, tenant, burst, budget_id, amount)
+
+
+def pid_of(cloud: Cloud, victim: str) -> int:
+    if victim == "postgres":
+        return until(lambda: cloud.children_of("postgres"), "the database server's start")[0]
+    if victim == "replica":
+        return until(cloud.replica_pids, "the replica's start")[0]
+    return cloud.pid_of(victim)
 
 
 def progress(burst: Burst) -> Callable[[], bool]:

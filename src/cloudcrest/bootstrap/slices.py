@@ -38,7 +38,7 @@ from cloudcrest.identity.service.oidc import OidcService
 from cloudcrest.identity.service.organizations import OrganizationService
 from cloudcrest.identity.service.owners import OwnerLookup
 from cloudcrest.identity.service.verification import VerificationService
-from cloudcrest.identity.tokens import new_secret
+from cloudcrest.identity.tokens import new_secret, sha256_hex
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.jobs import Jobs
@@ -126,7 +126,14 @@ class _Identity:
         self.organizations = OrganizationService(
             clock=clock, new_id=new_id, settings=settings, organization_created=opening
         )
-        self._keys = KeyService(clock=clock, new_id=new_id, settings=settings, new_secret=new_secret)
+        seeded = (base.settings.first_api_key, base.settings.operator_api_key, base.settings.probe_api_key)
+        self._keys = KeyService(
+            clock=clock,
+            new_id=new_id,
+            settings=settings,
+            new_secret=new_secret,
+            seeded=frozenset(map(sha256_hex, seeded)),
+        )
         self._members = MemberService(
             clock=clock,
             new_id=new_id,
@@ -162,7 +169,12 @@ class _Identity:
             new_secret=new_secret,
         )
         tasks = cloudcrest.identity.tasks.blueprint(
-            accounts=self._accounts, verification=self._verification, mailer=_mailer(base), sealer=base.sealer
+            accounts=self._accounts,
+            verification=self._verification,
+            keys=self._keys,
+            mailer=_mailer(base),
+            sealer=base.sealer,
+            database=base.database,
         )
         base.jobs.register("identity", tasks)
 

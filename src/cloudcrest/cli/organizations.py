@@ -8,6 +8,7 @@ from cloudcrest.cli import choose
 from cloudcrest.cli.client import Client, Json, at
 from cloudcrest.cli.connection import management
 from cloudcrest.cli.errors import WrongUsage
+from cloudcrest.cli.guardrails import GuardrailOption, guardrails_shown, with_guardrails
 from cloudcrest.cli.login import invitation_parts
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, moment, note, print_json, show_done, show_one, show_rows
@@ -24,6 +25,7 @@ _ORGANIZATION: list[Column] = [
     ("id", "id"),
     ("name", "name"),
     ("limits", "limits"),
+    ("guardrails", guardrails_shown),
     ("suspended", "suspended_reason"),
     ("created", moment("created_at")),
 ]
@@ -34,6 +36,7 @@ _PROJECT: list[Column] = [
     ("limits", "limits"),
     ("fallbacks", "fallbacks"),
     ("strict", "strict"),
+    ("guardrails", guardrails_shown),
     ("created", moment("created_at")),
     ("archived", moment("archived_at")),
 ]
@@ -70,6 +73,26 @@ def show_organization(organization: str | None = None, /, *, options: Options = 
         show_one(found, _ORGANIZATION, options.format)
 
 
+@orgs.command(name="update")
+def update_organization(
+    organization: str,
+    /,
+    *,
+    name: Annotated[str | None, Parameter(help="A new name.")] = None,
+    guardrails: GuardrailOption = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Changes an organization: what is given, and nothing else. Its guardrails are the least of all its projects."""
+    with Client(management(options)) as cloud:
+        path = at("organizations", choose.organization_id(cloud, organization))
+        body: Json = {} if name is None else {"name": name}
+        if guardrails is not None:
+            body["guardrails"] = with_guardrails(cloud.get(path)["guardrails"], guardrails)
+        if not body:
+            raise WrongUsage("there is nothing to change", hint="see `cloudcrest orgs update --help`")
+        show_one(cloud.patch(path, body), _ORGANIZATION, options.format)
+
+
 @projects.command(name="list")
 def list_projects(*, org: OrganizationOption = None, limit: Limit = 100, options: Options = DEFAULTS) -> None:
     """Lists projects."""
@@ -101,6 +124,7 @@ def update_project(
             help="MODEL=OTHER,…: who answers in its place, in order; MODEL= for nobody. May be repeated.",
         ),
     ] = None,
+    guardrails: GuardrailOption = None,
     request_timeout_seconds: Annotated[int | None, Parameter(help="How long each request may take.")] = None,
     strict: Annotated[
         bool | None, Parameter(help="Refuse parameters that no engine honours; else they are dropped.")
@@ -116,6 +140,8 @@ def update_project(
             body["fallbacks"] = _with_fallbacks(before["fallbacks"], fallbacks)
         if strict is not None:
             body["strict"] = strict
+        if guardrails is not None:
+            body["guardrails"] = with_guardrails(before["guardrails"], guardrails)
         if request_timeout_seconds is not None:
             body["limits"] = before["limits"] | {"request_timeout_seconds": request_timeout_seconds}
         if not body:

@@ -197,7 +197,7 @@ class GatewayApp:
             b"access-control-expose-headers: x-request-id, retry-after, x-ratelimit-limit-requests, "
             b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
             b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
-            b"x-cloudcrest-fallback, x-cloudcrest-waited\r\n" % origin
+            b"x-cloudcrest-fallback, x-cloudcrest-waited, x-cloudcrest-guardrails\r\n" % origin
         )
 
     def _preflight(self, connection: Connection, request: Request) -> None:

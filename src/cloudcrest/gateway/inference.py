@@ -1,7 +1,7 @@
 """An inference request's way through its stages.
 
 check (at the head)   refuse what is refused without its body
-begin (whole body)    authenticate → validate → route → admit → reserve → open the account → relay
+begin (whole body)    authenticate → validate → guard → route → admit → reserve → open the account → relay
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from cloudcrest.gateway.detached import BatchAccounts, Detached
 from cloudcrest.gateway.errors import MethodNotAllowed, unknown_key
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.guardrails import Screening
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parts import Admitted, Parts
@@ -97,6 +98,23 @@ class Inference:
         key = self.authenticate(request)
         parsed = self.read(request, key)
         request.body = b""
+        policies = self._snapshot.policies
+        policy = policies.of(key) if policies.is_any else None
+        if policy is None:
+            return self._go(connection, request, key, parsed)
+        return Screening(
+            policy,
+            connection,
+            request,
+            key,
+            parsed,
+            metrics=self._origin.metrics,
+            go_on=lambda screened: self._go(connection, request, self.authenticate(request), screened),
+            soon=_call_soon,
+        ).start()
+
+    def _go(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
+        """Has it answered, or wait for room."""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:
             responder = self._answer(connection, request, key, parsed)
@@ -269,7 +287,13 @@ class Inference:
                 body = form_for(parsed, parsed.sound, document.model_name)
             else:
                 body = b"" if is_fanout else build(fields)
-            outlet = chain([make(request.id) for make in (parsed.calls_outlet, parsed.outlet) if make is not None])
+            outlet = chain(
+                [
+                    make(request.id)
+                    for make in (parsed.calls_outlet, parsed.guard_outlet, parsed.outlet)
+                    if make is not None
+                ]
+            )
             parts = Parts(
                 self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
             )
@@ -299,6 +323,10 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     check_engine(parsed, document)
     return adapted(parsed, document)
+
+
+def _call_soon(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

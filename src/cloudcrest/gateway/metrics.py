@@ -45,6 +45,7 @@ class Metrics:
         self.resumes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.guardrails: Counter[tuple[str, str, str]] = Counter()
         self._served: dict[str, _Served] = {}
 
     def count(self, event: UsageEvent) -> None:
@@ -108,6 +109,11 @@ class Metrics:
             ),
             "# TYPE cloudcrest_gateway_waits_total counter",
             *(f'cloudcrest_gateway_waits_total{{outcome="{o}"}} {n}' for o, n in sorted(self.waits.items())),
+            "# TYPE cloudcrest_gateway_guardrails_total counter",
+            *(
+                f'cloudcrest_gateway_guardrails_total{{stage="{s}",kind="{k}",action="{a}"}} {n}'
+                for (s, k, a), n in sorted(self.guardrails.items())
+            ),
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
         for model, of_model in served:

@@ -14,12 +14,14 @@ from cloudcrest.gateway.admit import Scope, ScopeKind
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.deadline import least_timeout
 from cloudcrest.gateway.errors import model_not_allowed
+from cloudcrest.gateway.guardrails import Policies
 from cloudcrest.gateway.route import Balancer
 from cloudcrest.gateway.routing.shares import Shares
 from cloudcrest.identity.api import (
     KEY_KIND,
     ORGANIZATION_KIND,
     PROJECT_KIND,
+    Guardrails,
     KeyDocument,
     Limits,
     OrganizationDocument,
@@ -104,6 +106,7 @@ class Snapshot:
         self.routes: dict[str, Route] = {}
         self.deployments: dict[str, Route] = {}
         self.is_loaded = False
+        self.policies = Policies()
         self._bodies: dict[str, dict[str, Any]] = {}
         self._scopes: dict[tuple[ScopeKind, str], Scope] = {}
         self._key_digests: dict[str, bytes] = {}
@@ -218,13 +221,16 @@ class Snapshot:
     def _set_organization(self, _: str, document: OrganizationDocument) -> None:
         self.organizations[document.id] = document
         self._limit("organization", document.id, document.limits)
+        self.policies.set_organization(document.id, document.guardrails)
 
     def _drop_organization(self, organization_id: str) -> None:
         self.organizations.pop(organization_id, None)
         self._scopes.pop(("organization", organization_id), None)
+        self.policies.set_organization(organization_id, Guardrails())
 
     def _set_project(self, _: str, document: ProjectDocument) -> None:
         self._limit("project", document.id, document.limits)
+        self.policies.set_project(document.id, document.guardrails)
         self._fallbacks.pop(document.id, None)
         if document.fallbacks:
             self._fallbacks[document.id] = document.fallbacks
@@ -236,6 +242,7 @@ class Snapshot:
         self._fallbacks.pop(project_id, None)
         self.lenient_projects.discard(project_id)
         self._scopes.pop(("project", project_id), None)
+        self.policies.set_project(project_id, Guardrails())
 
     def _set_key(self, _: str, document: KeyDocument) -> None:
         digest = bytes.fromhex(document.key_sha256)

@@ -58,7 +58,8 @@ class Parsed(msgspec.Struct):
     `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
     messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
     OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us.
-    `goes_on`: the last message is the beginning of the answer. `sound`: what is known of it where it is for sound.
+    `goes_on`: the last message is the beginning of the answer. `guard_outlet`: what looks through the answer, where its
+    project has guardrails. `sound`: what is known of it where it is for sound.
     """
 
     endpoint: str
@@ -75,6 +76,7 @@ class Parsed(msgspec.Struct):
     outlet: MakeOutlet | None = None
     calls_outlet: MakeOutlet | None = None
     goes_on: bool = False
+    guard_outlet: MakeOutlet | None = None
     sound: Sound | None = None
 
     @property

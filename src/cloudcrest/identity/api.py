@@ -71,12 +71,38 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     max_wait_seconds: int | None = None
 
 
+GuardrailStage = Literal["input", "output"]
+GuardrailAction = Literal["off", "flag", "redact", "block"]
+
+GUARDRAIL_GROUPS: dict[str, tuple[str, ...]] = {
+    "pii": ("email", "phone", "card", "iban", "passport", "national_id", "ip_address"),
+    "secrets": ("secret",),
+    "moderation": ("harassment", "hate", "illicit", "self-harm", "sexual", "violence"),
+}
+"""What guardrails look for, by group: a rule names a group or one of its kinds."""
+GUARDRAIL_KINDS: tuple[str, ...] = tuple(kind for kinds in GUARDRAIL_GROUPS.values() for kind in kinds)
+
+
+class Guardrails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is done about what is found in requests and in answers, by kind or group. What is not named is off.
+
+    Moderation flags or blocks: there is nothing to redact.
+    """
+
+    input: dict[str, GuardrailAction] = {}
+    output: dict[str, GuardrailAction] = {}
+
+
 class OrganizationDocument(msgspec.Struct, frozen=True):
-    """What a gateway knows of an organization. `suspended_reason` set: nothing is served, the caller is told why."""
+    """What a gateway knows of an organization. `suspended_reason` set: nothing is served, the caller is told why.
+
+    `guardrails`: the least that holds in all its projects.
+    """
 
     id: str
     limits: Limits = Limits()
     suspended_reason: str | None = None
+    guardrails: Guardrails = Guardrails()
 
 
 class ProjectDocument(msgspec.Struct, frozen=True):
@@ -90,6 +116,7 @@ class ProjectDocument(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     fallbacks: dict[str, tuple[str, ...]] = {}
     strict: bool = True
+    guardrails: Guardrails = Guardrails()
 
 
 class KeyDocument(msgspec.Struct, frozen=True):

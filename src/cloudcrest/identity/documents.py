@@ -20,6 +20,7 @@ def organization_document(organization: Organization) -> OrganizationDocument:
         id=organization.id,
         limits=tighter(organization.limits, organization.ceiling),
         suspended_reason=organization.suspended_reason,
+        guardrails=organization.guardrails,
     )
 
 
@@ -34,6 +35,7 @@ def project_document(project: Project) -> ProjectDocument | None:
         limits=project.limits,
         fallbacks=fallbacks,
         strict=project.strict,
+        guardrails=project.guardrails,
     )
 
 

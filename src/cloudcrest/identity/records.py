@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID, Limits, Role, Scope
+from cloudcrest.identity.api import SYSTEM_ORGANIZATION_ID, Guardrails, Limits, Role, Scope
 
 
 class User(msgspec.Struct, frozen=True):
@@ -25,7 +25,8 @@ class Session(msgspec.Struct, frozen=True):
 class Organization(msgspec.Struct, frozen=True):
     """`limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
 
-    `operator_suspended_reason`: why it is served nothing; None: it is served.
+    `operator_suspended_reason`: why it is served nothing; None: it is served. `guardrails`: the least that holds in
+    its projects.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Organization(msgspec.Struct, frozen=True):
     ceiling: Limits
     created_at: datetime
     operator_suspended_reason: str | None = None
+    guardrails: Guardrails = Guardrails()
 
     @property
     def suspended_reason(self) -> str | None:
@@ -57,6 +59,7 @@ class Project(msgspec.Struct, frozen=True):
     archived_at: datetime | None
     fallbacks: dict[str, list[str]] = {}
     strict: bool = True
+    guardrails: Guardrails = Guardrails()
 
 
 class Member(msgspec.Struct, frozen=True):

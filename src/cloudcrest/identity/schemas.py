@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from cloudcrest.identity import api
 from cloudcrest.identity.api import Role, Scope
+from cloudcrest.identity.guardrail_schemas import Guardrails
 
 # PostgreSQL keeps no NUL, and control characters have no place in names.
 _PLAIN = r"^[^\x00-\x1f\x7f]+$"
@@ -211,11 +212,14 @@ class OrganizationIn(In):
 
 
 class OrganizationChange(In):
-    """What is left out stays. `ceiling` is for operators: the organization's own limits cannot pass it."""
+    """What is left out stays. `ceiling` is for operators: the organization's own limits cannot pass it. `guardrails`
+    are the least of all its projects.
+    """
 
     name: Name = ""
     limits: Limits = Limits()
     ceiling: Limits = Limits()
+    guardrails: Guardrails = Guardrails()
 
 
 class SuspensionIn(In):
@@ -229,6 +233,7 @@ class OrganizationOut(Out):
     name: str = Field(examples=["Research"])
     limits: Limits
     ceiling: Limits
+    guardrails: Guardrails
     suspended_reason: str | None
     is_system: bool
     created_at: datetime
@@ -240,15 +245,17 @@ class ProjectIn(In):
     limits: Limits = Limits()
     fallbacks: Fallbacks = {}
     strict: Strict = True
+    guardrails: Guardrails = Guardrails()
 
 
 class ProjectChange(In):
-    """What is left out stays; `fallbacks` that are given replace all there are."""
+    """What is left out stays; `fallbacks` and `guardrails` that are given replace all there are."""
 
     name: Name = ""
     limits: Limits = Limits()
     fallbacks: Fallbacks = {}
     strict: Strict = True
+    guardrails: Guardrails = Guardrails()
 
 
 class ProjectOut(Out):
@@ -260,6 +267,7 @@ class ProjectOut(Out):
     limits: Limits
     fallbacks: dict[str, list[str]] = Field(examples=[{"qwen3-8b": ["qwen3-1.7b"]}])
     strict: Strict
+    guardrails: Guardrails
     created_at: datetime
     archived_at: datetime | None
 

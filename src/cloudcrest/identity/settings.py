@@ -17,7 +17,8 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
     `oidc_issuer` (its URL, exactly as the provider writes it) and `oidc_client_id` turn on sign-in through an OpenID
     Connect provider; `oidc_name` is what its button says. The provider may be inside this network.
     Lifetimes are in seconds. The `…_max` settings bound what one tenant can make;
-    attempts and mailed invitations are per `attempt_window_seconds`.
+    attempts and mailed invitations are per `attempt_window_seconds`. `revoked_key_kept_days`: so long a revoked key is
+    still listed.
     """
 
     registration: Registration = "open"
@@ -38,6 +39,7 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=False)
     members_per_organization_max: Count = 2_000
     invitations_per_organization_max: Count = 500
     keys_per_project_max: Count = 1_000
+    revoked_key_kept_days: Count = 400
     smtp_host: str | None = None
     smtp_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 587
     smtp_username: str | None = None

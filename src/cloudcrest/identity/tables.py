@@ -81,6 +81,7 @@ class UsedSignInStateRow(Base):
 class OrganizationRow(Base):
     """A tenant. `limits` are its own choice, `ceiling` the operator's; the tighter of both holds.
 
+    `guardrails`: the least that holds in all its projects.
     `operator_suspended_reason`: null where it is not suspended. `balance_suspended_reason` is of an older version that
     suspended for want of balance; nobody reads it any more.
     """
@@ -91,6 +92,7 @@ class OrganizationRow(Base):
     name: Mapped[str]
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
     ceiling: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    guardrails: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     operator_suspended_reason: Mapped[str | None]
     balance_suspended_reason: Mapped[str | None]
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
@@ -108,6 +110,7 @@ class ProjectRow(Base):
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB)
     fallbacks: Mapped[dict[str, list[str]]] = mapped_column(JSONB, server_default="{}")
     strict: Mapped[bool] = mapped_column(server_default="true")
+    guardrails: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     created_at: Mapped[datetime]
     archived_at: Mapped[datetime | None]
 

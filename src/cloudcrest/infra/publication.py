@@ -55,7 +55,11 @@ class PublishedDocument(Base):
 async def publish(
     session: AsyncSession, kind: str, document_id: str, body: msgspec.Struct | None, *, region: str | None = None
 ) -> None:
-    """Publishes a document, or its deletion (`body=None`), when the session's transaction commits."""
+    """Publishes a document, or its deletion (`body=None`), when the session's transaction commits.
+
+    A document that there is stays in its region: the one it left would never hear of that. Raises `ValueError`; what
+    moves is deleted there and published under another id.
+    """
     await session.execute(select(func.pg_advisory_xact_lock(_PUBLISH_LOCK)))
     values: dict[str, Any] = {
         "kind": kind,
@@ -67,9 +71,11 @@ async def publish(
     statement = insert(PublishedDocument).values(values)
     # A deletion keeps the region it had, so that the region learns of it.
     changed = {name: statement.excluded[name] for name in ("revision", "body")}
-    if body is not None:
-        changed["region"] = statement.excluded.region
-    await session.execute(statement.on_conflict_do_update(index_elements=["kind", "id"], set_=changed))
+    stays = None if body is None else PublishedDocument.region.is_not_distinct_from(statement.excluded.region)
+    upsert = statement.on_conflict_do_update(index_elements=["kind", "id"], set_=changed, where=stays)
+    written = await session.execute(upsert.returning(PublishedDocument.id))
+    if written.first() is None:
+        raise ValueError(f"the document {kind} '{document_id}' is of another region than '{region}'")
     await session.execute(select(func.pg_notify(CHANNEL, "")))
 
 

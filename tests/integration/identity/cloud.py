@@ -23,7 +23,7 @@ from cloudcrest.identity.service.organizations import OrganizationService
 from cloudcrest.identity.service.verification import VerificationService
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.identity.tasks import blueprint
-from cloudcrest.identity.tokens import new_secret
+from cloudcrest.identity.tokens import new_secret, sha256_hex
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.http.app import CSRF_HEADER, create_app
 from cloudcrest.infra.jobs import Jobs
@@ -110,7 +110,8 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
     mailer, created = FakeMailer(), FakeOrganizationCreated()
     passwords = Passwords(PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)))
     organizations = OrganizationService(clock=clock, new_id=new_id, settings=settings, organization_created=created)
-    keys = KeyService(clock=clock, new_id=new_id, settings=settings, new_secret=new_secret)
+    seeded = frozenset(map(sha256_hex, (FIRST_KEY, OPERATOR_KEY, PROBE_KEY)))
+    keys = KeyService(clock=clock, new_id=new_id, settings=settings, new_secret=new_secret, seeded=seeded)
     members = MemberService(
         clock=clock,
         new_id=new_id,
@@ -133,7 +134,10 @@ def build(database: Database, clock: ManualClock, **changes: Any) -> Cloud:
     verification = VerificationService(
         database=database, clock=clock, settings=settings, new_secret=new_secret, jobs=jobs
     )
-    jobs.register("identity", blueprint(accounts=accounts, verification=verification, mailer=mailer, sealer=sealer))
+    tasks = blueprint(
+        accounts=accounts, verification=verification, keys=keys, mailer=mailer, sealer=sealer, database=database
+    )
+    jobs.register("identity", tasks)
     oidc = OidcService(
         provider=configured_provider(settings, clock),
         accounts=accounts,

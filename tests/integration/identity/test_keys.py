@@ -8,6 +8,7 @@ import anyio
 import pytest
 from sqlalchemy import text
 
+from cloudcrest.identity.repository.keys import key_by_id
 from cloudcrest.infra.feed import FeedPage
 from cloudcrest.infra.feed_notifier import FeedNotifier
 from cloudcrest.infra.publication import read_page
@@ -83,6 +84,29 @@ async def test_revocation_withdraws_the_document_and_shuts_the_door(cloud: Cloud
     assert answer.status_code == 401
     assert (await ada.client.patch(f"/keys/{made['id']}", json={"name": "x"})).status_code == 409
     assert (await ada.client.get(f"/keys/{made['id']}")).json()["revoked_at"] is not None
+
+
+async def test_a_key_revoked_long_ago_is_forgotten_unless_a_start_would_make_it_again(
+    cloud: Cloud, ada: Tenant, clock: ManualClock
+) -> None:
+    await cloud.seed()
+    first = cloud.client(FIRST_KEY)
+    [seeded] = (await first.get("/keys")).json()["data"]
+    made, kept = await make_key(ada), await make_key(ada)
+    assert (await ada.client.delete(f"/keys/{made['id']}")).status_code == 204
+    assert (await first.delete(f"/keys/{seeded['id']}")).status_code == 204
+
+    async def forgotten(days: int) -> int:
+        clock.advance(days * 86_400)
+        async with cloud.database.transaction() as session:
+            return await cloud.keys.forget_revoked(session)
+
+    assert [await forgotten(399), await forgotten(2), await forgotten(400)] == [0, 1, 0]
+    async with cloud.database.transaction() as session:
+        assert await key_by_id(session, made["id"]) is None
+        assert await key_by_id(session, kept["id"]) is not None
+    await cloud.seed()
+    assert (await first.get("/me")).status_code == 401
 
 
 async def test_a_waiting_follower_hears_of_a_revocation_within_a_second(cloud: Cloud, ada: Tenant) -> None:

@@ -210,3 +210,22 @@ async def snapshot(cloud: Cloud, tenant: Tenant) -> list[str]:
     path = f"/organizations/{tenant.organization_id}"
     paths = ("/organizations", "/projects", "/keys", f"{path}/members", f"{path}/invitations")
     return [(await tenant.client.get(item)).text for item in paths]
+
+
+async def test_guardrails_are_kept_and_published_by_project_and_by_organization(cloud: Cloud, ada: Tenant) -> None:
+    path = f"/projects/{ada.project_id}"
+    assert (await ada.client.get(path)).json()["guardrails"] == {"input": {}, "output": {}}
+    rules = {"input": {"pii": "redact", "email": "off"}, "output": {"secrets": "block"}}
+    assert (await ada.client.patch(path, json={"guardrails": rules})).json()["guardrails"] == rules
+    await ada.client.patch(path, json={"name": "renamed"})
+    assert (await ada.client.get(path)).json()["guardrails"] == rules
+    assert (await cloud.documents("project"))[ada.project_id]["guardrails"] == rules
+    made = {"name": "other", "organization_id": ada.organization_id, "guardrails": {"input": {"card": "flag"}}}
+    assert (await ada.client.post("/projects", json=made)).json()["guardrails"]["input"] == {"card": "flag"}
+    least = {"input": {"moderation": "block"}}
+    of_all = f"/organizations/{ada.organization_id}"
+    assert (await ada.client.patch(of_all, json={"guardrails": least})).status_code == 200
+    assert (await ada.client.get(of_all)).json()["guardrails"] == {**least, "output": {}}
+    assert (await cloud.documents("organization"))[ada.organization_id]["guardrails"] == least
+    for wrong in [{"input": {"pii": "hide"}}, {"input": {"everything": "block"}}, {"output": {"hate": "redact"}}]:
+        assert (await ada.client.patch(path, json={"guardrails": wrong})).status_code == 422, wrong

@@ -75,6 +75,18 @@ async def test_a_region_sees_its_own_and_what_is_for_all(database: Database) -> 
     assert [document.id for document in page.documents] == ["mine"]
 
 
+@pytest.mark.parametrize("region", ["elsewhere", None])
+async def test_a_document_stays_in_its_region(database: Database, region: str | None) -> None:
+    await put(database, "mine", Thing(1), region="local")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="of another region"):
+            await put(database, "mine", Thing(2), region=region)
+        await put(database, "mine", None)  # as long as some region may have to hear of its end
+    state = FeedState()
+    await catch_up(database, state)
+    assert state.documents.get("thing", {}) == {}
+
+
 async def test_an_undone_transaction_publishes_nothing(database: Database) -> None:
     async with database.transaction() as session:
         await publish(session, "thing", "a", Thing(1))

@@ -127,6 +127,37 @@ def test_a_project_gets_fallbacks_beside_those_it_has(cli: Cli, cloud: FakeCloud
     assert cli("projects", "update", "proj_1") == 2
 
 
+def test_a_project_gets_guardrails_beside_those_it_has(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = {"input": {"pii": "flag", "card": "block"}, "output": {"pii": "flag"}}
+    project = {"id": "proj_1", "name": "p", "limits": {}, "fallbacks": {}, "guardrails": rules}
+    cloud.answer("GET", "/api/v1/projects/proj_1", project)
+    cloud.answer("PATCH", "/api/v1/projects/proj_1", project)
+    given = ("--guardrail", "secrets=block", "--guardrail", "input.card=", "--guardrail", "output.email=off")
+    assert cli("projects", "update", "proj_1", *given) == 0
+    assert cloud.sent("PATCH", "/api/v1/projects/proj_1") == {
+        "guardrails": {
+            "input": {"pii": "flag", "secrets": "block"},
+            "output": {"pii": "flag", "secrets": "block", "email": "off"},
+        }
+    }
+    assert "pii=flag input.card=block" in capsys.readouterr().out
+    for wrong in ("pii", "pii=hide", "before.pii=flag", "=flag"):
+        assert cli("projects", "update", "proj_1", "--guardrail", wrong) == 2
+
+
+def test_an_organization_gets_the_least_guardrails(cli: Cli, cloud: FakeCloud) -> None:
+    organization = {"id": "org_1", "name": "o", "limits": {}, "guardrails": {"input": {}, "output": {}}}
+    cloud.answer("GET", "/api/v1/organizations/org_1", organization)
+    cloud.answer("PATCH", "/api/v1/organizations/org_1", organization)
+    assert cli("orgs", "update", "org_1", "--guardrail", "input.moderation=block") == 0
+    assert cloud.sent("PATCH", "/api/v1/organizations/org_1") == {
+        "guardrails": {"input": {"moderation": "block"}, "output": {}}
+    }
+    assert cli("orgs", "update", "org_1") == 2
+
+
 def test_a_projects_time_keeps_its_other_limits(cli: Cli, cloud: FakeCloud) -> None:
     project = {"id": "proj_1", "name": "p", "limits": {"tokens_per_minute": 5}, "fallbacks": {}}
     cloud.answer("GET", "/api/v1/projects/proj_1", project)

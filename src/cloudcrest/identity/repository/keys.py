@@ -1,10 +1,11 @@
 """API keys."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.api import Limits, Scope
@@ -110,6 +111,12 @@ async def revoke_management_keys_of(session: AsyncSession, user_id: str, now: da
         .returning(ApiKeyRow.id)
     )
     return list((await session.execute(statement)).scalars())
+
+
+async def delete_revoked(session: AsyncSession, before: datetime, kept_sha256: Collection[str]) -> int:
+    """Forgets keys that were revoked before then, but for those with these hashes; how many."""
+    statement = delete(ApiKeyRow).where(ApiKeyRow.revoked_at < before, ApiKeyRow.key_sha256.not_in(kept_sha256))
+    return len((await session.execute(statement.returning(ApiKeyRow.id))).scalars().all())
 
 
 def _key(row: ApiKeyRow) -> ApiKey:

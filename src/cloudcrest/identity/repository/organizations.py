@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.identity.api import Limits
+from cloudcrest.identity.api import Guardrails, Limits
 from cloudcrest.identity.records import Organization, Project
 from cloudcrest.identity.tables import OrganizationRow, ProjectRow
 from cloudcrest.infra.http.paging import PageRequest
@@ -19,6 +19,7 @@ async def add_organization(session: AsyncSession, organization: Organization, *,
             name=organization.name,
             limits=msgspec.to_builtins(organization.limits),
             ceiling=msgspec.to_builtins(organization.ceiling),
+            guardrails=msgspec.to_builtins(organization.guardrails),
             operator_suspended_reason=organization.operator_suspended_reason,
             created_by=created_by,
             created_at=organization.created_at,
@@ -46,7 +47,7 @@ async def list_organizations(
 
 
 async def update_organization(session: AsyncSession, organization_id: str, changes: dict[str, Any]) -> None:
-    """Writes columns; `Limits` become JSON."""
+    """Writes columns; limits and guardrails become JSON."""
     await session.execute(update(OrganizationRow).where(OrganizationRow.id == organization_id).values(_plain(changes)))
 
 
@@ -64,6 +65,7 @@ async def add_project(session: AsyncSession, project: Project) -> None:
             limits=msgspec.to_builtins(project.limits),
             fallbacks=project.fallbacks,
             strict=project.strict,
+            guardrails=msgspec.to_builtins(project.guardrails),
             created_at=project.created_at,
             archived_at=project.archived_at,
         )
@@ -106,12 +108,15 @@ async def count_projects(session: AsyncSession, organization_id: str) -> int:
 
 
 async def update_project(session: AsyncSession, project_id: str, changes: dict[str, Any]) -> None:
-    """Writes columns; `Limits` become JSON."""
+    """Writes columns; limits and guardrails become JSON."""
     await session.execute(update(ProjectRow).where(ProjectRow.id == project_id).values(_plain(changes)))
 
 
 def _plain(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: msgspec.to_builtins(value) if isinstance(value, Limits) else value for name, value in changes.items()}
+    return {
+        name: msgspec.to_builtins(value) if isinstance(value, Limits | Guardrails) else value
+        for name, value in changes.items()
+    }
 
 
 def _organization(row: OrganizationRow) -> Organization:
@@ -122,6 +127,7 @@ def _organization(row: OrganizationRow) -> Organization:
         ceiling=msgspec.convert(row.ceiling, Limits),
         operator_suspended_reason=row.operator_suspended_reason,
         created_at=row.created_at,
+        guardrails=msgspec.convert(row.guardrails, Guardrails),
     )
 
 
@@ -135,4 +141,5 @@ def _project(row: ProjectRow) -> Project:
         archived_at=row.archived_at,
         fallbacks=row.fallbacks,
         strict=row.strict,
+        guardrails=msgspec.convert(row.guardrails, Guardrails),
     )

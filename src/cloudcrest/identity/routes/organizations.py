@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, status
 from pydantic import BaseModel
 
+from cloudcrest.identity.guardrail_schemas import Guardrails
 from cloudcrest.identity.http import CallerDep
 from cloudcrest.identity.schemas import (
     Limits,
@@ -35,9 +36,9 @@ def router(service: OrganizationService) -> APIRouter:
 
 
 def sent_fields(body: BaseModel) -> dict[str, Any]:
-    """What a PATCH body has, with limits as the services know them; what was left out stays out."""
+    """What a PATCH body has, with limits and guardrails as the services know them; what was left out stays out."""
     sent = {name: getattr(body, name) for name in body.model_fields_set}
-    return {name: value.to_api() if isinstance(value, Limits) else value for name, value in sent.items()}
+    return {name: value.to_api() if isinstance(value, Limits | Guardrails) else value for name, value in sent.items()}
 
 
 def _add_organizations(routes: APIRouter, service: OrganizationService) -> None:
@@ -79,7 +80,7 @@ def _add_organizations(routes: APIRouter, service: OrganizationService) -> None:
         "/organizations/{organization_id}",
         operation_id="updateOrganization",
         tags=["organizations"],
-        summary="Change its name or limits (operators: its ceiling)",
+        summary="Change its name, limits or least guardrails (operators: its ceiling)",
         responses=responses(401, 403, 404, 422),
     )
     async def update_organization(
@@ -148,6 +149,7 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
             body.limits.to_api(),
             fallbacks=body.fallbacks,
             strict=body.strict,
+            guardrails=body.guardrails.to_api(),
         )
         return ProjectOut.model_validate(project)
 
@@ -165,7 +167,7 @@ def _add_projects(routes: APIRouter, service: OrganizationService) -> None:
         "/projects/{project_id}",
         operation_id="updateProject",
         tags=["projects"],
-        summary="Change its name, limits, fallbacks or strictness",
+        summary="Change its name, limits, fallbacks, strictness or guardrails",
         responses=responses(401, 403, 404, 409, 422),
     )
     async def update_project(

@@ -37,13 +37,26 @@ class KeyDraft(msgspec.Struct, frozen=True):
 
 
 class KeyService:
-    """A secret leaves here once, when it is made. Scopes never change: who knows the secret would gain them."""
+    """A secret leaves here once, when it is made. Scopes never change: who knows the secret would gain them.
 
-    def __init__(self, *, clock: Clock, new_id: NewId, settings: IdentitySettings, new_secret: NewSecret) -> None:
+    `seeded`: the SHA-256 of keys that a start makes where they are missing. A revoked one of them is never forgotten,
+    for it would come back.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        settings: IdentitySettings,
+        new_secret: NewSecret,
+        seeded: frozenset[str] = frozenset(),
+    ) -> None:
         self._clock = clock
         self._new_id = new_id
         self._settings = settings
         self._new_secret = new_secret
+        self._seeded = seeded
 
     async def create(self, session: AsyncSession, caller: Caller, draft: KeyDraft) -> tuple[ApiKey, str]:
         """The key and its secret."""
@@ -132,6 +145,11 @@ class KeyService:
         if key.revoked_at is None:
             await repository.update_key(session, key_id, {"revoked_at": self._clock.now()})
             await withdraw_key(session, key_id)
+
+    async def forget_revoked(self, session: AsyncSession) -> int:
+        """Deletes keys that were revoked long ago; how many. Their usage stays, under their ids."""
+        before = self._clock.now() - timedelta(days=self._settings.revoked_key_kept_days)
+        return await repository.delete_revoked(session, before, self._seeded)
 
     async def _key(
         self, session: AsyncSession, caller: Caller, key_id: str, permission: Permission, *, lock: bool = False

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.identity.api import Caller, Limits, Membership, OrganizationCreated
+from cloudcrest.identity.api import Caller, Guardrails, Limits, Membership, OrganizationCreated
 from cloudcrest.identity.documents import publish_organization, publish_project, withdraw_key
 from cloudcrest.identity.records import Organization, Project
 from cloudcrest.identity.repository import keys as key_repository
@@ -93,7 +93,7 @@ class OrganizationService:
     async def update(
         self, session: AsyncSession, caller: Caller, organization_id: str, changes: dict[str, Any]
     ) -> Organization:
-        """`changes`: name and limits, the owners' to set; ceiling, the operators'."""
+        """`changes`: name, limits and guardrails, the owners' to set; ceiling, the operators'."""
         caller.require("organization:write", organization_id)
         if "ceiling" in changes:
             caller.require_operator()
@@ -116,6 +116,7 @@ class OrganizationService:
         *,
         fallbacks: dict[str, list[str]],
         strict: bool,
+        guardrails: Guardrails,
     ) -> Project:
         caller.require("projects:write", organization_id)
         if await repository.organization_by_id(session, organization_id, lock=True) is None:
@@ -132,6 +133,7 @@ class OrganizationService:
             archived_at=None,
             fallbacks=fallbacks,
             strict=strict,
+            guardrails=guardrails,
         )
         await repository.add_project(session, project)
         await publish_project(session, project)
@@ -164,7 +166,7 @@ class OrganizationService:
     async def update_project(
         self, session: AsyncSession, caller: Caller, project_id: str, changes: dict[str, Any]
     ) -> Project:
-        """`changes`: name, limits, fallbacks, strict."""
+        """`changes`: name, limits, fallbacks, strict, guardrails."""
         project = await self._live_project(session, caller, project_id)
         changed = msgspec.structs.replace(project, **changes)
         if changes:

@@ -1,0 +1,1 @@
+"""What may be said: guardrails over requests and answers, and moderation."""

@@ -1,0 +1,26 @@
+"""The public face of governance: guards over texts, and the rule model of moderation. Pure, for the gateway's sake."""
+
+from cloudcrest.governance.detectors.hits import Detector, Hit
+from cloudcrest.governance.detectors.registry import DETECTORS
+from cloudcrest.governance.guard import Findings, Guard, Placeholders
+from cloudcrest.governance.policy import Actions, actions
+from cloudcrest.governance.requests import Screen, Steps
+
+__all__ = [
+    "DETECTORS",
+    "Actions",
+    "Detector",
+    "Findings",
+    "Guard",
+    "Hit",
+    "Placeholders",
+    "Screen",
+    "Steps",
+    "actions",
+    "detectors_for",
+]
+
+
+def detectors_for(kinds: Actions) -> tuple[Detector, ...]:
+    """The detectors of the kinds that a policy names."""
+    return tuple(detector for kind, detector in DETECTORS.items() if kind in kinds)
