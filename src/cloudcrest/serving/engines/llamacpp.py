@@ -40,7 +40,7 @@ class LlamaCppEngine:
     options: ClassVar[Mapping[str, type]] = {"gpu_layers": int, "prompt_cache_mib": int, "flash_attention": bool}
 
     def validate(self, deployment: DeploymentDocument) -> None:
-        check_shape(deployment, ("chat", "completion", "embedding"))
+        check_shape(deployment, ("chat", "completion", "embedding", "rerank"))
         check_options(deployment, self.options)
         require_artifact(deployment, "gguf")
         cache_mib = deployment.engine_options.get("prompt_cache_mib", 0)

@@ -62,12 +62,14 @@ def server_parameters(arguments: Arguments, token: str) -> Any:  # xllamacpp has
     parameters.ui = False
     parameters.endpoint_metrics = parameters.endpoint_slots = parameters.endpoint_props = True
     parameters.verbosity = _WARNINGS
-    if arguments.task == "embedding":
+    if arguments.task in ("embedding", "rerank"):
         parameters.embedding = True
         # An input is embedded in one batch, so a batch must hold a whole slot's context; and pooling aborts unless the
         # slots divide it.
         batch = max(arguments.context_tokens, 512)
         parameters.n_batch = parameters.n_ubatch = -(-batch // arguments.slots) * arguments.slots
+    if arguments.task == "rerank":
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     return parameters
 
 

@@ -61,7 +61,7 @@ class SimulatedEngine:
     }
 
     def validate(self, deployment: DeploymentDocument) -> None:
-        check_shape(deployment, ("chat", "completion", "embedding"))
+        check_shape(deployment, ("chat", "completion", "embedding", "rerank"))
         check_options(deployment, self.options)
         for name, value in deployment.engine_options.items():
             lowest = 1 if name == "answer_tokens" else 0

@@ -1,17 +1,19 @@
 """One simulated replica: `python -m cloudcrest.serving.engines.simulated_server '<json>'`, token in the environment.
 
-Speaks the OpenAI dialect (chat, completions, embeddings; streamed and not), and llama.cpp's `/tokenize`,
+Speaks the OpenAI dialect (chat, completions, embeddings; streamed and not), `/v1/rerank`, and llama.cpp's `/tokenize`,
 `/apply-template` and `/metrics`. Usage is exact: every choice is counted.
 """
 
 import asyncio
+import base64
 import os
 import random
+import struct
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import orjson
@@ -26,6 +28,7 @@ from cloudcrest.serving.engines.simulated_text import (
     detokenize,
     embedding,
     generate,
+    relevance,
     token_bytes,
     tokenize,
 )
@@ -70,6 +73,13 @@ class Generation(msgspec.Struct):
 
 class EmbeddingRequest(msgspec.Struct):
     input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class RerankRequest(msgspec.Struct):
+    query: str
+    documents: list[str]
+    top_n: int | None = None
 
 
 class TokenizeRequest(msgspec.Struct):
@@ -121,6 +131,7 @@ class SimulatedReplica:
             Route("/v1/completions", self._generation, methods=["POST"]),
             Route("/completion", self._generation, methods=["POST"]),
             Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+            Route("/v1/rerank", self._rerank, methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/apply-template", self._apply_template, methods=["POST"]),
         ]
@@ -162,12 +173,28 @@ class SimulatedReplica:
         async with self._slot():
             await self._spend(count, self._profile.prefill_tokens_per_second)
             self._input_tokens += count
+        vectors = [embedding(text, self._arguments.dimensions) for text in texts]
         data = [
-            {"object": "embedding", "index": index, "embedding": embedding(text, self._arguments.dimensions)}
-            for index, text in enumerate(texts)
+            {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
+            for index, vector in enumerate(vectors)
         ]
         usage = {"prompt_tokens": count, "total_tokens": count}
         return JSONResponse({"object": "list", "model": self._arguments.alias, "data": data, "usage": usage})
+
+    async def _rerank(self, request: Request) -> Response:
+        try:
+            body = msgspec.json.decode(await read_body(request), type=RerankRequest)
+        except (msgspec.MsgspecError, ValueError) as error:
+            return error_response(400, str(error))
+        count = sum(len(tokenize(body.query)) + len(tokenize(text)) for text in body.documents)
+        async with self._slot():
+            await self._spend(count, self._profile.prefill_tokens_per_second)
+            self._input_tokens += count
+        scores = {index: relevance(body.query, text) for index, text in enumerate(body.documents)}
+        best = sorted(scores, key=lambda index: -scores[index])[: body.top_n]
+        results = [{"index": index, "relevance_score": scores[index]} for index in best]
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        return JSONResponse({"object": "list", "model": self._arguments.alias, "results": results, "usage": usage})
 
     async def _generation(self, request: Request) -> Response:
         try:
@@ -347,6 +374,12 @@ def _embedding_texts(given: str | list[str | int | list[int]]) -> list[str]:
     tokens = [part for part in given if isinstance(part, int)]
     texts = [part if isinstance(part, str) else detokenize(part) for part in given if not isinstance(part, int)]
     return [detokenize(tokens), *texts] if tokens else texts
+
+
+def _encoded(vector: list[float], encoding_format: str) -> list[float] | str:
+    if encoding_format == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _event(body: dict[str, Any]) -> bytes:

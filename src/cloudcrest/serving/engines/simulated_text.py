@@ -77,6 +77,12 @@ def embedding(text: str, dimensions: int) -> list[float]:
     return [value / norm for value in values]
 
 
+def relevance(query: str, document: str) -> float:
+    """The share of the query's words that a document has, whatever their case."""
+    words = set(query.lower().split())
+    return len(words & set(document.lower().split())) / len(words) if words else 0.0
+
+
 def _token_id(piece: bytes) -> int:
     special = _SPECIAL_IDS.get(piece)
     return special if special is not None else (len(piece) << _LENGTH_SHIFT) | int.from_bytes(piece, "big")

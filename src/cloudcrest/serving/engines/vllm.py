@@ -57,7 +57,7 @@ class VllmEngine:
         self._runtimes = Runtimes(runtimes_folder)
 
     def validate(self, deployment: DeploymentDocument) -> None:
-        check_shape(deployment, ("chat", "completion", "embedding"))
+        check_shape(deployment, ("chat", "completion", "embedding", "rerank"))
         check_options(deployment, self.options)
         require_artifact(deployment, "safetensors")
         options = deployment.engine_options
@@ -95,7 +95,7 @@ class VllmEngine:
             *("--dtype", str(options.get("dtype", "auto"))),
             "--enable-prompt-tokens-details",  # else it would not say what it had cached
         ]
-        if deployment.model.task == "embedding":
+        if deployment.model.task in ("embedding", "rerank"):
             argv += ["--runner", "pooling"]
         parser = _TOOL_PARSERS.get(deployment.model.tool_format or "")
         if parser is not None:
