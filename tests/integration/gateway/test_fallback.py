@@ -152,8 +152,8 @@ async def test_what_the_caller_did_wrong_is_no_reason(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_take_the_request_is_passed_over(tmp_path: Path) -> None:
-    forced = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
-    routes = {"vectors": {"task": "embedding"}, "lax": {"engine": "llamacpp"}}
+    asked = {"repetition_penalty": 1.1}
+    routes = {"vectors": {"task": "embedding"}, "lax": {"engine": "upstream"}}
     models: dict[str, Script | None] = {
         "m": None,
         "vectors": answers("vectors"),
@@ -162,7 +162,7 @@ async def test_what_cannot_take_the_request_is_passed_over(tmp_path: Path) -> No
         "last": answers("last"),
     }
     async with cloud(tmp_path, models, routes=routes) as c:
-        response = await c.chat(**forced)
+        response = await c.chat(**asked)
         assert response.json()["model"] == response.headers["x-cloudcrest-fallback"] == "last"
         assert len(c.engines["narrow"].received) == 1
         assert c.engines["vectors"].received == c.engines["lax"].received == []
