@@ -20,7 +20,9 @@ _SLACK = 1e-9
 
 
 class OverLimit(LimitExceeded):
-    """A scope has no room now; who waits, waits for that one's."""
+    """A scope has no room now; who waits, waits for that one's. `is_of_tokens`: for so many tokens."""
+
+    is_of_tokens = False
 
     def __init__(self, scope: "Scope", message: str, hint: str, wait_seconds: float, code: str | None = None) -> None:
         super().__init__(message, hint=hint, retry_after_seconds=wait_seconds, code=code)
@@ -194,7 +196,9 @@ def _check(scope: Scope, tokens: int, now: float) -> None:
         raise _refusal(scope, f"{bucket.per_minute} requests per minute", bucket.wait_seconds(1) or 60.0)
     bucket = scope.tokens
     if bucket is not None and not bucket.has(tokens, now):
-        raise _refusal(scope, f"{bucket.per_minute} tokens per minute", bucket.wait_seconds(tokens) or 60.0)
+        error = _refusal(scope, f"{bucket.per_minute} tokens per minute", bucket.wait_seconds(tokens) or 60.0)
+        error.is_of_tokens = True
+        raise error
     if scope.growth is not None:
         wait_seconds = scope.growth.wait_seconds(now)
         if wait_seconds > 0:

@@ -15,7 +15,7 @@ from cloudcrest.gateway.behalf import is_content, take_behalf
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.dialects.anthropic import models as anthropic
-from cloudcrest.gateway.dialects.registry import ANTHROPIC, COUNTS, DIALECTS, dialect_of
+from cloudcrest.gateway.dialects.registry import ANTHROPIC, COMPATIBLE, COUNTS, DIALECTS, dialect_of, without_alias
 from cloudcrest.gateway.errors import MethodNotAllowed
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.inference import Inference
@@ -86,13 +86,17 @@ class GatewayApp:
 
     def check(self, request: Request) -> None:
         """Decides at the head: streamed, refused, or to be handled when it is whole."""
-        path = request.path
+        path = without_alias(request.path)
+        if path is not request.path:
+            request.path = path
+            request.target = request.target.replace(COMPATIBLE.encode(), b"", 1)
         request.id = self._new_id(unix_time())
         if request.behalf_of is not None:
             take_behalf(request, self._settings.content_token)
         request.dialect = dialect_of(request)
         is_inference = _is_inference(path)
-        is_own = is_inference or path in self._pages or path.startswith("/v1/") or path == "/v1"
+        is_own = is_inference or path in self._pages or path.startswith("/v1/")
+        is_own = is_own or path == "/v1" or request.dialect is not None
         request.extra_head = f"x-request-id: {request.id}\r\n".encode()
         if request.dialect is not None:
             request.extra_head += request.dialect.head(request.id)
@@ -139,7 +143,7 @@ class GatewayApp:
                     raise MethodNotAllowed(f"{path} is read with GET")
                 page(connection, request)
                 return None
-            if path == "/v1" or path.startswith("/v1/") or self._control is None:
+            if path == "/v1" or path.startswith("/v1/") or request.dialect is not None or self._control is None:
                 raise _no_such_path()
         except CloudcrestError as error:
             self._origin.metrics.responses[error.status] += 1

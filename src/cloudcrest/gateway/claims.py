@@ -9,7 +9,7 @@ from cloudcrest.billing.api import RATE_CARD_KIND, RateCard, RateCardsDocument
 from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, microseconds, scope_at
 from cloudcrest.billing.tariff import Tariff, tariff_of
 from cloudcrest.gateway.budget import SKEW, Wallet
-from cloudcrest.gateway.fields import ChatBody, EmbeddingBody
+from cloudcrest.gateway.fields import ChatBody, CompletionBody
 from cloudcrest.gateway.purse import Beside, Claim, Pocket
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
@@ -90,9 +90,10 @@ class Claims:
         body = parsed.body
         if isinstance(body, ChatBody) and body.tools:
             input_tokens += TOOLS_OVERHEAD_TOKENS
-        if route.engine != "upstream" and not isinstance(body, EmbeddingBody):
+        makes_text = isinstance(body, ChatBody | CompletionBody)
+        if route.engine != "upstream" and makes_text:
             input_tokens = min(input_tokens, route.context_tokens * (len(parsed.prompts) or 1))
-        if isinstance(body, EmbeddingBody):
+        if not makes_text:
             output_tokens, is_open = 0, False
         elif parsed.max_tokens is not None:
             output_tokens, is_open = parsed.max_tokens * branches, False

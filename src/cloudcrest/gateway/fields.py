@@ -11,6 +11,8 @@ from msgspec import Meta, Struct
 MAX_CHOICES = 8
 MAX_BATCH = 2048
 MAX_MESSAGES = 10_000
+MAX_DOCUMENTS = 1000
+"""Of one request to rank them."""
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -138,6 +140,7 @@ class _Sampling(_Strict, kw_only=True):
     stop: Annotated[str, Meta(max_length=256)] | Stop | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     logit_bias: (
         Annotated[
             dict[Annotated[str, Meta(pattern=r"^\d{1,7}$")], Annotated[float, Meta(ge=-100, le=100)]],
@@ -164,6 +167,7 @@ class ChatBody(_Sampling, kw_only=True):
         Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
         | None
     ) = None
+    enable_thinking: bool | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     modalities: list[Literal["text"]] | None = None
@@ -194,10 +198,27 @@ class EmbeddingBody(_Strict, kw_only=True):
     user: ShortText | None = None
 
 
+class RerankDocument(_Strict):
+    text: str
+
+
+class RerankBody(_Strict, kw_only=True):
+    """POST /v1/rerank, as Cohere and Jina have it."""
+
+    model: ModelName
+    query: Annotated[str, Meta(min_length=1)]
+    documents: Annotated[list[str | RerankDocument], Meta(min_length=1, max_length=MAX_DOCUMENTS)]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: Annotated[int, Meta(ge=1)] | None = None
+    user: ShortText | None = None
+
+
 NOT_FORWARDED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model"),
         *("modalities", "prompt_cache_key", "safety_identifier"),
+        *("repetition_penalty", "enable_thinking"),
     )
 )
 """Checked here and of no use to an engine, or spliced anew. Who a tenant's users are is not the engine's business."""

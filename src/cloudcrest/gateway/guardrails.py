@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from cloudcrest.gateway.deadline import refuse
-from cloudcrest.gateway.fields import EmbeddingBody
+from cloudcrest.gateway.fields import ChatBody, CompletionBody
 from cloudcrest.gateway.guard_outlet import GuardOutlet
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.outlet import Outlet
@@ -205,7 +205,7 @@ class Screening:
 
     def _pass(self, parsed: Parsed) -> Responder:
         self._told()
-        if self._policy.output is not None and not isinstance(parsed.body, EmbeddingBody):
+        if self._policy.output is not None and isinstance(parsed.body, ChatBody | CompletionBody):
             parsed.guard_outlet = self._outlet
         return self._go_on(parsed)
 

@@ -40,8 +40,9 @@ class _OutputDetails(msgspec.Struct):
 class UsageBody(msgspec.Struct):
     """Usage as engines and providers write it."""
 
-    prompt_tokens: Count
+    prompt_tokens: Count | None = None
     completion_tokens: Count = 0
+    total_tokens: Count = 0
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
@@ -179,7 +180,9 @@ def usage_in_answer(body: bytes) -> Usage | None:
 def to_usage(body: UsageBody) -> Usage:
     """An engine's counts, as far as they can be true."""
     details, output_details = body.prompt_tokens_details, body.completion_tokens_details
-    input_tokens, output_tokens = max(0, body.prompt_tokens), max(0, body.completion_tokens)
+    output_tokens = max(0, body.completion_tokens)
+    # vLLM's rankings say the sum alone.
+    input_tokens = max(0, body.total_tokens - output_tokens if body.prompt_tokens is None else body.prompt_tokens)
     cached, written, reasoning = body.prompt_cache_hit_tokens or 0, 0, 0
     if details is not None:
         cached = details.cached_tokens or cached

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from cloudcrest.gateway import rerank
 from cloudcrest.gateway.explain import explain
 from cloudcrest.gateway.fields import (
     MAX_BATCH,
@@ -20,6 +21,7 @@ from cloudcrest.gateway.fields import (
     EmbeddingBody,
     ImagePart,
     NamedTool,
+    RerankBody,
     images_in,
 )
 from cloudcrest.gateway.fields import Message as ChatMessage
@@ -35,12 +37,13 @@ BYTES_PER_TOKEN = 4
 """Rough, for reservations only; what is charged is counted."""
 DEFAULT_OUTPUT_TOKENS = 512
 
-Body = ChatBody | CompletionBody | EmbeddingBody | SpeechBody | TranscriptionBody
+Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | SpeechBody | TranscriptionBody
 BodyType = TypeVar("BodyType")
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
 _embedding: msgspec.json.Decoder[EmbeddingBody] = msgspec.json.Decoder(EmbeddingBody)
+_rerank: msgspec.json.Decoder[RerankBody] = msgspec.json.Decoder(RerankBody)
 _slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.encode
 
@@ -48,6 +51,8 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,
+    "/v1/rerank": _rerank,
+    "/v2/rerank": _rerank,
 }
 _IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*\Z")
 
@@ -84,6 +89,8 @@ class Parsed(msgspec.Struct):
         """Where the caller wrote the prompt."""
         if isinstance(self.body, ChatBody):
             return "messages"
+        if isinstance(self.body, RerankBody):
+            return "documents"
         return "prompt" if isinstance(self.body, CompletionBody) else "input"
 
     @property
@@ -99,7 +106,7 @@ class Parsed(msgspec.Struct):
         """What to reserve from token limits until the true count is known. Sound has no tokens."""
         if self.sound is not None:
             return 0
-        if isinstance(self.body, EmbeddingBody):
+        if not isinstance(self.body, ChatBody | CompletionBody):
             return self.estimated_input_tokens()
         output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
         return self.size_bytes // BYTES_PER_TOKEN + 1 + output * self.choices * (len(self.prompts) or 1)
@@ -111,6 +118,11 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     parsed = Parsed(endpoint, body, slices, len(data))
     if isinstance(body, EmbeddingBody):
         _batch(body.input, "input", MAX_BATCH)
+        return parsed
+    if isinstance(body, RerankBody):
+        rerank.check(body)
+        parsed.size_bytes = rerank.size_bytes(body, len(data))
+        parsed.outlet = lambda request_id: rerank.RerankOutlet(body, request_id)
         return parsed
     parsed.is_stream = body.stream is True
     parsed.wants_usage = body.stream_options is not None and body.stream_options.include_usage is True
@@ -154,6 +166,21 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
         )
     if isinstance(body, SpeechBody | TranscriptionBody):
         check_sound(body, route.engine)
+    if isinstance(body, RerankBody):
+        parsed.endpoint = rerank.engine_path(route.task)
+    if isinstance(body, ChatBody | CompletionBody) and (
+        body.repetition_penalty not in (None, NO_PENALTY) and route.engine not in _REPETITION
+    ):
+        raise InvalidInput(
+            "this model's engine has no repetition_penalty",
+            param="repetition_penalty",
+            code="unsupported_parameter",
+            hint="use presence_penalty or frequency_penalty",
+        )
+    if isinstance(body, ChatBody) and body.enable_thinking is not None and route.engine not in _TEMPLATES:
+        raise InvalidInput(
+            "this model's engine cannot be told whether to think", param="enable_thinking", code="unsupported_parameter"
+        )
     if parsed.goes_on and route.engine in ("vllm", "upstream"):
         raise InvalidInput(
             "this model's engine does not go on with an answer that the caller has begun",
@@ -186,10 +213,16 @@ _TASKS: dict[type[Body], tuple[str, ...]] = {
     ChatBody: ("chat",),
     CompletionBody: ("chat", "completion"),
     EmbeddingBody: ("embedding",),
+    RerankBody: ("rerank", "embedding"),
     SpeechBody: ("speech",),
     TranscriptionBody: ("transcription",),
 }
 """For which tasks a model may be to be asked with a body."""
+NO_PENALTY = 1.0
+_REPETITION: dict[EngineName, str] = {"llamacpp": "repeat_penalty", "vllm": "repetition_penalty"}
+"""What engines call it; those that are not here do not have it."""
+_TEMPLATES = frozenset(("llamacpp", "vllm"))
+"""Engines that hand chat templates what they are to know beside the messages."""
 
 
 def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
@@ -197,12 +230,18 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     body = parsed.body
     fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
     fields["model"] = _encode(route.model_name)
+    if isinstance(body, RerankBody):
+        return {"model": fields["model"], **rerank.engine_fields(body, route.task)}
     if not isinstance(body, ChatBody | CompletionBody):
         return fields
     if parsed.is_stream:
         fields["stream_options"] = b'{"include_usage":true}'
+    if body.repetition_penalty not in (None, NO_PENALTY):
+        fields[_REPETITION[route.engine]] = parsed.fields["repetition_penalty"]
     if parsed.choices > 1:
         fields["n"] = b"%d" % parsed.choices
+    if isinstance(body, ChatBody) and body.enable_thinking is not None:
+        fields["chat_template_kwargs"] = b'{"enable_thinking":%b}' % parsed.fields["enable_thinking"]
     _limit_output(fields, parsed, route.engine, route.context_tokens)
     if parsed.has_developer and isinstance(body, ChatBody):
         fields["messages"] = _encode(
