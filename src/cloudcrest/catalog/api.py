@@ -12,6 +12,8 @@ ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
 Modality = Literal["text", "image", "audio", "video", "vector"]
 ToolFormat = Literal["prompted", "hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek_v3", "glm", "kimi_k2"]
 """How a model writes the calls of tools. `prompted`: its chat template knows of none, so they are told in words."""
+ModerationFormat = Literal["llama-guard", "qwen3guard"]
+"""How a guard model writes its verdicts."""
 
 MODEL_PULL_KIND = "model_pull"
 
@@ -45,7 +47,7 @@ class Artifact(msgspec.Struct, frozen=True):
 class ModelDocument(msgspec.Struct, frozen=True):
     """What a region needs to run a model. `context_tokens` is what the model was trained for.
 
-    `tool_format` None: it is not known to call tools.
+    `tool_format` None: it is not known to call tools. `moderation_format` None: it is no guard model.
     """
 
     id: str
@@ -55,6 +57,7 @@ class ModelDocument(msgspec.Struct, frozen=True):
     dimensions: int | None = None
     input_modalities: tuple[Modality, ...] = ("text",)
     tool_format: ToolFormat | None = None
+    moderation_format: ModerationFormat | None = None
 
 
 class ModelPullDocument(msgspec.Struct, frozen=True):

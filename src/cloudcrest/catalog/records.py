@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.catalog.api import Artifact, Modality, ModelDocument, PullProgress, Task, ToolFormat
+from cloudcrest.catalog.api import Artifact, Modality, ModelDocument, ModerationFormat, PullProgress, Task, ToolFormat
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +31,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     active_parameters: int | None = None
     dimensions: int | None = None
     tool_format: ToolFormat | None = None
+    moderation_format: ModerationFormat | None = None
     base_model: str | None = None
     adapter_of: str | None = None
     quantized_from: str | None = None
@@ -52,6 +53,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             dimensions=self.dimensions,
             input_modalities=self.input_modalities,
             tool_format=self.tool_format,
+            moderation_format=self.moderation_format,
         )
 
 

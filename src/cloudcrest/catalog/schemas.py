@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloudcrest.catalog.api import ArtifactFormat, Modality, Task, ToolFormat
+from cloudcrest.catalog.api import ArtifactFormat, Modality, ModerationFormat, Task, ToolFormat
 from cloudcrest.catalog.records import Model, ModelPull, StoredModel
 from cloudcrest.catalog.safety import MAX_PATH_CHARACTERS
 from cloudcrest.catalog.store import MAX_SOURCES
@@ -73,6 +73,9 @@ class ModelBody(BaseModel):
         default=None,
         description="How it writes the calls of tools; prompted: its chat template knows of none",
     )
+    moderation_format: ModerationFormat | None = Field(
+        default=None, description="How it writes verdicts, where it is a model made to moderate"
+    )
     base_model: ModelId | None = None
     adapter_of: ModelId | None = None
     quantized_from: ModelId | None = None
@@ -108,6 +111,7 @@ class ChangeModel(BaseModel):
     active_parameters: Count | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
     tool_format: ToolFormat | None = None
+    moderation_format: ModerationFormat | None = None
     base_model: ModelId | None = None
     adapter_of: ModelId | None = None
     quantized_from: ModelId | None = None

@@ -31,6 +31,7 @@ class ModelRow(Base):
     active_parameters: Mapped[int | None] = mapped_column(BigInteger)
     dimensions: Mapped[int | None] = mapped_column(BigInteger)
     tool_format: Mapped[str | None]
+    moderation_format: Mapped[str | None]
     base_model: Mapped[str | None]
     adapter_of: Mapped[str | None]
     quantized_from: Mapped[str | None]

@@ -19,6 +19,8 @@ from cloudcrest.gateway.dialects.registry import ANTHROPIC, COMPATIBLE, COUNTS, 
 from cloudcrest.gateway.errors import MethodNotAllowed
 from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.inference import Inference
+from cloudcrest.gateway.moderations import PATH as MODERATIONS
+from cloudcrest.gateway.moderations import Moderations
 from cloudcrest.gateway.proxy import ContentExchange, ProxyExchange, is_internal
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
@@ -49,6 +51,7 @@ class GatewayApp:
         new_id: Callable[[float], str],
         inference: Inference,
         token_counts: TokenCounts,
+        moderations: Moderations,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
@@ -57,6 +60,7 @@ class GatewayApp:
         self._new_id = new_id
         self._inference = inference
         self._token_counts = token_counts
+        self._moderations = moderations
         self._control = (
             Upstream(settings.control_url, name="control", slots=CONTROL_CONNECTIONS) if settings.control_url else None
         )
@@ -126,6 +130,8 @@ class GatewayApp:
             if is_inference and request.method == b"POST":
                 if path in COUNTS:
                     return self._token_counts.begin(connection, request)
+                if path == MODERATIONS:
+                    return self._moderations.begin(connection, request)
                 return self._inference.begin(connection, request)
             if request.method == b"OPTIONS" and (is_inference or path.startswith("/v1") or path in self._pages):
                 self._preflight(connection, request)
@@ -215,7 +221,7 @@ class GatewayApp:
 
 
 def _is_inference(path: str) -> bool:
-    return path in DECODERS or path in DIALECTS or path in COUNTS
+    return path in DECODERS or path in DIALECTS or path in COUNTS or path == MODERATIONS
 
 
 def _no_such_path() -> NotFound:

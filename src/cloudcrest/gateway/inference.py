@@ -101,7 +101,7 @@ class Inference:
         policies = self._snapshot.policies
         policy = policies.of(key) if policies.is_any else None
         if policy is None:
-            return self._go(connection, request, key, parsed)
+            return self.serve(connection, request, key, parsed)
         return Screening(
             policy,
             connection,
@@ -109,11 +109,11 @@ class Inference:
             key,
             parsed,
             metrics=self._origin.metrics,
-            go_on=lambda screened: self._go(connection, request, self.authenticate(request), screened),
+            go_on=lambda screened: self.serve(connection, request, self.authenticate(request), screened),
             soon=_call_soon,
         ).start()
 
-    def _go(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
+    def serve(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
         """Has it answered, or wait for room."""
         asked_seconds, head = asked_wait_seconds(request), request.extra_head
         try:

@@ -107,6 +107,13 @@ class Request:
         twin.body, twin.content_length = body, len(body)
         return twin
 
+    def beside(self, path: str, request_id: str) -> "Request":
+        """A request of our own for the same caller, with nothing of this one but who it is from."""
+        other = Request(b"POST", path.encode(), "1.1", [], keep_alive=True)
+        other.path, other.id, other.peer = path, request_id, self.peer
+        other.key_digest, other.behalf_of = self.key_digest, self.behalf_of
+        return other
+
     def read_head(self) -> None:
         """Takes out what the server needs. Raises `InvalidInput` for what could be read in two ways."""
         for name, value in self.headers:

@@ -20,6 +20,7 @@ from cloudcrest.gateway.counting import Counting
 from cloudcrest.gateway.desk import Desk, grants_exchange
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.moderations import Moderations
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
 from cloudcrest.gateway.request_id import RequestIds
@@ -74,12 +75,13 @@ class Gateway:
             claims=self._claims,
             desk=self._desk,
         )
+        new_id = RequestIds().make
         self._app = GatewayApp(
             settings=settings,
             snapshot=self.snapshot,
             origin=origin,
             calls=self._calls,
-            new_id=RequestIds().make,
+            new_id=new_id,
             inference=inference,
             token_counts=TokenCounts(
                 snapshot=self.snapshot,
@@ -87,6 +89,15 @@ class Gateway:
                 metrics=self._metrics,
                 admit=admitting,
                 inference=inference,
+            ),
+            moderations=Moderations(
+                snapshot=self.snapshot,
+                calls=self._calls,
+                metrics=self._metrics,
+                admit=admitting,
+                key_of=inference.authenticate,
+                serve=inference.serve,
+                new_id=new_id,
             ),
         )
         self._state = ServerState(settings, self._app, clock.monotonic())

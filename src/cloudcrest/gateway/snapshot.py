@@ -146,15 +146,15 @@ class Snapshot:
         found = self._accesses[key.id, model] = Access(route, self.scopes_of(key, route), is_sole=is_sole)
         return found
 
-    def scopes_of(self, key: KeyDocument, route: Route) -> list[Scope]:
-        """The limits a request of this key for this model is held to, narrowest first."""
+    def scopes_of(self, key: KeyDocument, route: Route | None) -> list[Scope]:
+        """The limits a request of this key for this model is held to, narrowest first. None: for no model."""
         get = self._scopes.get
         found = (
             # A key's buckets are made with its first request: most of a large cloud's keys are idle at one worker.
             get(("key", key.id)) or self._limit("key", key.id, key.limits),
             get(("project", key.project_id)),
             get(("organization", key.organization_id)),
-            route.scope,
+            None if route is None else route.scope,
         )
         return [scope for scope in found if scope is not None]
 

@@ -3,11 +3,14 @@
 from cloudcrest.governance.detectors.hits import Detector, Hit
 from cloudcrest.governance.detectors.registry import DETECTORS
 from cloudcrest.governance.guard import Findings, Guard, Placeholders
+from cloudcrest.governance.moderation.results import RULE_MODEL, result, rule_verdict
+from cloudcrest.governance.moderation.verdicts import Verdict, verdict
 from cloudcrest.governance.policy import Actions, actions
 from cloudcrest.governance.requests import Screen, Steps
 
 __all__ = [
     "DETECTORS",
+    "RULE_MODEL",
     "Actions",
     "Detector",
     "Findings",
@@ -16,8 +19,12 @@ __all__ = [
     "Placeholders",
     "Screen",
     "Steps",
+    "Verdict",
     "actions",
     "detectors_for",
+    "result",
+    "rule_verdict",
+    "verdict",
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.catalog.api import Modality, ModelDocument, PullProgress, Task, ToolFormat
+from cloudcrest.catalog.api import Modality, ModelDocument, ModerationFormat, PullProgress, Task, ToolFormat
 from cloudcrest.identity.api import Limits
 
 DEPLOYMENT_KIND = "deployment"
@@ -88,6 +88,7 @@ class RouteDocument(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     weight: int = DEFAULT_WEIGHT
     tool_format: ToolFormat | None = None
+    moderation_format: ModerationFormat | None = None
     input_modalities: tuple[Modality, ...] = ("text",)
 
 

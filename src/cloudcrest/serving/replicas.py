@@ -128,6 +128,7 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
         limits=document.limits,
         weight=document.weight,
         tool_format=document.model.tool_format,
+        moderation_format=document.model.moderation_format,
         input_modalities=document.model.input_modalities,
     )
 

@@ -48,7 +48,7 @@ _ENTRIES: tuple[tuple[str, float, str, str | None], ...] = (
     ("illicit", 0.9, "malware ransomware keylogger virus botnet", rf"(?:{_ASKS}){_MAKE}{_A}"),
     ("illicit", 0.85, "murder hitman", r"(?:get away with|hire a|hire someone to) "),
     ("sexual/minors", 0.97, "porn pornography nudes erotica", r"(?:child|kiddie|underage|teen|preteen|minor) "),
-    ("sexual/minors", 0.97, "child children minor minors kid kids preteen underage", r"(?:sex|sexual|sexually|naked|nude|erotic) (?:\w+ ){0,3}"),
+    ("sexual/minors", 0.97, "child children minor minors kid kids preteen underage", r"(?:sex with|naked|nude|nudes of|erotic|porn of|porn with|rape of) (?:a |an |the |young |little |small |some ){0,3}"),
     ("sexual", 0.85, "blowjob handjob cumshot gangbang creampie deepthroat bukkake milf", None),
     ("sexual", 0.8, "porn pornography erotica hentai", r"(?:write|watch|send|show|make|hardcore|explicit|some) (?:me )?(?:\w+ )?"),
     ("sexual", 0.85, "cock pussy dick", r"(?:suck|lick|hard|wet|my|your|his|her) "),
