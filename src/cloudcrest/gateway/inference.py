@@ -33,7 +33,7 @@ from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
-from cloudcrest.gateway.sound.request import form_for
+from cloudcrest.gateway.sound.request import form_for, form_type
 from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
@@ -129,7 +129,7 @@ class Inference:
         """The body, checked. Raises `InvalidInput`."""
         if key.project_id not in self._snapshot.lenient_projects:
             return _read(request, request.body)
-        parsed, dropped = read_leniently(partial(_read, request), request.body)
+        parsed, dropped = read_leniently(partial(_read, request), request.body, form_type(request))
         if dropped:
             request.extra_head += ignored_header(dropped)
         return parsed

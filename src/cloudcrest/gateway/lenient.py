@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.validate import Parsed
+from cloudcrest.infra.forms import without
 from cloudcrest.kernel.errors import InvalidInput
 
 MAX_DROPPED = 32
@@ -22,8 +23,11 @@ _SEGMENT = re.compile(r"[^.\[\]]+")
 Read = Callable[[bytes], Parsed]
 
 
-def read_leniently(read: Read, body: bytes) -> tuple[Parsed, list[str]]:
-    """The body without what is not honoured, and the paths of that. Raises `InvalidInput` for everything else."""
+def read_leniently(read: Read, body: bytes, form_type: str = "") -> tuple[Parsed, list[str]]:
+    """The body without what is not honoured, and the paths of that. Raises `InvalidInput` for everything else.
+
+    `form_type`: the content type of a body that is a form; else it is JSON.
+    """
     dropped: list[str] = []
     while True:
         try:
@@ -31,12 +35,9 @@ def read_leniently(read: Read, body: bytes) -> tuple[Parsed, list[str]]:
         except InvalidInput as error:
             path = _droppable(error, dropped)
             try:
-                value = msgspec.json.decode(body)
-                _drop(value, _SEGMENT.findall(path))
-            # A name with dots or brackets in it, or a field of a form, whose file is not copied for this.
-            except (LookupError, TypeError, ValueError, AttributeError, msgspec.DecodeError):
+                body = without(form_type, body, path) if form_type else _without(body, path)
+            except (LookupError, TypeError, ValueError, AttributeError):  # a name with dots or brackets in it
                 raise error from None
-            body = msgspec.json.encode(value)
             dropped.append(path)
 
 
@@ -71,9 +72,11 @@ def _droppable(error: InvalidInput, dropped: list[str]) -> str:
     return error.param
 
 
-def _drop(value: Any, path: list[str]) -> None:
-    """Takes what is at a path out of nested JSON."""
-    *parents, last = path
+def _without(body: bytes, path: str) -> bytes:
+    """Nested JSON without what is at a path."""
+    whole = value = msgspec.json.decode(body)
+    *parents, last = _SEGMENT.findall(path)
     for step in parents:
         value = value[int(step)] if isinstance(value, list) else value[step]
     value.pop(last)
+    return msgspec.json.encode(whole)

@@ -116,6 +116,16 @@ class _Reader:
         self.is_whole = True
 
 
+def without(content_type: str, body: bytes, name: str) -> bytes:
+    """The form without its fields of this name, or of `name[]`. Raises `LookupError` where it has none."""
+    parts = read_form(content_type, body)
+    kept = [part for part in parts if part.filename is not None or part.name.removesuffix("[]") != name]
+    if len(kept) == len(parts):
+        raise LookupError(name)
+    _, options = parse_options_header(content_type)
+    return write_form(options[b"boundary"], kept)  # which is in no part, or it would have been read otherwise
+
+
 def write_form(boundary: bytes, parts: Sequence[Part]) -> bytes:
     """A form. `boundary` must occur in no part: take one that nobody outside knows. Names are plain words."""
     pieces: list[bytes] = []

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from cloudcrest.gateway.sound.form import CONTENT_TYPES, TRANSCRIPTIONS
-from cloudcrest.identity.api import Limits
+from cloudcrest.identity.api import Limits, ProjectDocument
 from cloudcrest.infra.forms import read_form
 from cloudcrest.kernel.usage import Usage
 from tests.integration.gateway.scripted import Cloud, cloud, error_of
@@ -305,6 +305,19 @@ async def test_what_is_no_form_no_sound_or_of_another_task_is_refused(tmp_path: 
         assert error_of(await say(c))["code"] == "model_not_supported"
         anonymous = await c.client.post(TRANSCRIPTIONS, data={"model": "m"}, files={"file": ("a", RECORDING)})
         assert anonymous.status_code == 401
+
+
+async def test_a_lenient_project_has_dropped_what_nobody_honours(tmp_path: Path) -> None:
+    async with cloud(tmp_path, heard(b'\n\n{"text":"hello"}'), route=EAR) as c:
+        project = ProjectDocument("proj_1", "org_1", strict=False)
+        c.running.set_documents("project", {"proj_1": project})
+        fields: dict[str, Any] = {"diarize": "1", "prompt": "names", "include[]": "logprobs"}
+        response = await hear(c, **fields)
+        assert response.content == b'{"text":"hello"}'  # without the empty lines that say that something goes on
+        assert response.headers["x-cloudcrest-ignored"] == "diarize, prompt, include"
+        sent = read_form(CONTENT_TYPES[TRANSCRIPTIONS].decode(), c.upstreams[0].received[0].body)
+        assert [part.name for part in sent] == ["model", "cloudcrest_most_milliseconds", "file"]
+        assert sent[-1].data == RECORDING
 
 
 async def test_requests_are_limited_and_tokens_are_not(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ async def test_silence_says_nothing_and_is_heard_all_the_same(ear: Replica) -> N
         b"RIFF1234WAVEfmt ",
         b"ID3" + bytes(2_000),
         b"OggS" + bytes(100),
+        wav(600.0, rate=1),
         b"\x1aE\xdf\xa3" + bytes(100),
         b"\x00\x00\x00\x20ftypM4A " + bytes(100),
     ],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.infra.forms import MAX_FIELD_BYTES, MAX_PARTS, Part, read_form, write_form
+from cloudcrest.infra.forms import MAX_FIELD_BYTES, MAX_PARTS, Part, read_form, without, write_form
 from cloudcrest.kernel.errors import InvalidInput, TooLarge
 
 KIND = "multipart/form-data; boundary=limit"
@@ -23,6 +23,14 @@ def test_names_cannot_leave_their_quotes() -> None:
     part = Part('a"\r\nx: y', b"1", 'b"; name="c')
     [read] = read_form(KIND, write_form(b"limit", [part]))
     assert read == Part("a___x__y", b"1", "b___name__c")
+
+
+def test_a_field_is_taken_out_and_the_rest_is_as_it_was() -> None:
+    parts = [Part("a", b"1"), Part("b[]", b"2"), Part("b[]", b"3"), Part("b", b"sound", "b.wav")]
+    body = write_form(b"limit", parts)
+    assert read_form(KIND, without(KIND, body, "b")) == [parts[0], parts[3]]
+    with pytest.raises(LookupError):
+        without(KIND, body, "c")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What of the engines for sound needs no weights: cutting at silences, transcripts, texts in pieces, tokens."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from cloudcrest.serving.engines.moonshine_model import read_tokenizer
 from cloudcrest.serving.engines.piper_server import MAX_PIECE_CHARACTERS, pieces_of
 from cloudcrest.serving.engines.silences import MAX_SECONDS, Cutter, Piece
 from cloudcrest.serving.engines.sound import HEARING_RATE, Samples
-from cloudcrest.serving.engines.transcripts import Segment, transcript
+from cloudcrest.serving.engines.transcripts import Segment, Transcript, TranscriptFormat
 
 SEGMENTS = [
     Segment(0.5, 3.25, "Well then.", (1, 2), -0.1),
@@ -61,8 +62,10 @@ def test_silence_and_what_is_far_below_speech_is_no_speech() -> None:
 
 
 def test_transcripts_have_the_shapes_that_are_asked_for() -> None:
-    def made(shape: str) -> str:
-        return transcript(SEGMENTS, 3_800_001, shape, "english").decode()  # type: ignore[arg-type]
+    def made(shape: TranscriptFormat, segments: Sequence[Segment] = SEGMENTS) -> str:
+        written = Transcript(shape, "english")
+        pieces = [written.begin(), *(written.add(segment) for segment in segments), written.end(3_800_001)]
+        return b"".join(pieces).decode()
 
     assert made("text") == "Well then. Good night.\n"
     assert made("srt").startswith("1\n00:00:00,500 --> 00:00:03,250\nWell then.\n\n2\n01:02:05,000 --> 01:02:06,500\n")
@@ -72,7 +75,7 @@ def test_transcripts_have_the_shapes_that_are_asked_for() -> None:
     assert verbose["duration"] == 3800.001
     assert verbose["segments"][1]["text"] == "Good night."
     assert "no_speech_prob" not in verbose["segments"][0]
-    assert json.loads(transcript([], 0, "json", "english"))["text"] == ""
+    assert json.loads(made("json", []))["text"] == ""
 
 
 def test_a_text_is_spoken_sentence_by_sentence_and_long_ones_in_parts() -> None:

@@ -55,8 +55,7 @@ class Transcription(_OpenAI):
     """Speech to text: a form with a file."""
 
     def read(self, request: Request) -> Parsed:
-        kind = next((value for name, value in request.headers if name == b"content-type"), b"")
-        parts = read_form(kind.decode("latin-1"), request.body)
+        parts = read_form(_content_type(request), request.body)
         data = _file_of(parts)
         body = _body_of(parts)
         return Parsed(
@@ -82,6 +81,15 @@ class Translation(_OpenAI):
             code="unsupported_operation",
             hint=f"transcribe it at {TRANSCRIPTIONS}, and have a chat model translate the text",
         )
+
+
+def form_type(request: Request) -> str:
+    """The content type of a request whose body is a form; empty: it is JSON."""
+    return _content_type(request) if request.path == TRANSCRIPTIONS else ""
+
+
+def _content_type(request: Request) -> str:
+    return next((value for name, value in request.headers if name == b"content-type"), b"").decode("latin-1")
 
 
 def form_for(parsed: Parsed, sound: Sound, model: str) -> bytes:

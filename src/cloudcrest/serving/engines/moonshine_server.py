@@ -6,6 +6,7 @@ also finds what is broken or too long before any work, and once more piece by pi
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,9 @@ from starlette.routing import Route
 from cloudcrest.infra.forms import read_form
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 from cloudcrest.kernel.sound import MAX_MILLISECONDS
+from cloudcrest.kernel.units import MIB
 from cloudcrest.serving.api import MOST_MILLISECONDS_FIELD, SoundUsage
-from cloudcrest.serving.engines.http_server import error_response, read_body, serve, unless_disconnected
+from cloudcrest.serving.engines.http_server import MAX_BODY_BYTES, error_response, read_body, serve, unless_disconnected
 from cloudcrest.serving.engines.moonshine import MoonshineArguments
 from cloudcrest.serving.engines.moonshine_model import MoonshineModel
 from cloudcrest.serving.engines.silences import Cutter, Piece
@@ -28,13 +30,15 @@ from cloudcrest.serving.engines.sound_server import Slots, following, in_thread,
 from cloudcrest.serving.engines.transcripts import (
     MEDIA_TYPES,
     Segment,
+    Transcript,
     TranscriptFormat,
     full_text,
-    transcript,
     usage,
 )
 from cloudcrest.serving.runtimes import use_packages
 
+MAX_HELD_BYTES = 512 * MIB
+"""Of recordings that wait or are heard; where there are more, another replica is asked."""
 _LANGUAGE_NAMES = {"en": "english"}
 """As OpenAI writes them in verbose answers."""
 
@@ -55,12 +59,16 @@ class MoonshineReplica:
         self._model = MoonshineModel(Path(arguments.folder), arguments.threads)
         self._language = arguments.language
         self._slots = Slots(arguments.slots, "moonshine")
+        self._held_bytes = 0
 
     def routes(self) -> list[Route]:
         return [*self._slots.routes(), Route("/v1/audio/transcriptions", self._transcription, methods=["POST"])]
 
     async def _transcription(self, request: Request) -> Response:
         try:
+            size_bytes = int(request.headers.get("content-length", MAX_BODY_BYTES))
+            if self._held_bytes + size_bytes > MAX_HELD_BYTES:
+                return error_response(503, "too many recordings are waiting here", kind="server_error")
             fields, data = _read(request.headers.get("content-type", ""), await read_body(request))
             if fields.language not in (None, self._language, _LANGUAGE_NAMES.get(self._language)):
                 raise InvalidInput(
@@ -79,26 +87,29 @@ class MoonshineReplica:
             # The first item is the length, measured before anything is heard.
             length = await anext(segments)
             assert isinstance(length, int)  # noqa: S101 - as `_segments` says
-            if fields.stream == "true":
-                first = await anext(segments, None)
-                pieces = _events(following(first, segments), length)
-                return self._counted(StreamingResponse(pieces, media_type="text/event-stream"), length)
-            heard = [segment async for segment in segments if isinstance(segment, Segment)]
+            first = await anext(segments, None)
         except CloudcrestError as error:
             return refusal(error)
-        language = _LANGUAGE_NAMES.get(self._language, self._language)
-        body = transcript(heard, length, fields.response_format, language)
-        return self._counted(Response(body, media_type=MEDIA_TYPES[fields.response_format]), length)
-
-    def _counted(self, response: Response, milliseconds: int) -> Response:
-        worked = SoundUsage(audio_milliseconds=milliseconds)
+        worked = SoundUsage(audio_milliseconds=length)
         self._slots.count(worked)
-        response.headers.update(usage_headers(worked))
-        return response
+        heard = following(first, segments)
+        if fields.stream == "true":
+            return StreamingResponse(_events(heard, length), 200, usage_headers(worked), "text/event-stream")
+        written = Transcript(fields.response_format, _LANGUAGE_NAMES.get(self._language, self._language))
+        kind = MEDIA_TYPES[fields.response_format]
+        return StreamingResponse(_written(heard, length, written), 200, usage_headers(worked), kind)
+
+    @asynccontextmanager
+    async def _holding(self, size_bytes: int) -> AsyncIterator[None]:
+        self._held_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._held_bytes -= size_bytes
 
     async def _segments(self, data: bytes, most_milliseconds: int) -> AsyncIterator[int | Segment]:
         """The recording's length in milliseconds, then what is said in it. Raises `InvalidInput`."""
-        async with self._slots.one():
+        async with self._holding(len(data)), self._slots.one():
             yield await in_thread(partial(measured, data, most_milliseconds))
             pieces = _pieces(data)
 
@@ -129,6 +140,16 @@ def _read(content_type: str, body: bytes) -> tuple[Fields, bytes]:
         raise InvalidInput("the form is to have one file", param="file")
     texts = {part.name: part.data.decode() for part in parts if part.filename is None}
     return msgspec.convert(texts, Fields, strict=False), files[0].data
+
+
+async def _written(
+    segments: AsyncIterator[int | Segment], milliseconds: int, transcript: Transcript
+) -> AsyncIterator[bytes]:
+    yield transcript.begin()
+    async for segment in segments:
+        if isinstance(segment, Segment):
+            yield transcript.add(segment)
+    yield transcript.end(milliseconds)
 
 
 async def _events(segments: AsyncIterator[int | Segment], milliseconds: int) -> AsyncIterator[bytes]:

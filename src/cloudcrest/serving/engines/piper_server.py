@@ -30,7 +30,10 @@ from cloudcrest.serving.runtimes import use_packages
 
 MAX_PIECE_CHARACTERS = 200
 """What is spoken in one go: bounds the time to the first sound, the memory it takes, and how long an abort takes."""
-_ENDS = re.compile(r"(?<=[.!?;:。！？；])\s+|\n+")
+PAUSE_SECONDS = 0.2
+"""After a sentence, beside the silence that the voice itself leaves."""
+_LAST = ".!?;:。！？；"
+_ENDS = re.compile(rf"(?<=[{_LAST}])\s+|\n+")
 
 
 class SpeechRequest(msgspec.Struct):
@@ -119,7 +122,10 @@ class PiperReplica:
 
             def make(piece: str, _: Callable[[], bool]) -> bytes | None:
                 samples = voice.speak(piece, speaker, body.speed)
-                return encoder.add(samples) if len(samples) else None
+                if len(samples) == 0:
+                    return None
+                pause = PAUSE_SECONDS / body.speed if piece[-1] in _LAST else 0.0
+                return encoder.add(np.pad(samples, (0, int(pause * voice.rate))))
 
             for piece in pieces_of(body.input):
                 made = await in_thread(partial(make, piece))

@@ -19,6 +19,8 @@ OutputFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 HEARING_RATE = 16_000
 """Samples a second that speech is recognised from."""
+MIN_RATE, MAX_RATE = 2_000, 384_000
+"""Of what is decoded: below, a few bytes would become minutes."""
 PCM_RATE = 24_000
 """Of `pcm`, which has no head to say so: what clients of OpenAI expect."""
 MEDIA_TYPES: dict[OutputFormat, str] = {
@@ -85,6 +87,8 @@ def decoded(data: bytes) -> Iterator[Samples]:
                         raise
                     continue
                 for frame in frames:
+                    if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+                        raise UnreadableSound(f"it has {frame.sample_rate} samples a second", param="file")
                     for block in _blocks(resampler, frame):
                         has_sound = True
                         yield block

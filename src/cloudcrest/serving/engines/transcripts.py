@@ -35,29 +35,53 @@ def usage(milliseconds: int) -> dict[str, Any]:
     return {"type": "duration", "seconds": -(-milliseconds // 1000)}
 
 
-def transcript(segments: Sequence[Segment], milliseconds: int, shape: TranscriptFormat, language: str) -> bytes:
-    """The whole answer."""
-    match shape:
-        case "text":
-            return f"{full_text(segments)}\n".encode()
-        case "srt":
-            cues = [f"{n}\n{_cue(each, ',')}\n{each.text}\n\n" for n, each in enumerate(segments, 1)]
-            return "".join(cues).encode()
-        case "vtt":
-            return ("WEBVTT\n\n" + "".join(f"{_cue(each, '.')}\n{each.text}\n\n" for each in segments)).encode()
-        case "json":
-            return msgspec.json.encode({"text": full_text(segments), "usage": usage(milliseconds)})
-        case "verbose_json":
-            return msgspec.json.encode(
-                {
-                    "task": "transcribe",
-                    "language": language,
-                    "duration": milliseconds / 1000,
-                    "text": full_text(segments),
-                    "segments": [_verbose(n, each) for n, each in enumerate(segments)],
-                    "usage": usage(milliseconds),
-                }
-            )
+class Transcript:
+    """One answer, written as it is heard: what `begin`, `add` and `end` return, one after the other.
+
+    What can only be written at its end, JSON, has an empty line for each segment before it: those who wait see that
+    something goes on.
+    """
+
+    def __init__(self, shape: TranscriptFormat, language: str) -> None:
+        self._shape = shape
+        self._language = language
+        self._segments: list[Segment] = []
+
+    def begin(self) -> bytes:
+        return b"WEBVTT\n\n" if self._shape == "vtt" else b""
+
+    def add(self, segment: Segment) -> bytes:
+        self._segments.append(segment)
+        number = len(self._segments)
+        match self._shape:
+            case "text":
+                return f"{' ' if number > 1 else ''}{segment.text}".encode()
+            case "srt":
+                return f"{number}\n{_cue(segment, ',')}\n{segment.text}\n\n".encode()
+            case "vtt":
+                return f"{_cue(segment, '.')}\n{segment.text}\n\n".encode()
+        return b"\n"
+
+    def end(self, milliseconds: int) -> bytes:
+        """`milliseconds`: how long the whole recording is."""
+        text = full_text(self._segments)
+        match self._shape:
+            case "text":
+                return b"\n"
+            case "json":
+                return msgspec.json.encode({"text": text, "usage": usage(milliseconds)})
+            case "verbose_json":
+                return msgspec.json.encode(
+                    {
+                        "task": "transcribe",
+                        "language": self._language,
+                        "duration": milliseconds / 1000,
+                        "text": text,
+                        "segments": [_verbose(n, each) for n, each in enumerate(self._segments)],
+                        "usage": usage(milliseconds),
+                    }
+                )
+        return b""
 
 
 def _verbose(number: int, segment: Segment) -> dict[str, Any]:
