@@ -17,8 +17,11 @@ from cloudcrest.gateway.guard_outlet import GuardOutlet
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.outlet import Outlet
 from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.sound.fields import TranscriptionBody
+from cloudcrest.gateway.sound.guard import TranscriptGuard
+from cloudcrest.gateway.sound.request import with_fields
 from cloudcrest.gateway.validate import Parsed, build, parse
-from cloudcrest.governance.api import Actions, Detector, Findings, Screen, Steps, actions, detectors_for
+from cloudcrest.governance.api import Actions, Detector, Findings, Guard, Screen, Steps, actions, detectors_for
 from cloudcrest.identity.api import Guardrails, GuardrailStage, KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
@@ -198,6 +201,8 @@ class Screening:
         if not changed:
             return parsed
         fields = parsed.fields | {name: msgspec.json.encode(value) for name, value in changed.items()}
+        if parsed.sound is not None:
+            return with_fields(parsed, fields)
         new = parse(parsed.endpoint, build(fields))
         return msgspec.structs.replace(
             parsed, body=new.body, fields=new.fields, size_bytes=new.size_bytes, prompts=new.prompts
@@ -207,6 +212,8 @@ class Screening:
         self._told()
         if self._policy.output is not None and isinstance(parsed.body, ChatBody | CompletionBody):
             parsed.guard_outlet = self._outlet
+        elif self._policy.output is not None and isinstance(parsed.body, TranscriptionBody):
+            parsed.guard_outlet = self._transcript_outlet
         return self._go_on(parsed)
 
     def _told(self) -> None:
@@ -229,6 +236,15 @@ class Screening:
             wants_usage=self._parsed.wants_usage,
             choices=self._parsed.choices * (len(self._parsed.prompts) or 1),
             is_json=b'"json_' in self._parsed.fields.get("response_format", b""),
+        )
+
+    def _transcript_outlet(self, _: str) -> Outlet:
+        stage = self._policy.output or Stage({}, ())
+        findings, placeholders = Findings(), self._screen.placeholders.copy()
+        return TranscriptGuard(
+            lambda: Guard(stage.actions, stage.detectors, placeholders, findings),
+            lambda: note(self._metrics, self._request, self._key, "output", findings),
+            getattr(self._parsed.body, "response_format", None) or "json",
         )
 
     def _check_logprobs(self) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from cloudcrest.gateway.sound.form import CONTENT_TYPES, TRANSCRIPTIONS
-from cloudcrest.identity.api import Limits, ProjectDocument
+from cloudcrest.identity.api import Guardrails, Limits, ProjectDocument
 from cloudcrest.infra.forms import read_form
 from cloudcrest.kernel.usage import Usage
 from tests.integration.gateway.scripted import Cloud, cloud, error_of
@@ -324,3 +324,60 @@ async def test_requests_are_limited_and_tokens_are_not(tmp_path: Path) -> None:
     limits = Limits(requests_per_minute=2, tokens_per_minute=1)
     async with with_voice(tmp_path, spoken(b"x"), key_limits=limits) as c:
         assert [(await say(c)).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def guarded(c: Cloud, **stages: Any) -> None:
+    """The project's guardrails from now on."""
+    project = ProjectDocument("proj_1", "org_1", guardrails=Guardrails(**stages))
+    c.running.set_documents("project", {"proj_1": project})
+
+
+async def test_a_text_is_looked_through_before_it_is_spoken(tmp_path: Path) -> None:
+    async with with_voice(tmp_path, spoken(b"x")) as c:
+        guarded(c, input={"email": "redact", "card": "block"})
+        assert (await say(c, input="Write to ann@x.org.")).status_code == 200
+        assert c.upstreams[0].received[0].json["input"] == "Write to [EMAIL_1]."
+        assert c.spool.opened[0].usage == Usage(0, 0, characters=len("Write to [EMAIL_1]."))
+        error = error_of(await say(c, input="Card 4111 1111 1111 1111"))
+        assert (error["code"], error["param"]) == ("content_blocked", "input")
+
+
+async def test_a_transcript_is_looked_through_in_every_shape(tmp_path: Path) -> None:
+    text = "Write to ann@x.org. Pay with 4111 1111 1111 1111 today."
+    segments = [
+        {"text": part, "tokens": [1], "start": 0} for part in ("Write to ann@x.org.", "4111 1111 1111 1111", "X")
+    ]
+    document = json.dumps({"text": text, "segments": segments}).encode()
+    srt = (
+        b"1\n00:00:00,000 --> 00:00:01,000\nann@x.org\n\n2\n00:00:01,000 --> 00:00:02,000\nPay 4111 1111 1111 1111\n\n"
+    )
+    events = b"".join(
+        b"data: " + json.dumps(event).encode() + b"\n\n"
+        for event in (
+            {"type": "transcript.text.delta", "delta": "Write to ann@"},
+            {"type": "transcript.text.delta", "delta": "x.org today."},
+            {"type": "transcript.text.done", "text": "Write to ann@x.org today.", "usage": {}},
+        )
+    )
+    scripts = {b"json": (document, b"application/json"), b"srt": (srt, b"text/plain")}
+
+    def answer(request: Received) -> None:
+        if b"true" in request.body:
+            heard(events, b"text/event-stream")(request)
+        else:
+            heard(*scripts[b"srt" if b"srt" in request.body else b"json"])(request)
+
+    async with cloud(tmp_path, answer, route=EAR) as c:
+        guarded(c, output={"email": "redact", "card": "block"})
+        whole = await hear(c, response_format="verbose_json")
+        assert whole.json()["text"] == "Write to [EMAIL_1]. Pay with "
+        assert [segment["text"] for segment in whole.json()["segments"]] == ["Write to [EMAIL_1].", ""]
+        assert b"tokens" not in whole.content
+        assert "email=redact" in whole.headers["x-cloudcrest-guardrails"]
+        subtitles = (await hear(c, response_format="srt")).text
+        assert subtitles == (
+            "1\n00:00:00,000 --> 00:00:01,000\n[EMAIL_1]\n\n2\n00:00:01,000 --> 00:00:02,000\nPay \n\n"
+        )
+        streamed = (await hear(c, stream="true")).text
+        assert "ann@" not in streamed
+        assert json.loads(streamed.strip().split("\n\n")[-1][6:])["text"] == "Write to [EMAIL_1] today."

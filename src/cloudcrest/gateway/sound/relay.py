@@ -48,6 +48,7 @@ class SoundRelay(Relay):
         self._is_gathered = isinstance(self._parsed.body, TranscriptionBody) and not self._parsed.is_stream
         self._pieces: list[bytes] = []
         self._size_bytes = 0
+        self._partial_event = b""
         self._has_begun = False
 
     def start(self) -> None:
@@ -76,7 +77,11 @@ class SoundRelay(Relay):
                 self._error_body += data
             return
         if not self._is_gathered:
-            self._write(data)
+            if self._parts.outlet is not None:
+                whole, separator, self._partial_event = (self._partial_event + data).rpartition(b"\n\n")
+                data = self._parts.outlet.events(whole + separator) if separator else b""
+            if data:
+                self._write(data)
             return
         self._pieces.append(data)
         self._size_bytes += len(data)
@@ -94,14 +99,16 @@ class SoundRelay(Relay):
         if self._is_gathered:
             # Ours writes empty lines while it works on what can only be written at its end.
             body = b"".join(self._pieces)
-            self._connection.respond(200, self._content_type, body.lstrip() if self._content_type == JSON else body)
+            body = body.lstrip() if self._content_type == JSON else body
+            outlet = self._parts.outlet
+            self._connection.respond(200, self._content_type, body if outlet is None else outlet.answer(body))
             return
         if not self._has_begun:
             self._begin()
         self._close()
 
     def call_restarted(self) -> None:
-        self._pieces, self._size_bytes = [], 0
+        self._pieces, self._size_bytes, self._partial_event = [], 0, b""
         self._error_body = b""
         self._usage = None
 

@@ -10,7 +10,7 @@ from cloudcrest.gateway.purse import Beside
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
 from cloudcrest.gateway.sound.form import BOUNDARY, TRANSCRIPTIONS
-from cloudcrest.gateway.validate import Parsed, decode_json
+from cloudcrest.gateway.validate import Parsed, build, decode_json
 from cloudcrest.infra.forms import Part, read_form, write_form
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 from cloudcrest.kernel.sound import format_of, least_milliseconds, most_milliseconds
@@ -18,6 +18,7 @@ from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.api import MOST_MILLISECONDS_FIELD
 
 _speech: msgspec.json.Decoder[SpeechBody] = msgspec.json.Decoder(SpeechBody)
+_transcription: msgspec.json.Decoder[TranscriptionBody] = msgspec.json.Decoder(TranscriptionBody)
 _LISTS = ("timestamp_granularities", "include")
 """Fields that may be given several times, as `name[]`."""
 
@@ -39,16 +40,7 @@ class Speech(_OpenAI):
     """Text to speech: a JSON body."""
 
     def read(self, request: Request) -> Parsed:
-        body, slices = decode_json(_speech, request.body)
-        characters = len(body.input)
-        return Parsed(
-            request.path,
-            body,
-            slices,
-            len(request.body),
-            is_stream=body.stream_format == "sse",
-            sound=Sound(Beside(characters=characters), Usage(0, 0, characters=characters)),
-        )
+        return _speech_of(request.path, request.body)
 
 
 class Transcription(_OpenAI):
@@ -90,6 +82,28 @@ def form_type(request: Request) -> str:
 
 def _content_type(request: Request) -> str:
     return next((value for name, value in request.headers if name == b"content-type"), b"").decode("latin-1")
+
+
+def with_fields(parsed: Parsed, fields: dict[str, bytes]) -> Parsed:
+    """The request with other texts in it, checked and measured anew; its recording stays. Raises `InvalidInput`."""
+    data = build(fields)
+    if isinstance(parsed.body, SpeechBody):
+        return _speech_of(parsed.endpoint, data)
+    body, slices = decode_json(_transcription, data)
+    return msgspec.structs.replace(parsed, body=body, fields=slices)
+
+
+def _speech_of(path: str, data: bytes) -> Parsed:
+    body, slices = decode_json(_speech, data)
+    characters = len(body.input)
+    return Parsed(
+        path,
+        body,
+        slices,
+        len(data),
+        is_stream=body.stream_format == "sse",
+        sound=Sound(Beside(characters=characters), Usage(0, 0, characters=characters)),
+    )
 
 
 def form_for(parsed: Parsed, sound: Sound, model: str) -> bytes:
