@@ -195,6 +195,17 @@ async def test_several_choices_are_looked_at_each(tmp_path: Path) -> None:
         assert told(response.content) == ("", ["content_filter", "content_filter"])
 
 
+async def test_documents_to_rank_are_looked_at(tmp_path: Path) -> None:
+    ranked = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": usage(3, 0)}
+    async with cloud(tmp_path, json_answer(ranked), route={"task": "rerank"}) as c:
+        guard(c, input={"email": "redact"})
+        body = {"model": "m", "query": "who is ann@x.org?", "documents": ["ann@x.org", "bob@x.org"]}
+        await c.client.post("/v1/rerank", json=body, headers={"authorization": f"Bearer {KEY}"})
+        sent = c.upstreams[0].received[0].body.decode()
+        assert "x.org" not in sent
+        assert "who is [EMAIL_1]?" in sent
+
+
 def _end(tokens: int) -> bytes:
     stop: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "stop"}
     return chunk_event(choices=[stop]) + chunk_event(choices=[], usage=usage(5, tokens)) + b"data: [DONE]\n\n"
