@@ -93,13 +93,15 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def _without_role(choices: bytes) -> bytes | None:
-    """The choices without the role; None where nothing else is said."""
+    """The choices without the role; None where nothing else is said, or nothing that a client could read."""
     try:
         decoded = msgspec.json.decode(choices)
         for choice in decoded:
             choice["delta"].pop("role", None)
         is_empty = all(not any(choice["delta"].values()) and not choice.get("finish_reason") for choice in decoded)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except ValueError:  # no JSON or no UTF-8
+        return None
+    except (KeyError, TypeError, AttributeError, RecursionError):
         return choices
     return None if is_empty else msgspec.json.encode(decoded)
 
