@@ -26,8 +26,16 @@ class _Strict(Struct, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 
+class CacheMark(_Strict):
+    """Asks a provider to keep the prompt up to here. Our own engines keep prompts by themselves and pass it over."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
 class TextPart(_Strict, tag_field="type", tag="text"):
     text: str
+    cache_control: CacheMark | None = None
 
 
 class RefusalPart(_Strict, tag_field="type", tag="refusal"):
@@ -43,6 +51,7 @@ class ImageUrl(_Strict):
 
 class ImagePart(_Strict, tag_field="type", tag="image_url"):
     image_url: ImageUrl
+    cache_control: CacheMark | None = None
 
 
 class FunctionCall(_Strict):

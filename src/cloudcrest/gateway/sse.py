@@ -47,6 +47,11 @@ class UsageBody(msgspec.Struct):
     completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
     """What DeepSeek calls the cached ones."""
+    cached_tokens: int | None = None
+    """Where Moonshot has them."""
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    """As Anthropic has them; proxies before it leave them there."""
 
 
 class _EndOfAnswer(msgspec.Struct):
@@ -183,11 +188,15 @@ def to_usage(body: UsageBody) -> Usage:
     output_tokens = max(0, body.completion_tokens)
     # vLLM's rankings say the sum alone.
     input_tokens = max(0, body.total_tokens - output_tokens if body.prompt_tokens is None else body.prompt_tokens)
-    cached, written, reasoning = body.prompt_cache_hit_tokens or 0, 0, 0
+    cached = body.prompt_cache_hit_tokens or body.cached_tokens or body.cache_read_input_tokens or 0
+    written, reasoning = body.cache_creation_input_tokens or 0, 0
     if details is not None:
         cached = details.cached_tokens or cached
         written = (
-            details.cache_write_tokens or details.cache_creation_input_tokens or details.cache_creation_tokens or 0
+            details.cache_write_tokens
+            or details.cache_creation_input_tokens
+            or details.cache_creation_tokens
+            or written
         )
     if output_details is not None:
         reasoning = output_details.reasoning_tokens or 0

@@ -171,7 +171,8 @@ async def test_what_the_engine_had_cached_is_charged_as_that(tmp_path: Path, sub
     if subject.name not in ("llamacpp", "vllm"):
         pytest.skip("this engine keeps no prompts")
     async with cloud(tmp_path, subject) as c:
-        body = {"messages": [{"role": "user", "content": "One bee, two bees, " * 40}], "max_tokens": 2}
+        marked = {"type": "text", "text": "One bee, two bees, " * 40, "cache_control": {"type": "ephemeral"}}
+        body = {"messages": [{"role": "user", "content": [marked]}], "max_tokens": 2}
         first = await c.ask(body)
         before = await subject.worker.counters()
         again = await c.ask(body)

@@ -121,6 +121,9 @@ def test_counts_that_make_no_sense_are_bounded() -> None:
         ({"prompt_tokens_details": {"cache_creation_tokens": 3}}, 0, 3),
         ({"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 6}, 4, 0),
         ({"prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 50}}, 8, 2),
+        ({"cached_tokens": 6}, 6, 0),
+        ({"cache_read_input_tokens": 5, "cache_creation_input_tokens": 2}, 5, 2),
+        ({"prompt_tokens_details": {"cached_tokens": 1}, "cache_creation_input_tokens": 2}, 1, 2),
     ],
 )
 def test_what_caches_did_is_read_under_the_names_in_use(fields: dict[str, object], cached: int, written: int) -> None:
