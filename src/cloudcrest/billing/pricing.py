@@ -29,17 +29,16 @@ class Prices(msgspec.Struct, frozen=True):
 def prices_of(card: RateCard, tier: Tier) -> Prices:
     """The prices that hold in a tier. Half a price that has 13 decimals is rounded down to 12."""
     plain, cached = card.input_price_per_million_tokens, card.cached_input_price_per_million_tokens
-    written = plain if card.cache_write_price_per_million_tokens is None else card.cache_write_price_per_million_tokens
-    output = card.output_price_per_million_tokens
+    written, output = card.cache_write_price_per_million_tokens, card.output_price_per_million_tokens
     if tier == "batch":
         plain = _else_half(card.batch_input_price_per_million_tokens, plain)
         cached = _else_half(card.batch_cached_input_price_per_million_tokens, cached)
-        written = _else_half(None, written)
+        written = None if written is None else _else_half(None, written)
         output = _else_half(card.batch_output_price_per_million_tokens, output)
     return Prices(
         plain,
         cached,
-        written,
+        plain if written is None else written,
         output,
         card.price_per_million_characters or _NOTHING,
         card.price_per_audio_second or _NOTHING,

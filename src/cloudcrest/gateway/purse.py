@@ -130,13 +130,14 @@ class Claim:
         beside = self.beside
         input_tokens = min(usage.input_tokens, self.input_tokens)
         output_tokens = min(usage.output_tokens, self.output_tokens)
+        cached_tokens = min(usage.cached_input_tokens, input_tokens)
         return Usage(
             input_tokens,
             output_tokens,
-            min(usage.cached_input_tokens, input_tokens),
+            cached_tokens,
             min(usage.reasoning_tokens, output_tokens),
             usage.is_estimate,
-            min(usage.cache_write_tokens, input_tokens),
+            min(usage.cache_write_tokens, input_tokens - cached_tokens),
             min(usage.characters, beside.characters),
             min(usage.audio_milliseconds, beside.audio_milliseconds),
             min(usage.images, beside.images),

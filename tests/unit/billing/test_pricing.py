@@ -75,6 +75,12 @@ def test_a_batch_costs_half_where_its_card_says_nothing_else() -> None:
     ]
     own = msgspec.structs.replace(card, batch_output_price_per_million_tokens=Decimal("0.8"))
     assert price_usage(Usage(0, 1_000_000), own, "batch").amount == Decimal("0.8")
+    marked = msgspec.structs.replace(
+        card, cache_write_price_per_million_tokens=Decimal("0.7"), batch_input_price_per_million_tokens=Decimal("0.3")
+    )
+    assert prices_of(marked, "batch").cache_write == Decimal("0.35")
+    unmarked = msgspec.structs.replace(marked, cache_write_price_per_million_tokens=None)
+    assert [prices_of(unmarked, tier).cache_write for tier in ("standard", "batch")] == [Decimal("0.5"), Decimal("0.3")]
     smallest = rate_card(Decimal("0.000000000003"), Decimal(0), Decimal(0))
     assert prices_of(smallest, "batch").input == Decimal("0.000000000001")
 

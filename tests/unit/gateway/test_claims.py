@@ -86,6 +86,19 @@ def test_input_is_bounded_by_bytes_and_context_and_output_by_its_limit_and_choic
     assert (small.input_tokens, small.output_tokens, small.is_open) == (50, 50, True)
 
 
+def test_the_dearest_that_may_happen_to_the_input_is_reserved_at_the_prices_of_the_tier() -> None:
+    dear = msgspec.structs.replace(card(1, "1"), cache_write_price_per_million_tokens=Decimal("1.25"))
+    made, parsed = claims(BALANCE, cards=(dear,)), question(max_tokens=10)
+    for tier, write, output in (("standard", 1_250_000, 1_000_000), ("batch", 625_000, 500_000)):
+        claim = made.of(key_document(), parsed, route_document(), NOON, tier)  # type: ignore[arg-type]
+        assert claim is not None
+        assert claim.most == (claim.input_tokens * write + 10 * output) * 10**6
+        tokens = claim.input_tokens
+        assert claim.charge(Usage(tokens, 10, cache_write_tokens=tokens)) == claim.most
+        counted = claim.within(Usage(tokens + 1, 10, tokens - 3, cache_write_tokens=50))
+        assert counted == Usage(tokens, 10, tokens - 3, cache_write_tokens=3)
+
+
 def test_a_budget_refuses_a_model_without_a_price_and_a_balance_holds_it_to_anything_left() -> None:
     budget = BudgetDocument("bud_d", "org_1", "USD", "day")
     with pytest.raises(LimitExceeded, match="no price in USD"):

@@ -14,6 +14,8 @@ def test_what_was_served_is_counted_by_model_endpoint_and_outcome() -> None:
         metrics.count(msgspec.structs.replace(event, first_token_milliseconds=round(seconds * 1000)))
     gone = usage_event(4, model='say "m"', usage=Usage(5, 0))
     metrics.count(msgspec.structs.replace(gone, outcome="cancelled", first_token_milliseconds=None))
+    others = Usage(90, 1, 70, 0, cache_write_tokens=15, characters=42, audio_milliseconds=1500, images=2)
+    metrics.count(usage_event(5, model="n", usage=others))
     lines = metrics.render(2).decode().splitlines()
     chat = 'endpoint="/v1/chat/completions"'
     for line in (
@@ -21,6 +23,12 @@ def test_what_was_served_is_counted_by_model_endpoint_and_outcome() -> None:
         f'cloudcrest_gateway_requests_total{{model="say \\"m\\"",{chat},outcome="cancelled"}} 1',
         'cloudcrest_gateway_tokens_total{model="m",kind="input"} 9',
         'cloudcrest_gateway_tokens_total{model="m",kind="output"} 12',
+        'cloudcrest_gateway_tokens_total{model="n",kind="input"} 90',
+        'cloudcrest_gateway_tokens_total{model="n",kind="cached_input"} 70',
+        'cloudcrest_gateway_tokens_total{model="n",kind="cache_write"} 15',
+        'cloudcrest_gateway_units_total{model="n",kind="characters"} 42',
+        'cloudcrest_gateway_units_total{model="n",kind="audio_milliseconds"} 1500',
+        'cloudcrest_gateway_units_total{model="n",kind="images"} 2',
         'cloudcrest_gateway_first_token_seconds_bucket{model="m",le="0.05"} 1',
         'cloudcrest_gateway_first_token_seconds_bucket{model="m",le="0.25"} 2',
         'cloudcrest_gateway_first_token_seconds_bucket{model="m",le="30.0"} 2',

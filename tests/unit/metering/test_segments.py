@@ -63,6 +63,16 @@ def test_an_older_row_gets_the_default_of_a_newer_field() -> None:
     assert record == EndRecord(msgspec.structs.replace(event, **{newest.name: newest.default}))
 
 
+def test_a_row_from_before_there_were_other_units_is_read() -> None:
+    row = (
+        b'["req_00000000000000000000000001",1767225600000001,1200,80,"local","gateway-0","org_a","proj_a","key_a",'
+        b'"smollm2-135m-instruct","dep_a","rep_a","/v1/chat/completions","completed",{"input_tokens":37,'
+        b'"output_tokens":20,"cached_input_tokens":7,"reasoning_tokens":0,"is_estimate":false},true,[],""]'
+    )
+    (record,) = records_in(HEADER.pack(MARKER, END, len(row), zlib.crc32(row, END)) + row)
+    assert record == EndRecord(usage_event(1))
+
+
 @given(st.integers(0, len(SEGMENT)), st.integers(0, 100))
 def test_a_cut_loses_the_torn_record_alone(length: int, zeros: int) -> None:
     whole = 0
