@@ -222,11 +222,13 @@ async def charges(
 ) -> dict[str, list[tuple[str, Decimal, int]]]:
     """What usage cost, by group: for each, the currencies with their sums (positive) and numbers of requests."""
     row = LedgerEntryRow
+    day = sql_cast(sql_cast(func.timezone("UTC", row.usage_started_at), Date), Text)
     keys: dict[GroupBy, ColumnElement[Any]] = {
         "model": row.model.expression,
         "project": row.project_id.expression,
         "key": row.key_id.expression,
-        "day": sql_cast(sql_cast(func.timezone("UTC", row.usage_started_at), Date), Text),
+        "day": day,
+        "day_model": day + " " + row.model.expression,
     }
     statement = (
         select(keys[group_by].label("group_key"), row.currency, -func.sum(row.amount), func.count())

@@ -141,7 +141,7 @@ class UsageView(BaseModel):
 
 
 class UsageGroupView(BaseModel):
-    """Sums of the requests that share a model, day (UTC), project or key: the field that was grouped by is set.
+    """Sums of the requests that share a model, day (UTC), both, project or key: what was grouped by is set.
 
     `charges` has the sum in each currency; `amount` and `currency` are set where there is just one.
     """

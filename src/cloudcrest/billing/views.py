@@ -98,9 +98,12 @@ def view_group(item: ChargedGroup, group_by: GroupBy) -> UsageGroupView:
     """A sum as it is shown."""
     charges = [AmountView(currency=money.currency, amount=plain(money.amount)) for money in item.charges]
     only = charges[0] if len(charges) == 1 else None
+    day, model = item.usage.key, item.usage.key
+    if group_by == "day_model":
+        day, _, model = item.usage.key.partition(" ")
     return UsageGroupView(
-        model=item.usage.key if group_by == "model" else None,
-        day=item.usage.key if group_by == "day" else None,
+        model=model if group_by in ("model", "day_model") else None,
+        day=day if group_by in ("day", "day_model") else None,
         project_id=item.usage.key if group_by == "project" else None,
         key_id=item.usage.key if group_by == "key" else None,
         requests=item.usage.requests,

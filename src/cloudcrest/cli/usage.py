@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -56,8 +56,7 @@ _REQUEST: list[Column] = [
     ("output price/M", _price("output")),
     ("charge", _charge),
 ]
-_SUMMARY: list[Column] = [
-    ("model", "model"),
+_SUMS: list[Column] = [
     ("requests", "requests"),
     ("input", "input_tokens"),
     ("cached", "cached_input_tokens"),
@@ -70,11 +69,21 @@ _SUMMARY: list[Column] = [
     ("charge", lambda row: [f"{charge['amount']} {charge['currency']}" for charge in row["charges"]]),
     ("not priced yet", "unpriced_requests"),
 ]
+_GROUPS: dict[str, list[Column]] = {
+    "model": [("model", "model")],
+    "day": [("day (UTC)", "day")],
+    "day_model": [("day (UTC)", "day"), ("model", "model")],
+    "project": [("project", "project_id")],
+    "key": [("key", "key_id")],
+}
 
 
 def usage(
     *,
-    summary: Annotated[bool, Parameter(negative=(), help="Totals by model instead of each request.")] = False,
+    summary: Annotated[bool, Parameter(negative=(), help="Totals instead of each request.")] = False,
+    by: Annotated[
+        Literal["model", "day", "day_model", "project", "key"], Parameter(help="What there are totals of.")
+    ] = "model",
     org: Annotated[str | None, Parameter(help="Organization, by id or name.")] = None,
     project: Annotated[str | None, Parameter(help="Project, by id or name.")] = None,
     key_id: Annotated[str | None, Parameter(help="Only of this key.")] = None,
@@ -100,8 +109,8 @@ def usage(
             "until": _utc(until),
         }
         if summary:
-            found = cloud.get(at("usage", "summary"), **query)
-            show_rows(found["data"], _SUMMARY, options.format, empty="nothing was used yet")
+            found = cloud.get(at("usage", "summary"), group_by=by, **query)
+            show_rows(found["data"], [*_GROUPS[by], *_SUMS], options.format, empty="nothing was used yet")
         else:
             rows = cloud.items(at("usage"), limit=limit, **query)
             show_rows(rows, _REQUEST, options.format, empty="nothing was used yet")

@@ -22,7 +22,8 @@ from cloudcrest.kernel.usage import UsageEvent
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-GroupBy = Literal["model", "day", "project", "key"]
+GroupBy = Literal["model", "day", "project", "key", "day_model"]
+"""What usage is summed by; `day_model`: by day, and each day by model."""
 
 FOREIGN_REGION_CODE = "foreign_region"
 """The error code of a batch that holds another region's event."""
@@ -86,7 +87,10 @@ class UsageFilter(msgspec.Struct, frozen=True):
 
 
 class UsageGroup(msgspec.Struct, frozen=True):
-    """Sums over the events that share `key`: a model, a day (`2026-11-23`, UTC), a project's id or a key's id."""
+    """Sums over the events that share `key`: a model, a day (`2026-11-23`, UTC), a project's id or a key's id.
+
+    By `day_model` it is a day, a space and a model.
+    """
 
     key: str
     requests: int

@@ -86,11 +86,13 @@ class UsageRepository:
     async def summary(
         self, session: AsyncSession, wanted: UsageFilter, *, group_by: GroupBy, limit: int
     ) -> list[UsageGroup]:
+        day = sql_cast(sql_cast(func.timezone("UTC", UsageEventRow.started_at), Date), Text)
         key: ColumnElement[str] = {
             "model": UsageEventRow.model.expression,
             "project": UsageEventRow.project_id.expression,
             "key": UsageEventRow.key_id.expression,
-            "day": sql_cast(sql_cast(func.timezone("UTC", UsageEventRow.started_at), Date), Text),
+            "day": day,
+            "day_model": day + " " + UsageEventRow.model.expression,
         }[group_by]
         statement = (
             select(

@@ -264,6 +264,7 @@ async def test_summaries_add_up(billing: Billing) -> None:
         for group_by, keys in {
             "model": ["new-model", "smollm2-135m-instruct"],
             "day": ["2026-01-01"],
+            "day_model": ["2026-01-01 new-model", "2026-01-01 smollm2-135m-instruct"],
             "project": ["proj_a"],
             "key": ["key_a", "key_b"],
         }.items():

@@ -151,6 +151,9 @@ async def test_tenants_see_their_own_alone(client: httpx2.AsyncClient) -> None:
         assert missing.text.replace("led_none", entry["id"]) == found.text
     (group,) = (await get(client, "owner_a", "/usage/summary")).json()["data"]
     assert (group["model"], group["requests"], group["amount"]) == ("smollm2-135m-instruct", 2, "0.00000294")
+    assert (group["day"], group["cached_input_tokens"], group["cache_hit_rate"]) == (None, 14, 0.1892)
+    (group,) = (await get(client, "owner_a", "/usage/summary", group_by="day_model")).json()["data"]
+    assert (group["day"], group["model"], group["requests"]) == ("2026-01-01", "smollm2-135m-instruct", 2)
     assert (await get(client, "owner_a", "/usage/unpriced")).json()["data"] == []
     assert ids_of(await get(client, "owner_b", "/usage/unpriced")) == [4]
 

@@ -57,7 +57,7 @@ def router(report: UsageReport) -> APIRouter:
         wanted: WantedDep,
         group_by: Annotated[GroupBy, Query(description="What to sum by; days are in UTC")] = "model",
     ) -> UsageSummary:
-        """Requests, tokens and charges by model, day, project or key. Needs `usage:read`."""
+        """Requests, tokens and charges by model, day, both, project or key. Needs `usage:read`."""
         groups = await report.summary(session, wanted, group_by=group_by)
         return UsageSummary(group_by=group_by, data=[view_group(group, group_by) for group in groups])
 
