@@ -1,4 +1,4 @@
-"""The content service of a region: files, over the region's own database and object store.
+"""The content service of a region: files and batches, over the region's own database and object store.
 
 A process of its own, so that uploads and batches never disturb what runs replicas and ships usage.
 """
@@ -15,7 +15,11 @@ from cloudcrest.bootstrap.settings import ContentProcessSettings, read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.content.api import MIGRATIONS
 from cloudcrest.content.http import make_app
+from cloudcrest.content.inference import Inference
+from cloudcrest.content.routes import batches as batch_routes
 from cloudcrest.content.routes import files as file_routes
+from cloudcrest.content.service.batch_runner import BatchRunner
+from cloudcrest.content.service.batches import Batches
 from cloudcrest.content.service.files import Files
 from cloudcrest.content.tasks import keep_sweeping
 from cloudcrest.infra.database import Database, ensure_database
@@ -38,19 +42,34 @@ def process(settings_path: Path) -> Coroutine[Any, Any, None]:
 async def run(settings: ContentProcessSettings) -> None:
     """Runs until SIGTERM. Migrations, and what the process before left half-way, come before the first request."""
     database = Database(settings.database_url, pool_size=_POOL_SIZE)
-    files = Files(database, ObjectStore(settings.objects_url), settings.content, SystemClock(), new_id)
+    objects = ObjectStore(settings.objects_url)
+    clock = SystemClock()
+    limits = settings.content
+    files = Files(database, objects, limits, clock, new_id)
+    inference = Inference(settings.gateway_url, settings.token, settings.gateway_certificate_path)
+    runner = BatchRunner(database, objects, files, inference, settings=limits, clock=clock)
+    batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
     await once_database_answers(partial(_prepare, database, files))
-    app = make_app(settings.token, file_routes.routes(files))
+    app = make_app(settings.token, [*file_routes.routes(files), *batch_routes.routes(batches)])
     gc.collect()
     gc.freeze()
-    beside = [asyncio.create_task(keep_sweeping([files.sweep], settings.content.sweep_seconds))]
+    beside = [
+        asyncio.create_task(keep_sweeping([files.sweep], limits.sweep_seconds)),
+        asyncio.create_task(runner.run()),
+    ]
+    serving = asyncio.create_task(serve_on(app, settings.listen_fd))
     try:
-        await serve_on(app, settings.listen_fd)
+        await asyncio.wait([serving, *beside], return_when=asyncio.FIRST_COMPLETED)
+        for task in beside:  # neither ends by itself; where one broke, a new process begins anew
+            if task.done():
+                task.result()
     finally:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        await inference.client.aclose()
         await database.close()
+    await serving
 
 
 async def _prepare(database: Database, files: Files) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +13,12 @@ OUTPUT_PURPOSE: FilePurpose = "batch_output"
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 """The revisions of a region's database."""
+
+
+BatchStatus = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+UNFINISHED: tuple[BatchStatus, ...] = ("validating", "in_progress", "finalizing", "cancelling")
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -44,3 +50,41 @@ class StoredFile(msgspec.Struct, frozen=True):
 def object_key(project_id: str, file_id: str) -> str:
     """Where a file's bytes are in the object store."""
     return f"files/{project_id}/{file_id}"
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A file of requests that run as capacity is idle, within a day. `key_id`: on whose behalf they run.
+
+    `errors`: what is wrong with its input, as far as it is shown. `output_lifetime_seconds`: of the files it writes.
+    """
+
+    id: str
+    organization_id: str
+    project_id: str
+    key_id: str
+    endpoint: str
+    input_file_id: str
+    status: BatchStatus
+    created_at: datetime
+    expires_at: datetime
+    metadata: dict[str, str] | None = None
+    errors: list[dict[str, Any]] | None = None
+    output_lifetime_seconds: int | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    in_progress_at: datetime | None = None
+    finalizing_at: datetime | None = None
+    cancelling_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who it belongs to."""
+        return Caller(self.organization_id, self.project_id, self.key_id)

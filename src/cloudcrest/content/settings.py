@@ -13,7 +13,8 @@ class ContentSettings(msgspec.Struct, frozen=True):
     """`objects_url`: a folder or an fsspec URL (`s3://bucket/prefix`); None: in the region's folder.
 
     A project may keep `project_files` files of `project_bytes` together, one of them `file_bytes`. Uploads are refused
-    where less than `disk_reserve_bytes` would be left on the object store's disk.
+    where less than `disk_reserve_bytes` would be left on the object store's disk. A project may have `project_batches`
+    batches that have not ended; `batches_at_once` of all run at a time, with `batch_requests_at_once` requests in all.
     """
 
     objects_url: str | None = None
@@ -22,4 +23,7 @@ class ContentSettings(msgspec.Struct, frozen=True):
     project_files: _Positive = 10_000
     uploads_at_once: _Positive = 32
     disk_reserve_bytes: int = 512 * MIB
+    project_batches: _Positive = 100
+    batches_at_once: _Positive = 32
+    batch_requests_at_once: _Positive = 16
     sweep_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0

@@ -1,9 +1,10 @@
 """The tables of a region's own database. They hold what tenants send, which never leaves the region."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Index, MetaData, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from cloudcrest.infra.database import COLUMN_TYPES, NAMING
@@ -36,3 +37,62 @@ class FileRow(ContentBase):
     state: Mapped[str]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
+
+
+class BatchRow(ContentBase):
+    """A batch. Its counts grow in the transaction of the line that they count."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        Index("ix_batches_project_id_id", "project_id", "id"),
+        Index("ix_batches_unfinished", "id", postgresql_where=text("ended_at is null")),
+        Index("ix_batches_input_file_id", "input_file_id", postgresql_where=text("ended_at is null")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    project_id: Mapped[str]
+    key_id: Mapped[str]
+    endpoint: Mapped[str]
+    input_file_id: Mapped[str]
+    status: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    metadata_: Mapped[dict[str, str] | None] = mapped_column("metadata", JSONB(none_as_null=True))
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    output_lifetime_seconds: Mapped[int | None]
+    output_file_id: Mapped[str | None]
+    error_file_id: Mapped[str | None]
+    total: Mapped[int]
+    completed: Mapped[int]
+    failed: Mapped[int]
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    in_progress_at: Mapped[datetime | None]
+    finalizing_at: Mapped[datetime | None]
+    cancelling_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class BatchLineRow(ContentBase):
+    """A line of a batch that has not ended. `state`: waiting, done or failed; `body` is the answer's, `error` why there
+    is none. `attempt` is the one that is under way or to come.
+    """
+
+    __tablename__ = "batch_lines"
+    __table_args__ = (
+        Index("ix_batch_lines_waiting", "batch_id", "number", postgresql_where=text("state = 'waiting'")),
+    )
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    start_byte: Mapped[int] = mapped_column(BigInteger)
+    end_byte: Mapped[int] = mapped_column(BigInteger)
+    custom_id: Mapped[str | None]
+    state: Mapped[str]
+    attempt: Mapped[int]
+    status_code: Mapped[int | None]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))

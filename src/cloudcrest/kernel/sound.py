@@ -50,17 +50,21 @@ _MAGICS: tuple[tuple[bytes, SoundFormat], ...] = (
 def most_milliseconds(data: bytes) -> int:
     """How long a file says that it is, where its head tells, else what so many bytes can hold at most."""
     told = _told_milliseconds(data)
+    if told is not None and told < _shortest_milliseconds(data):  # no recording of that length has so many bytes
+        told = None
     most = -(-len(data) * 8_000 // _MIN_BITS_PER_SECOND) if told is None else told + MARGIN_MILLISECONDS
     return min(most, MAX_MILLISECONDS)
 
 
 def least_milliseconds(data: bytes) -> int:
     """About the shortest that a file of this size is."""
-    name = format_of(data)
     told = _told_milliseconds(data)
-    bits_per_second = _MAX_BITS_PER_SECOND["wav" if name is None else name]
-    by_size = len(data) * 8_000 // bits_per_second
-    return min(by_size if told is None else told, MAX_MILLISECONDS)
+    return min(_shortest_milliseconds(data) if told is None else told, MAX_MILLISECONDS)
+
+
+def _shortest_milliseconds(data: bytes) -> int:
+    name = format_of(data)
+    return len(data) * 8_000 // _MAX_BITS_PER_SECOND["wav" if name is None else name]
 
 
 def _told_milliseconds(data: bytes) -> int | None:

@@ -17,6 +17,7 @@ from cloudcrest.serving.engines.simulated import SimulatedEngine
 from tests.conformance.replay import Call, Step, answer_of, chunks_of
 from tests.integration.gateway.cutting import NAME, wire
 from tests.integration.gateway.scripted import Cloud, cloud
+from tests.integration.gateway.test_guardrails import guard
 from tests.support.gateway_cloud import (
     KEY,
     STREAM_HEAD,
@@ -185,6 +186,24 @@ async def test_a_stream_that_cannot_go_on_ends_with_an_error_event(tmp_path: Pat
                 await stream.get_final_message()
         await c.settled()
         assert c.spool.ended[-1].outcome == "engine_error"
+
+
+async def test_guardrails_hold_in_this_dialect_too(tmp_path: Path) -> None:
+    async with cloud(tmp_path, answering(Step("Mail ann@x.org now, please."))) as c, client_of(c.running.url) as client:
+        ask: dict[str, Any] = {"model": "m", "max_tokens": 50}
+        guard(c, input={"card": "block"}, output={"email": "redact"})
+        turns: list[MessageParam] = [{"role": "user", "content": "pay with 4111 1111 1111 1111"}]
+        with pytest.raises(anthropic.BadRequestError, match="messages: ") as blocked:
+            await client.messages.create(**ask, system="Be short.", messages=turns)
+        assert "4111" not in blocked.value.message
+        whole = await client.messages.create(**ask, messages=HELLO)
+        assert [block.text for block in whole.content if block.type == "text"] == ["Mail [EMAIL_1] now, please."]
+        guard(c, output={"email": "block"})
+        async with client.messages.stream(**ask, messages=HELLO) as stream:
+            message = await stream.get_final_message()
+        assert "ann" not in message.to_json()
+        assert message.stop_reason == "refusal"
+        assert c.spool.ended[-1].usage == charged(message)
 
 
 async def test_models_are_listed_in_both_shapes(answered: tuple[Cloud, anthropic.AsyncAnthropic]) -> None:

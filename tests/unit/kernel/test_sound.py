@@ -3,6 +3,8 @@
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudcrest.kernel.sound import (
     MARGIN_MILLISECONDS,
@@ -64,9 +66,26 @@ def test_an_mp3_says_how_many_frames_it_has(second: int, third: int, expected: i
     assert most_milliseconds(unknown) == 2 * len(unknown)
 
 
+def test_a_length_that_so_many_bytes_do_not_have_is_not_believed() -> None:
+    first, last = ogg_opus(48_000).rsplit(b"OggS", 1)
+    long = first + bytes(200_000) + b"OggS" + last
+    assert most_milliseconds(long) == 2 * len(long)
+
+
 def test_what_does_not_say_is_as_long_as_can_be_and_no_shorter_than_its_bytes() -> None:
     mp3 = b"ID3" + bytes(400_000)
     assert most_milliseconds(mp3) == 800_006
     assert most_milliseconds(mp3 * 10) == MAX_MILLISECONDS
     assert least_milliseconds(mp3) == 10_000
     assert least_milliseconds(wav(1.0) + bytes(10**7)) <= MAX_MILLISECONDS
+
+
+@given(
+    st.sampled_from(
+        [b"RIFF\0\0\0\0WAVEfmt ", b"fLaC", b"OggS\0\x02OpusHead", b"OggS\x01vorbis", b"ID3", b"\xff\xfbXing"]
+    ),
+    st.binary(max_size=200),
+)
+def test_no_head_is_too_strange(magic: bytes, rest: bytes) -> None:
+    assert 0 <= least_milliseconds(magic + rest) <= MAX_MILLISECONDS
+    assert 0 < most_milliseconds(magic + rest) <= MAX_MILLISECONDS

@@ -15,9 +15,13 @@ from cloudcrest.serving.engines.registry import ENGINES, create_engines
 from cloudcrest.serving.engines.upstream import SEALED_KEY_VARIABLE
 from cloudcrest.serving.reasons import exit_reason, telling_line
 from cloudcrest.serving.runtimes import Runtimes, make_commands
+from cloudcrest.serving.service import default_engine
 from tests.unit.serving.documents import MODEL, deployment
 
 SAFETENSORS = Artifact("safetensors", (ArtifactFile("model.safetensors", "0" * 64),), ("file:/x",), "model.safetensors")
+ONNX = Artifact("onnx", (ArtifactFile("voice.onnx", "0" * 64),), ("file:/x",), "voice.onnx")
+VOICE = msgspec.structs.replace(MODEL, artifacts=(ONNX,), task="speech", context_tokens=0)
+EAR = msgspec.structs.replace(VOICE, task="transcription")
 VLLM_MODEL = msgspec.structs.replace(MODEL, artifacts=(SAFETENSORS,))
 
 
@@ -36,7 +40,7 @@ def test_every_engine_is_registered() -> None:
         ENGINES["sglang"]
 
 
-@pytest.mark.parametrize("name", ["llamacpp", "simulated", "upstream", "vllm"])
+@pytest.mark.parametrize("name", ["llamacpp", "moonshine", "piper", "simulated", "upstream", "vllm"])
 def test_secrets_are_in_the_environment_alone(engines: dict[str, Engine], name: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"base_url": "https://api.example.com/v1", "api_key": "sealed-key"}
     document = deployment(engine=name, engine_options=options if name == "upstream" else {}, model=VLLM_MODEL)
@@ -75,6 +79,17 @@ def test_vllm_is_started_under_a_guard_with_its_own_names(engines: dict[str, Eng
         ({"engine": "simulated", "engine_options": {"jitter": 2.0}}, "engine_options.jitter"),
         ({"engine": "simulated", "engine_options": {"answer_tokens": 0}}, "engine_options.answer_tokens"),
         ({"engine": "upstream"}, "engine_options.base_url"),
+        ({"engine": "piper", "model": EAR}, "engine"),
+        ({"engine": "piper", "model": VOICE}, "context_tokens"),
+        ({"engine": "moonshine", "model": VLLM_MODEL}, "engine"),
+        (
+            {"engine": "piper", "model": VOICE, "context_tokens": 0, "engine_options": {"voice_aliases": "a," * 65}},
+            "engine_options.voice_aliases",
+        ),
+        (
+            {"engine": "moonshine", "model": EAR, "context_tokens": 0, "engine_options": {"language": "English!"}},
+            "engine_options.language",
+        ),
         ({"engine": "upstream", "engine_options": {"base_url": "https://"}}, "engine_options.base_url"),
         ({"engine": "upstream", "engine_options": {"base_url": "https://a:99999"}}, "engine_options.base_url"),
     ],
@@ -84,6 +99,15 @@ def test_refuses_with_the_fields_path(engines: dict[str, Engine], changes: dict[
     with pytest.raises(InvalidInput) as raised:
         engines[document.engine].validate(document)
     assert raised.value.param == param
+
+
+def test_engines_for_sound_run_what_works_on_no_tokens(engines: dict[str, Engine], tmp_path: Path) -> None:
+    (tmp_path / "encoder_model.ort").write_bytes(bytes(1_000))
+    for name, model in (("piper", VOICE), ("moonshine", EAR)):
+        document = deployment(engine=name, model=model, context_tokens=0)
+        engines[name].validate(document)
+        assert default_engine(model, {}) == name
+        assert engines[name].memory_bytes(document, tmp_path / "encoder_model.ort") > 200_000_000
 
 
 def test_reasons_say_how_and_why() -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.content.api import StoredFile
 from cloudcrest.content.paging import PageRequest
-from cloudcrest.content.tables import FileRow
+from cloudcrest.content.tables import BatchRow, FileRow
 
 UPLOADING, READY, DELETING = "uploading", "ready", "deleting"
 
@@ -91,7 +91,8 @@ async def give_up_uploads(session: AsyncSession) -> None:
 
 async def to_delete(session: AsyncSession, now: datetime, most: int) -> list[StoredFile]:
     """Files whose object is to be removed: deleted or expired."""
-    due = or_(FileRow.state == DELETING, (FileRow.state == READY) & (FileRow.expires_at <= now))
+    is_read = exists().where(BatchRow.input_file_id == FileRow.id, BatchRow.ended_at.is_(None))
+    due = or_(FileRow.state == DELETING, (FileRow.state == READY) & (FileRow.expires_at <= now) & ~is_read)
     return [_file(row) for row in await session.scalars(select(FileRow).where(due).order_by(FileRow.id).limit(most))]
 
 

@@ -5,23 +5,25 @@ Whatever is killed in between, the next start turns what was left to `deleting`,
 """
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import msgspec
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.content.api import UPLOAD_PURPOSES, Caller, FilePurpose, StoredFile, object_key
 from cloudcrest.content.multipart import FILE_FIELD, Upload, read_upload
 from cloudcrest.content.paging import PageRequest
+from cloudcrest.content.repository import batches as batch_repository
 from cloudcrest.content.repository import files as repository
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.files import free_bytes
 from cloudcrest.infra.objects import ObjectStore, ObjectWriter
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import InvalidInput, LimitExceeded, NotFound, TooLarge, Unavailable
+from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound, TooLarge, Unavailable
 from cloudcrest.kernel.ids import NewId
 from cloudcrest.kernel.units import KIB, format_bytes
 
@@ -70,14 +72,15 @@ class Files:
 
     @asynccontextmanager
     async def writing(
-        self, caller: Caller, filename: str, purpose: FilePurpose, size_bytes: int = 0
+        self, caller: Caller, filename: str, purpose: FilePurpose, size_bytes: int = 0, *, is_ours: bool = False
     ) -> AsyncIterator[tuple[ObjectWriter, "Draft"]]:
         """A new file that is written in the block: it is there when that ends well, else nothing is.
 
+        `is_ours`: we write it, so it counts for the project's quota and is not refused for it.
         Raises `LimitExceeded` where the project has no room for it, `Unavailable` where the disk has none.
         """
         self._check_disk(size_bytes)
-        draft = Draft(caller, self._new_id("file"), filename, purpose, created_at=self._clock.now())
+        draft = Draft(caller, self._new_id("file"), filename, purpose, self._clock.now(), is_ours=is_ours)
         await self._reserve(draft, size_bytes)
         try:
             key = object_key(caller.project_id, draft.id)
@@ -109,9 +112,14 @@ class Files:
         return self._objects.pieces(file.object_key)
 
     async def delete(self, project_id: str, file_id: str) -> None:
-        """Removes a file. Raises `NotFound`."""
+        """Removes a file. Raises `NotFound`, and `Conflict` while a batch reads it."""
         file = await self.find(project_id, file_id)
-        await self._drop(file.id)
+        async with self._database.transaction() as session:
+            await repository.lock_project(session, project_id)
+            reader = await batch_repository.reader_of(session, file.id)
+            if reader is not None:
+                raise Conflict(f"the batch '{reader}' reads this file", code="file_in_use", hint="cancel it first")
+            await repository.begin_deletion(session, [file.id])
 
     async def recover(self) -> None:
         """What the process before left half-way is given up. Called once, before anything is taken in."""
@@ -134,11 +142,12 @@ class Files:
         async with self._database.transaction() as session:
             await repository.lock_project(session, draft.caller.project_id)
             count, held_bytes = await repository.kept(session, draft.caller.project_id)
-            if count >= settings.project_files:
+            if not draft.is_ours and count >= settings.project_files:
                 raise LimitExceeded(
                     f"this project has {count} files, its limit", code="files_limit", hint="delete some"
                 )
-            _check_room(held_bytes, size_bytes, settings.project_bytes)
+            if not draft.is_ours:
+                _check_room(held_bytes, size_bytes, settings.project_bytes)
             draft.size_bytes = size_bytes
             await repository.add(session, draft.file(), repository.UPLOADING)
 
@@ -147,8 +156,11 @@ class Files:
             await repository.lock_project(session, draft.caller.project_id)
             if not await repository.finish(session, draft.file()):
                 raise Unavailable("the upload was given up", code="upload_lost")
-            _, held_bytes = await repository.kept(session, draft.caller.project_id)
-            _check_room(held_bytes, 0, self._settings.project_bytes)
+            if not draft.is_ours:
+                _, held_bytes = await repository.kept(session, draft.caller.project_id)
+                _check_room(held_bytes, 0, self._settings.project_bytes)
+            if draft.also is not None:
+                await draft.also(session)
 
     async def _drop(self, file_id: str) -> None:
         async with self._database.transaction() as session:
@@ -161,7 +173,7 @@ class Files:
 
 
 class Draft(msgspec.Struct):
-    """A file that is being written."""
+    """A file that is being written. `also`: what happens in the transaction that makes it be there."""
 
     caller: Caller
     id: str
@@ -170,6 +182,8 @@ class Draft(msgspec.Struct):
     created_at: datetime
     lifetime: timedelta | None = None
     size_bytes: int = 0
+    is_ours: bool = False
+    also: Callable[[AsyncSession], Awaitable[None]] | None = None
 
     def file(self) -> StoredFile:
         """What it is to be."""

@@ -224,11 +224,16 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(changes: dict[str, Any],
     assert refused(**changes).param == param
 
 
-def test_the_schema_of_a_tool_is_bounded_in_depth() -> None:
-    schema: dict[str, Any] = {}
+def test_what_is_nested_is_bounded_in_depth() -> None:
+    deep: dict[str, Any] = {}
     for _ in range(70):
-        schema = {"items": schema}
-    assert refused(tools=[WEATHER | {"input_schema": schema}]).param == "tools[0].input_schema"
+        deep = {"items": deep}
+    assert refused(tools=[WEATHER | {"input_schema": deep}]).param == "tools[0].input_schema"
+    form = {"type": "json_schema", "schema": deep}
+    assert refused(output_format=form).param == "output_format.schema"
+    assert refused(output_config={"format": form}).param == "output_config.format.schema"
+    call = {"type": "tool_use", "id": "t", "name": "weather", "input": deep}
+    assert refused(messages=[{"role": "assistant", "content": [call]}]).param == "messages[0].content[0].input"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"{", b'{"model":"m"}', b"[" * 100_000])

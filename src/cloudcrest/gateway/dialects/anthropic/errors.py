@@ -19,6 +19,7 @@ _TYPES = {
 }
 _STATUSES = {502: 500, 503: 529}
 _OUT_OF_MONEY = "insufficient_quota"
+_BLOCKED = "content_blocked"
 _NAMES = {
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "reasoning_effort": "output_config.effort",
@@ -46,6 +47,8 @@ def _message(error: CloudcrestError) -> str:
     if isinstance(error, ContextTooLong):
         return f"prompt is too long: {message}"  # the words by which agents know that they have to say less
     name = _NAMES.get(error.param or "", error.param)
+    if name and error.code == _BLOCKED:  # by where it is in the canonical request, whose messages are others
+        name = name.partition("[")[0]
     if name and f"'{name}'" not in message:
         return f"{name}: {message}"
     return message

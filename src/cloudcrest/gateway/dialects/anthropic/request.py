@@ -64,6 +64,7 @@ def canonical(body: CountBody) -> dict[str, Any]:
     config = body.output_config or OutputConfig()
     form = config.format or body.output_format
     if form is not None:
+        check_nesting(form.json_schema, "output_config.format.schema" if config.format else "output_format.schema")
         schema = {"name": "output", "schema": form.json_schema, "strict": True}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
     if isinstance(body, MessagesBody):
@@ -178,6 +179,7 @@ def _answer(content: Sequence[Any], path: str) -> Said:
     thoughts, texts, calls = [], [], []
     for at, block in enumerate(content):
         if isinstance(block, ToolUseBlock):
+            check_nesting(block.input, f"{path}[{at}].input")
             arguments = msgspec.json.encode(block.input).decode()
             calls.append({"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}})
         elif isinstance(block, ThinkingBlock):
