@@ -17,12 +17,15 @@ from tests.support.waiting import until
 _numbers = itertools.count(1)
 _PRICES = {"input_price_per_million_tokens": "1", "output_price_per_million_tokens": "10"}
 _INSTALL_SECONDS = 300
+_TEST_SECONDS = 900
+"""Of the first one, the cloud's start and the installation of a program included."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.conformance)
+            item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,7 @@ class GatewayApp:
             return b""
         return (
             b"access-control-allow-origin: %b\r\nvary: origin\r\n"
-            b"access-control-expose-headers: x-request-id, retry-after, x-ratelimit-limit-requests, "
+            b"access-control-expose-headers: x-request-id, request-id, retry-after, x-ratelimit-limit-requests, "
             b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
             b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
             b"x-cloudcrest-fallback, x-cloudcrest-waited, x-cloudcrest-guardrails\r\n" % origin
