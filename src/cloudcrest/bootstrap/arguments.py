@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
         raise SetupError(
             f"{settings.gateway_workers} gateway workers cannot be run",
             hint=f"choose from 1 to {MAX_WORKERS} with --gateway-workers",
+        )
+    if settings.presidio and find_spec("presidio_analyzer") is None:
+        raise SetupError(
+            "Presidio is not installed", hint="`pip install cloudcrest[presidio]`, or leave CLOUDCREST_PRESIDIO out"
         )
     if settings.log_level.lower() not in _LOG_LEVELS:
         raise SetupError(f"'{settings.log_level}' is no log level", hint=f"choose one of {', '.join(_LOG_LEVELS)}")

@@ -240,6 +240,7 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,
         metrics_token=plan.settings.metrics_token,
+        presidio=plan.settings.presidio,
         request_timeout_seconds=plan.settings.request_timeout_seconds,
         log_level=plan.log.level.upper(),
         log_json=plan.log.json,

@@ -28,6 +28,7 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
     CLOUDCREST_CONTENT_…         content/settings.py: what tenants may store in a region, and where
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
+    CLOUDCREST_PRESIDIO          true: guardrails ask Presidio's recognizers too, which are to be installed
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
 """
 
@@ -65,6 +66,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     log_json: bool = True
     allowed_upstreams: tuple[str, ...] = ()
     metrics_token: str | None = None
+    presidio: bool = False
     request_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
     gateway_workers: int = 1
     operator_email: str = "operator@cloudcrest.internal"

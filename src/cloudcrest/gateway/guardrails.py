@@ -48,10 +48,11 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Policies:
-    """By project, from the feed. `is_any`: somebody has some."""
+    """By project, from the feed. `is_any`: somebody has some. `extra`: detectors beside our own."""
 
     def __init__(self) -> None:
         self.is_any = False
+        self.extra: tuple[Detector, ...] = ()
         self._least: dict[str, Guardrails] = {}
         self._own: dict[str, Guardrails] = {}
         self._made: dict[tuple[str, str], Policy | None] = {}
@@ -71,9 +72,13 @@ class Policies:
             if len(self._made) >= MAX_POLICIES:
                 self._made.clear()
             least, own = self._least.get(ids[0], _NONE), self._own.get(ids[1], _NONE)
-            policy = Policy(_stage(least, own, "input"), _stage(least, own, "output"))
+            policy = Policy(self._stage(least, own, "input"), self._stage(least, own, "output"))
             self._made[ids] = policy if policy.input or policy.output else None
             return self._made[ids]
+
+    def _stage(self, least: Guardrails, own: Guardrails, stage: GuardrailStage) -> Stage | None:
+        found = actions(least, own, stage)
+        return Stage(found, detectors_for(found) + self.extra) if found else None
 
     def _set(self, table: dict[str, Guardrails], owner_id: str, guardrails: Guardrails) -> None:
         if table.get(owner_id, _NONE) == guardrails:
@@ -83,11 +88,6 @@ class Policies:
             table[owner_id] = guardrails
         self._made.clear()
         self.is_any = bool(self._least or self._own)
-
-
-def _stage(least: Guardrails, own: Guardrails, stage: GuardrailStage) -> Stage | None:
-    found = actions(least, own, stage)
-    return Stage(found, detectors_for(found)) if found else None
 
 
 class Screening:

@@ -30,6 +30,7 @@ from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
 from cloudcrest.gateway.token_count import TokenCounts
 from cloudcrest.gateway.worker_metrics import WorkerMetrics
+from cloudcrest.governance.api import presidio_detector
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
 from cloudcrest.kernel.clock import Clock, SystemClock
@@ -51,6 +52,8 @@ class Gateway:
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
         self.snapshot = Snapshot(clock.monotonic, settings.workers)
+        if settings.presidio:
+            self.snapshot.policies.extra = (presidio_detector(),)
         self.snapshot.update(self._feed, set(self._feed.documents))
         self._recorder = Recorder(spool)
         self._calls = Calls(settings, clock.monotonic)

@@ -20,7 +20,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `leave_ahead_seconds`: how long before its replica is stopped a stream goes on elsewhere.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
-    organizations may have less. `metrics_token`: who brings it may read /metrics; without one only this machine may.
+    organizations may have less. `presidio`: its recognizers are a detector of guardrails too. `metrics_token`: who
+    brings it may read /metrics; without one only this machine may.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[str, ...] = ()
     docs_url: str = "/api/v1/docs"
     metrics_token: str | None = None
+    presidio: bool = False
     log_level: str = "INFO"
     log_json: bool = True
 

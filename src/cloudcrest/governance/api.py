@@ -1,6 +1,7 @@
 """The public face of governance: guards over texts, and the rule model of moderation. Pure, for the gateway's sake."""
 
 from cloudcrest.governance.detectors.hits import Detector, Hit
+from cloudcrest.governance.detectors.presidio import presidio_detector
 from cloudcrest.governance.detectors.registry import DETECTORS
 from cloudcrest.governance.guard import Findings, Guard, Placeholders
 from cloudcrest.governance.moderation.results import RULE_MODEL, result, rule_verdict
@@ -22,6 +23,7 @@ __all__ = [
     "Verdict",
     "actions",
     "detectors_for",
+    "presidio_detector",
     "result",
     "rule_verdict",
     "verdict",
