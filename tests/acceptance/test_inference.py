@@ -137,6 +137,26 @@ def test_chat_and_usage_of_the_command_line(cloud: Cloud, anyone: Tenant, cli: C
     assert f"{row['charge']['amount']} USD" in table.out
 
 
+def test_a_long_prompt_that_comes_again_is_cheaper_and_the_summary_says_how_much_of_it_was_kept(
+    client: openai.OpenAI, anyone: Tenant, cli: Cli
+) -> None:
+    words = " ".join(f"{number} bees from hive {id(anyone) % 1000 + number}." for number in range(60))
+    for _ in range(2):
+        client.chat.completions.create(model=CHAT_MODEL, messages=[{"role": "user", "content": words}], max_tokens=2)
+    again, first = settled(anyone, 2)
+    lines = {line["kind"]: line for line in again["charge"]["lines"]}
+    cached = again["usage"]["cached_input_tokens"]
+    assert lines["cached_input"]["quantity"] == cached > again["usage"]["input_tokens"] * 0.9
+    assert lines["input"]["quantity"] == again["usage"]["input_tokens"] - cached
+    assert Decimal(again["charge"]["amount"]) < Decimal(first["charge"]["amount"])
+    (group,) = cli(
+        "usage", "--summary", "--by", "day_model", "--key", anyone.management_key(), "--format", "json"
+    ).json()
+    assert (group["model"], group["requests"]) == (CHAT_MODEL, 2)
+    assert group["cached_input_tokens"] == cached + first["usage"]["cached_input_tokens"]
+    assert group["cache_hit_rate"] == round(group["cached_input_tokens"] / group["input_tokens"], 4) > 0.45
+
+
 def test_the_ledger_verifies_and_the_balance_is_what_is_left(anyone: Tenant, client: openai.OpenAI, cli: Cli) -> None:
     key = anyone.management_key()
     before = Decimal(cli("ledger", "balance", "--key", key, "--format", "json").json()["amount"])
