@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from cloudcrest.gateway.dialects.api import Dialect
-from cloudcrest.gateway.dialects.dashscope import TEXT_PATH
+from cloudcrest.gateway.dialects.dashscope.dialect import TEXT_PATH
 from cloudcrest.gateway.dialects.registry import dialect_of
 from cloudcrest.gateway.outlet import Outlet
 from cloudcrest.gateway.request import Request

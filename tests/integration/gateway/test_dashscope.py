@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from cloudcrest.gateway.dialects.dashscope import EMBEDDING_PATH, TEXT_PATH
+from cloudcrest.gateway.dialects.dashscope.dialect import EMBEDDING_PATH, TEXT_PATH
 from cloudcrest.identity.api import Limits
 from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.engines.llamacpp import LlamaCppEngine

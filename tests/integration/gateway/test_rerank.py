@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from cloudcrest.catalog.api import Task
-from cloudcrest.gateway.dialects.dashscope import RERANK_SERVICE_PATH
+from cloudcrest.gateway.dialects.dashscope.dialect import RERANK_SERVICE_PATH
 from cloudcrest.gateway.fakes import MemorySpool
 from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.engines.api import Engine

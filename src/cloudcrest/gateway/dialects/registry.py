@@ -2,7 +2,7 @@
 
 from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.api import Dialect
-from cloudcrest.gateway.dialects.dashscope import DASHSCOPE, ROOT, Elsewhere
+from cloudcrest.gateway.dialects.dashscope.dialect import DASHSCOPE, ROOT, Elsewhere
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.sound.form import TRANSCRIPTIONS
 from cloudcrest.gateway.sound.request import Speech, Transcription, Translation

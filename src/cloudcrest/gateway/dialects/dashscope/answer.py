@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.admit import GROWTH_CODE, OverLimit
-from cloudcrest.gateway.sse import event_data
+from cloudcrest.gateway.sse import UsageBody, event_data, to_usage
 from cloudcrest.kernel.errors import CloudcrestError
+from cloudcrest.kernel.usage import Usage
 
 _encode = msgspec.json.encode
 RUNNING = "null"
@@ -67,24 +68,11 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
 
 
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-
-
 class _Chat(msgspec.Struct):
     """An answer of the canonical chat, or a chunk of one."""
 
     choices: list[_Choice] = []
-    usage: _Usage | None = None
+    usage: UsageBody | None = None
 
 
 class _Vector(msgspec.Struct):
@@ -94,12 +82,12 @@ class _Vector(msgspec.Struct):
 
 class _Vectors(msgspec.Struct):
     data: list[_Vector]
-    usage: _Usage = _Usage()
+    usage: UsageBody = msgspec.field(default_factory=UsageBody)
 
 
 class _Ranking(msgspec.Struct):
     results: list[dict[str, Any]]
-    usage: _Usage = _Usage()
+    usage: UsageBody = msgspec.field(default_factory=UsageBody)
     meta: dict[str, Any] = {}
 
 
@@ -159,7 +147,7 @@ class EmbeddingOutlet(_Whole):
         except (msgspec.DecodeError, RecursionError):
             return error_document(_UNREADABLE, self._id)
         vectors = [{"embedding": vector.embedding, "text_index": vector.index} for vector in answer.data]
-        usage = {"total_tokens": answer.usage.total_tokens or answer.usage.prompt_tokens}
+        usage = {"total_tokens": to_usage(answer.usage).input_tokens}
         return _encode({"output": {"embeddings": vectors}, "usage": usage, "request_id": self._id})
 
 
@@ -172,7 +160,7 @@ class RerankingOutlet(_Whole):
         except (msgspec.DecodeError, RecursionError):
             return error_document(_UNREADABLE, self._id)
         output = {"results": answer.results, "method": answer.meta.get("method")}
-        usage = {"total_tokens": answer.usage.total_tokens}
+        usage = {"total_tokens": to_usage(answer.usage).input_tokens}
         return _encode({"output": output, "usage": usage, "request_id": self._id})
 
 
@@ -235,7 +223,7 @@ class GenerationOutlet:
         self._input_tokens = estimated_input_tokens
         self._output_tokens = 0
         self._number = 0
-        self._usage: _Usage | None = None
+        self._usage: Usage | None = None
         self._told: dict[int, _Told] = {}
         self._has_ended = False
 
@@ -248,7 +236,7 @@ class GenerationOutlet:
             self._choice(choice.index, choice.message or _Message(), choice.finish_reason or "stop", choice.logprobs)
             for choice in answer.choices
         ]
-        return self._document(choices, answer.usage or _Usage())
+        return self._document(choices, to_usage(answer.usage or UsageBody()))
 
     def events(self, events: bytes) -> bytes:
         out = b""
@@ -290,7 +278,7 @@ class GenerationOutlet:
         except (msgspec.DecodeError, RecursionError):
             return b""
         if chunk.usage is not None:
-            self._usage = chunk.usage
+            self._usage = to_usage(chunk.usage)
         choices = []
         for choice in chunk.choices:
             told = self._told.setdefault(choice.index, _Told())
@@ -308,10 +296,10 @@ class GenerationOutlet:
 
     def _event(self, choices: list[dict[str, Any]]) -> bytes:
         self._number += 1
-        usage = self._usage or _Usage(self._input_tokens, self._output_tokens)
+        usage = self._usage or Usage(self._input_tokens, self._output_tokens)
         return b"id:%d\nevent:result\n:HTTP_STATUS/200\ndata:%b\n\n" % (self._number, self._document(choices, usage))
 
-    def _document(self, choices: list[dict[str, Any]], usage: _Usage) -> bytes:
+    def _document(self, choices: list[dict[str, Any]], usage: Usage) -> bytes:
         output: dict[str, Any] = {"choices": choices}
         if self._is_text:
             first: dict[str, Any] = choices[0] if choices else {"message": {"content": ""}, "finish_reason": "stop"}
@@ -345,15 +333,16 @@ def _tool_call(call: _ToolCall) -> dict[str, Any]:
     return {"index": call.index, "id": call.id or "", "type": "function", "function": function}
 
 
-def _usage_object(usage: _Usage) -> dict[str, Any]:
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details is not None else None
+def _usage_object(usage: Usage) -> dict[str, Any]:
+    details = {"cached_tokens": usage.cached_input_tokens}
+    if usage.cache_write_tokens:
+        details["cache_creation_input_tokens"] = usage.cache_write_tokens
     document: dict[str, Any] = {
-        "input_tokens": usage.prompt_tokens,
-        "output_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens or usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached or 0},
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": details,
     }
-    details = usage.completion_tokens_details
-    if details is not None and details.reasoning_tokens:
-        document["output_tokens_details"] = {"reasoning_tokens": details.reasoning_tokens}
+    if usage.reasoning_tokens:
+        document["output_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return document

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.dialects.api import Dialect
-from cloudcrest.gateway.dialects.dashscope_answer import (
+from cloudcrest.gateway.dialects.dashscope.answer import (
     EmbeddingOutlet,
     GenerationOutlet,
     RerankingOutlet,
     error_document,
     error_status,
 )
-from cloudcrest.gateway.dialects.dashscope_fields import (
+from cloudcrest.gateway.dialects.dashscope.fields import (
     EmbeddingBody,
     GenerationBody,
     Message,

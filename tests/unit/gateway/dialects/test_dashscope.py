@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloudcrest.gateway.dialects.dashscope import (
+from cloudcrest.gateway.dialects.dashscope.dialect import (
     EMBEDDING_PATH,
     MULTIMODAL_PATH,
     RERANK_SERVICE_PATH,
@@ -65,7 +65,7 @@ def test_a_stream_is_asked_for_by_a_header(header: tuple[bytes, bytes]) -> None:
 
 
 def test_parts_become_parts() -> None:
-    content = [{"text": "what is "}, {"text": "it", "type": "text"}]
+    content = [{"text": "what is "}, {"text": "it", "type": "text", "cache_control": {"type": "ephemeral"}}]
     parsed = read({"messages": [{"role": "user", "content": content}]}, path=MULTIMODAL_PATH)
     assert isinstance(parsed.body, ChatBody)
     assert [part.text for part in parsed.body.messages[0].content or () if hasattr(part, "text")] == ["what is ", "it"]

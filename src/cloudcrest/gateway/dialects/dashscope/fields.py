@@ -17,6 +17,12 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     pass
 
 
+class CacheControl(_Strict, frozen=True):
+    """Asks for what engines do by themselves: keeping what was read up to a part."""
+
+    type: Literal["ephemeral"]
+
+
 class Part(_Strict, frozen=True):
     """A part of a message's content: one of text, image and audio, each a text, an address or a `data:` URI."""
 
@@ -24,6 +30,7 @@ class Part(_Strict, frozen=True):
     image: str | None = None
     audio: str | None = None
     type: Literal["text"] | None = None
+    cache_control: CacheControl | None = None
 
 
 class FunctionCall(_Strict, frozen=True):

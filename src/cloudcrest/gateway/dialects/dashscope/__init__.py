@@ -1,0 +1,1 @@
+"""DashScope: its native services as translations of the canonical request."""
