@@ -248,3 +248,35 @@ def test_images_go_to_models_that_take_them() -> None:
 )
 def test_an_image_is_given_whole_by_the_user(message: dict[str, object], param: str) -> None:
     assert refusal(CHAT, chat(messages=[message])).param == param
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [("llamacpp", "repeat_penalty"), ("vllm", "repetition_penalty"), ("upstream", None)]
+)
+def test_a_penalty_for_repeating_goes_by_the_engines_name(engine: Any, name: str | None) -> None:
+    route = route_document(engine=engine)
+    parsed = parse(CHAT, chat(repetition_penalty=1.25))
+    if name is None:
+        with pytest.raises(InvalidInput) as caught:
+            check_engine(parsed, route)
+        assert (caught.value.param, caught.value.code) == ("repetition_penalty", "unsupported_parameter")
+        none = parse(CHAT, chat(repetition_penalty=1))
+        check_engine(none, route)
+        assert "repetition_penalty" not in forwarded_fields(none, route)
+        return
+    check_engine(parsed, route)
+    fields = forwarded_fields(parsed, route)
+    assert {key: raw for key, raw in fields.items() if "penalty" in key} == {name: b"1.25"}
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "vllm", "upstream", "simulated"])
+def test_whether_to_think_is_told_to_chat_templates(engine: Any) -> None:
+    route = route_document(engine=engine)
+    parsed = parse(CHAT, chat(enable_thinking=False))
+    if engine in ("upstream", "simulated"):
+        with pytest.raises(InvalidInput) as caught:
+            check_engine(parsed, route)
+        assert caught.value.param == "enable_thinking"
+        return
+    check_engine(parsed, route)
+    assert forwarded_fields(parsed, route)["chat_template_kwargs"] == b'{"enable_thinking":false}'
