@@ -68,6 +68,7 @@ def test_parts_become_parts() -> None:
     content = [{"text": "what is "}, {"text": "it", "type": "text", "cache_control": {"type": "ephemeral"}}]
     parsed = read({"messages": [{"role": "user", "content": content}]}, path=MULTIMODAL_PATH)
     assert isinstance(parsed.body, ChatBody)
+    assert canonical(parsed)["messages"][0]["content"][1]["cache_control"] == {"type": "ephemeral"}
     assert [part.text for part in parsed.body.messages[0].content or () if hasattr(part, "text")] == ["what is ", "it"]
 
 

@@ -278,10 +278,11 @@ def _part(part: Part, path: str) -> dict[str, Any]:
     """A canonical part. Raises `InvalidInput` for one that is none, or several."""
     if sum(value is not None for value in (part.text, part.image, part.audio)) != 1:
         raise InvalidInput("has one of text, image and audio", param=path)
+    mark = {"cache_control": part.cache_control} if part.cache_control is not None else {}
     if part.text is not None:
-        return {"type": "text", "text": part.text}
+        return {"type": "text", "text": part.text, **mark}
     if part.image is not None:
-        return {"type": "image_url", "image_url": {"url": part.image}}
+        return {"type": "image_url", "image_url": {"url": part.image}, **mark}
     audio = _AUDIO.fullmatch(part.audio or "")
     if audio is None:
         raise InvalidInput("audio comes as a data: URI (data:audio/wav;base64,…)", param=f"{path}.audio")

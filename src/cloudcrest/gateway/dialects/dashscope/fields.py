@@ -8,19 +8,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from cloudcrest.gateway.fields import MAX_BATCH, MAX_DOCUMENTS, RerankDocument
+from cloudcrest.gateway.fields import MAX_BATCH, MAX_DOCUMENTS, CacheMark, RerankDocument
 
 MAX_PARTS = 256
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
-
-
-class CacheControl(_Strict, frozen=True):
-    """Asks for what engines do by themselves: keeping what was read up to a part."""
-
-    type: Literal["ephemeral"]
 
 
 class Part(_Strict, frozen=True):
@@ -30,7 +24,7 @@ class Part(_Strict, frozen=True):
     image: str | None = None
     audio: str | None = None
     type: Literal["text"] | None = None
-    cache_control: CacheControl | None = None
+    cache_control: CacheMark | None = None
 
 
 class FunctionCall(_Strict, frozen=True):
