@@ -1,4 +1,4 @@
-"""The content service of a region: files and batches, over the region's own database and object store.
+"""The content service of a region: files, batches and responses, over the region's own database and object store.
 
 A process of its own, so that uploads and batches never disturb what runs replicas and ships usage.
 """
@@ -18,9 +18,11 @@ from cloudcrest.content.http import make_app
 from cloudcrest.content.inference import Inference
 from cloudcrest.content.routes import batches as batch_routes
 from cloudcrest.content.routes import files as file_routes
+from cloudcrest.content.routes import responses as response_routes
 from cloudcrest.content.service.batch_runner import BatchRunner
 from cloudcrest.content.service.batches import Batches
 from cloudcrest.content.service.files import Files
+from cloudcrest.content.service.responses import Responses
 from cloudcrest.content.tasks import keep_sweeping
 from cloudcrest.infra.database import Database, ensure_database
 from cloudcrest.infra.logs import configure_logs
@@ -30,6 +32,7 @@ from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.ids import new_id
 
 _POOL_SIZE = 8
+_RESPONSES_SWEPT_SECONDS = 3600.0
 
 
 def process(settings_path: Path) -> Coroutine[Any, Any, None]:
@@ -49,12 +52,15 @@ async def run(settings: ContentProcessSettings) -> None:
     inference = Inference(settings.gateway_url, settings.token, settings.gateway_certificate_path)
     runner = BatchRunner(database, objects, files, inference, settings=limits, clock=clock)
     batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
+    responses = Responses(database, inference, limits, clock, new_id)
     await once_database_answers(partial(_prepare, database, files))
-    app = make_app(settings.token, [*file_routes.routes(files), *batch_routes.routes(batches)])
+    routes = [*file_routes.routes(files), *batch_routes.routes(batches), *response_routes.routes(responses)]
+    app = make_app(settings.token, routes)
     gc.collect()
     gc.freeze()
     beside = [
         asyncio.create_task(keep_sweeping([files.sweep], limits.sweep_seconds)),
+        asyncio.create_task(keep_sweeping([responses.sweep], _RESPONSES_SWEPT_SECONDS)),
         asyncio.create_task(runner.run()),
     ]
     serving = asyncio.create_task(serve_on(app, settings.listen_fd))

@@ -88,3 +88,17 @@ class Batch(msgspec.Struct, frozen=True):
     def caller(self) -> Caller:
         """Who it belongs to."""
         return Caller(self.organization_id, self.project_id, self.key_id)
+
+
+class StoredResponse(msgspec.Struct, frozen=True):
+    """A response that is kept. `items`: its own input as JSON, `document`: the response as JSON."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    key_id: str
+    previous_response_id: str | None
+    created_at: datetime
+    expires_at: datetime
+    items: bytes
+    document: bytes

@@ -15,6 +15,7 @@ class ContentSettings(msgspec.Struct, frozen=True):
     A project may keep `project_files` files of `project_bytes` together, one of them `file_bytes`. Uploads are refused
     where less than `disk_reserve_bytes` would be left on the object store's disk. A project may have `project_batches`
     batches that have not ended; `batches_at_once` of all run at a time, with `batch_requests_at_once` requests in all.
+    A response is kept for `response_days`, and of a project the newest `project_responses`.
     """
 
     objects_url: str | None = None
@@ -26,4 +27,6 @@ class ContentSettings(msgspec.Struct, frozen=True):
     project_batches: _Positive = 100
     batches_at_once: _Positive = 32
     batch_requests_at_once: _Positive = 16
+    project_responses: _Positive = 100_000
+    response_days: _Positive = 30
     sweep_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0

@@ -96,3 +96,23 @@ class BatchLineRow(ContentBase):
     status_code: Mapped[int | None]
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class ResponseRow(ContentBase):
+    """A stored response. `items`: its own input, `document`: what it became, both JSON."""
+
+    __tablename__ = "responses"
+    __table_args__ = (
+        Index("ix_responses_project_id_id", "project_id", "id"),
+        Index("ix_responses_expires_at", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    project_id: Mapped[str]
+    key_id: Mapped[str]
+    previous_response_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    items: Mapped[bytes] = mapped_column(LargeBinary)
+    document: Mapped[bytes] = mapped_column(LargeBinary)

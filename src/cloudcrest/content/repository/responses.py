@@ -1,0 +1,40 @@
+"""Reads and writes stored responses."""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloudcrest.content.api import StoredResponse
+from cloudcrest.content.tables import ResponseRow
+
+_NAMES = tuple(field.name for field in msgspec.structs.fields(StoredResponse))
+
+
+async def add(session: AsyncSession, response: StoredResponse) -> None:
+    """Keeps a response."""
+    session.add(ResponseRow(**{name: getattr(response, name) for name in _NAMES}))
+    await session.flush()
+
+
+async def find(session: AsyncSession, project_id: str, response_id: str, now: datetime) -> StoredResponse | None:
+    """A response of this project; None: there is none, or no longer."""
+    chosen = ResponseRow.id == response_id, ResponseRow.project_id == project_id, ResponseRow.expires_at > now
+    row = await session.scalar(select(ResponseRow).where(*chosen))
+    return None if row is None else StoredResponse(**{name: getattr(row, name) for name in _NAMES})
+
+
+async def remove(session: AsyncSession, project_id: str, response_id: str) -> bool:
+    """Forgets a response; False: there is none."""
+    statement = delete(ResponseRow).where(ResponseRow.id == response_id, ResponseRow.project_id == project_id)
+    return await session.scalar(statement.returning(ResponseRow.id)) is not None
+
+
+async def trim(session: AsyncSession, now: datetime, most_of_a_project: int, most: int) -> int:
+    """Forgets what has expired, and of each project what is beyond its bound, the oldest first; how much it was."""
+    place = func.row_number().over(partition_by=ResponseRow.project_id, order_by=ResponseRow.id.desc()).label("place")
+    ranked = select(ResponseRow.id, ResponseRow.expires_at, place).subquery()
+    due = select(ranked.c.id).where(or_(ranked.c.expires_at <= now, ranked.c.place > most_of_a_project)).limit(most)
+    statement = delete(ResponseRow).where(ResponseRow.id.in_(due)).returning(ResponseRow.id)
+    return len((await session.scalars(statement)).all())

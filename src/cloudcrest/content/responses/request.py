@@ -1,0 +1,139 @@
+"""A Responses request as a chat completion's: items become messages. Pure."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from cloudcrest.content.responses.fields import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    InputImage,
+    InputText,
+    Item,
+    MessageItem,
+    ObjectFormat,
+    OutputText,
+    Part,
+    ReasoningItem,
+    ResponseBody,
+    SchemaFormat,
+)
+from cloudcrest.gateway.explain import explain
+from cloudcrest.kernel.errors import InvalidInput
+
+_ITEM_PREFIXES = {
+    MessageItem: "msg",
+    FunctionCallItem: "fc",
+    FunctionOutputItem: "fco",
+    ReasoningItem: "rs",
+}
+
+
+def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
+    """The input as items, each with an id. Raises `InvalidInput` with the path of what is not understood."""
+    if isinstance(body.input, str):
+        return [MessageItem("user", [InputText(body.input)], id=new_id("msg"), status="completed")]
+    items: list[Item] = []
+    for index, written in enumerate(body.input):
+        item = {"type": "message", **written} if "role" in written else written
+        try:
+            read: Item = msgspec.convert(item, Item)
+        except msgspec.ValidationError as error:
+            told = explain(str(error))
+            path = f"input[{index}]" + (f".{told.param}" if told.param else "")
+            raise InvalidInput(
+                told.message.replace(f"'{told.param}'", f"'{path}'"), param=path, code=told.code
+            ) from None
+        read.id = read.id or new_id(_ITEM_PREFIXES[type(read)])
+        if isinstance(read, MessageItem) and isinstance(read.content, str):
+            kind = OutputText if read.role == "assistant" else InputText
+            read.content = [kind(read.content)]
+        read.status = read.status or "completed"
+        items.append(read)
+    return items
+
+
+def chat_request(body: ResponseBody, items: Sequence[Item]) -> dict[str, Any]:
+    """The chat completion's body for these items: those before, then those of the request."""
+    request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items), "stream": True}
+    request["stream_options"] = {"include_usage": True}
+    for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):
+        if getattr(body, name) is not None:
+            request[name] = getattr(body, name)
+    if body.max_output_tokens is not None:
+        request["max_completion_tokens"] = body.max_output_tokens
+    if body.wants_logprobs:
+        request |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
+    if body.reasoning is not None and body.reasoning.effort is not None:
+        request["reasoning_effort"] = body.reasoning.effort
+    if body.tools:
+        request["tools"] = [{"type": "function", "function": _without_type(tool)} for tool in body.tools]
+        if body.tool_choice is not None:
+            choice = body.tool_choice
+            named = choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
+            request["tool_choice"] = named
+    elif body.tool_choice not in (None, "auto", "none"):
+        raise InvalidInput("tool_choice goes with tools", param="tool_choice")
+    else:
+        request.pop("parallel_tool_calls", None)  # of no tools, at most one
+    written = body.text.format if body.text is not None else None
+    if isinstance(written, SchemaFormat):
+        request["response_format"] = {"type": "json_schema", "json_schema": _without_type(written)}
+    elif isinstance(written, ObjectFormat):
+        request["response_format"] = {"type": "json_object"}
+    return request
+
+
+def _messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """What a model said, thought and called in one go is one message of the assistant."""
+    messages: list[dict[str, Any]] = []
+    if instructions:
+        messages.append({"role": "system", "content": instructions})
+    turn: dict[str, Any] | None = None
+    for item in items:
+        if isinstance(item, FunctionOutputItem):
+            output = item.output if isinstance(item.output, str) else "".join(part.text for part in item.output)
+            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": output})
+            turn = None
+        elif isinstance(item, MessageItem) and item.role != "assistant":
+            messages.append({"role": item.role, "content": _content(item.content)})
+            turn = None
+        else:
+            if turn is None or (isinstance(item, MessageItem) and "content" in turn):
+                turn = {"role": "assistant"}
+                messages.append(turn)
+            _add(turn, item)
+    return [message for message in messages if message.keys() - {"role", "reasoning_content"}]
+
+
+def _add(turn: dict[str, Any], item: Item) -> None:
+    if isinstance(item, MessageItem):
+        parts = item.content if isinstance(item.content, list) else [OutputText(item.content)]
+        turn["content"] = "".join(part.text for part in parts if isinstance(part, OutputText | InputText))
+    elif isinstance(item, FunctionCallItem):
+        call = {"name": item.name, "arguments": item.arguments}
+        turn.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": call})
+    elif isinstance(item, ReasoningItem) and item.content:
+        turn["reasoning_content"] = "".join(part.text for part in item.content)
+
+
+def _content(content: str | list[Part]) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    if len(content) == 1 and isinstance(content[0], InputText | OutputText):
+        return content[0].text
+    return [_part(part) for part in content]
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, InputImage):
+        image = {"url": part.image_url} if part.detail is None else {"url": part.image_url, "detail": part.detail}
+        return {"type": "image_url", "image_url": image}
+    return {"type": "text", "text": part.text if isinstance(part, InputText | OutputText) else part.refusal}
+
+
+def _without_type(struct: msgspec.Struct) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(struct)
+    del built["type"]
+    return built

@@ -1,0 +1,103 @@
+"""OpenAI's Responses API: https://platform.openai.com/docs/api-reference/responses."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from cloudcrest.content.http import caller_of, json_response, read_json
+from cloudcrest.content.inference import Answer
+from cloudcrest.content.paging import listing, page_request
+from cloudcrest.content.responses.fields import ResponseBody
+from cloudcrest.content.service.responses import Refused, Responses, RunningResponse
+from cloudcrest.kernel.errors import InvalidInput
+
+_PASSED_ON = ("x-request-timeout-ms", "x-cloudcrest-max-wait")
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+}
+"""What the caller calls the fields of a chat completion."""
+
+
+class _Told(msgspec.Struct):
+    error: dict[str, Any]
+
+
+def routes(responses: Responses) -> list[Route]:
+    """The routes over a service."""
+
+    async def create(request: Request) -> Response:
+        body = await read_json(request, ResponseBody)
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        try:
+            running = await responses.begin(caller_of(request), body, headers)
+        except Refused as refusal:
+            return _refusal(refusal.answer)
+        if body.stream:
+            return StreamingResponse(_written(running), headers=_STREAM_HEADERS, media_type="text/event-stream")
+        async for _ in running.events():
+            continue
+        return json_response(running.document)
+
+    async def retrieve(request: Request) -> Response:
+        if request.query_params.get("stream") == "true":
+            raise InvalidInput("only responses in the background are streamed again", param="stream")
+        found = await responses.find(caller_of(request).project_id, request.path_params["response_id"])
+        return Response(found.document, media_type="application/json")
+
+    async def delete(request: Request) -> Response:
+        response_id = request.path_params["response_id"]
+        await responses.delete(caller_of(request).project_id, response_id)
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    async def items(request: Request) -> Response:
+        query = page_request(request.query_params)
+        found = await responses.find(caller_of(request).project_id, request.path_params["response_id"])
+        listed: list[dict[str, Any]] = msgspec.json.decode(found.items)
+        ordered = listed if query.is_ascending else listed[::-1]
+        ids = [item["id"] for item in ordered]
+        start = ids.index(query.after) + 1 if query.after in ids else 0
+        return json_response(listing(ordered[start:], query, lambda item: str(item["id"]), lambda item: item))
+
+    async def cancel(request: Request) -> Response:
+        await responses.find(caller_of(request).project_id, request.path_params["response_id"])
+        raise InvalidInput("only responses in the background are cancelled", code="not_cancellable")
+
+    return [
+        Route("/v1/responses", create, methods=["POST"]),
+        Route("/v1/responses/{response_id}", retrieve, methods=["GET"]),
+        Route("/v1/responses/{response_id}", delete, methods=["DELETE"]),
+        Route("/v1/responses/{response_id}/input_items", items, methods=["GET"]),
+        Route("/v1/responses/{response_id}/cancel", cancel, methods=["POST"]),
+    ]
+
+
+async def _written(running: RunningResponse) -> AsyncIterator[bytes]:
+    async for event in running.events():
+        yield b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
+
+
+def _refusal(answer: Answer) -> Response:
+    """The gateway's error, with the caller's own names of fields."""
+    content = answer.body
+    try:
+        told = msgspec.json.decode(content, type=_Told)
+    except msgspec.DecodeError:
+        pass
+    else:
+        param = told.error.get("param")
+        if isinstance(param, str):
+            name = next((name for name in _NAMES if param == name or param.startswith((f"{name}.", f"{name}["))), None)
+            # Which item a message was, several may be: only the field is told.
+            told.error["param"] = param if name is None else _NAMES[name]
+        content = msgspec.json.encode(told)
+    headers = {"retry-after": f"{answer.retry_after_seconds:.0f}"} if answer.retry_after_seconds else {}
+    return Response(content, status_code=answer.status, media_type="application/json", headers=headers)

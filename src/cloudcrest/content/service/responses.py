@@ -1,0 +1,205 @@
+"""Responses: asked of the gateway as chat completions on behalf of the caller's key, translated, stored and chained."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import msgspec
+
+from cloudcrest.content.api import Caller, StoredResponse
+from cloudcrest.content.inference import Answer, Inference, gateway_lost, read_answer
+from cloudcrest.content.repository import responses as repository
+from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker
+from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
+from cloudcrest.content.responses.request import chat_request, items_of
+from cloudcrest.content.settings import ContentSettings
+from cloudcrest.infra.database import Database
+from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.kernel.ids import NewId
+
+MAX_CHAIN = 200
+_TRIMMED_AT_ONCE = 500
+_PATH = "/v1/chat/completions"
+_DONE = "[DONE]"
+_CODES = ("server_error", "rate_limit_exceeded")
+"""Of a response that failed, as OpenAI has them."""
+
+
+class Refused(Exception):
+    """The gateway's refusal, which goes to the caller as it is."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"the gateway said {answer.status}")
+        self.answer = answer
+
+
+class Responses:
+    """The responses of every project of a region."""
+
+    def __init__(
+        self, database: Database, inference: Inference, settings: ContentSettings, clock: Clock, new_id: NewId
+    ) -> None:
+        self._database = database
+        self._inference = inference
+        self._settings = settings
+        self._clock = clock
+        self._new_id = new_id
+
+    async def begin(self, caller: Caller, body: ResponseBody, headers: Mapping[str, str]) -> "RunningResponse":
+        """Begins a response. Raises `InvalidInput`, `Refused` where the gateway does not answer it, `Unavailable`."""
+        items = items_of(body, self._new_id)
+        history = await self._history(caller.project_id, body.previous_response_id)
+        context = [*history, *items]
+        _check_calls(context, len(history))
+        request = msgspec.json.encode(chat_request(body, context))
+        stack = AsyncExitStack()
+        try:
+            upstream = await stack.enter_async_context(
+                self._inference.open(_PATH, request, key_id=caller.key_id, headers=headers)
+            )
+            if upstream.status_code != 200:
+                answer = await read_answer(upstream)
+                raise Refused(answer)
+        except httpx2.HTTPError as error:
+            await stack.aclose()
+            raise gateway_lost() from error
+        except BaseException:
+            await stack.aclose()
+            raise
+        created_at = int(self._clock.unix_seconds())
+        maker = ResponseMaker(body, self._new_id("resp"), created_at, self._new_id)
+        return RunningResponse(self, caller, body, items, maker=maker, upstream=upstream, stack=stack)
+
+    async def find(self, project_id: str, response_id: str) -> StoredResponse:
+        """A stored response of a project. Raises `NotFound`."""
+        async with self._database.transaction() as session:
+            found = await repository.find(session, project_id, response_id[:128], self._clock.now())
+        if found is None:
+            raise NotFound(f"there is no response '{response_id[:128]}'", param="response_id")
+        return found
+
+    async def delete(self, project_id: str, response_id: str) -> None:
+        """Forgets a response. Raises `NotFound`. Those that follow it cannot be followed any more."""
+        async with self._database.transaction() as session:
+            if not await repository.remove(session, project_id, response_id[:128]):
+                raise NotFound(f"there is no response '{response_id[:128]}'", param="response_id")
+
+    async def sweep(self) -> int:
+        """Forgets what is too old or too much; how much there was."""
+        async with self._database.transaction() as session:
+            most = self._settings.project_responses
+            return await repository.trim(session, self._clock.now(), most, _TRIMMED_AT_ONCE)
+
+    async def keep(self, caller: Caller, items: list[Item], document: dict[str, Any]) -> None:
+        """Stores a response that has ended."""
+        now = self._clock.now()
+        stored = StoredResponse(
+            document["id"],
+            caller.organization_id,
+            caller.project_id,
+            caller.key_id,
+            document["previous_response_id"],
+            now,
+            now + timedelta(days=self._settings.response_days),
+            msgspec.json.encode(items),
+            msgspec.json.encode(document),
+        )
+        async with self._database.transaction() as session:
+            await repository.add(session, stored)
+
+    def unix_seconds(self) -> int:
+        return int(self._clock.unix_seconds())
+
+    async def _history(self, project_id: str, previous: str | None) -> list[Item]:
+        """What was said before, oldest first. Raises `InvalidInput` where a part of it is gone."""
+        turns: list[list[Item]] = []
+        while previous is not None:
+            if len(turns) >= MAX_CHAIN:
+                raise InvalidInput(f"this is longer than {MAX_CHAIN} responses", param="previous_response_id")
+            try:
+                stored = await self.find(project_id, previous)
+            except NotFound as error:
+                raise InvalidInput(
+                    error.message, param="previous_response_id", code="previous_response_not_found"
+                ) from None
+            document = msgspec.json.decode(stored.document)
+            said = msgspec.convert(document["output"], list[Item])
+            turns.append([*msgspec.json.decode(stored.items, type=list[Item]), *said])
+            previous = stored.previous_response_id
+        return [item for turn in reversed(turns) for item in turn]
+
+
+class RunningResponse:
+    """A response whose inference has begun. `events` once, to its end; leaving early ends the inference."""
+
+    def __init__(
+        self,
+        responses: Responses,
+        caller: Caller,
+        body: ResponseBody,
+        items: list[Item],
+        *,
+        maker: ResponseMaker,
+        upstream: httpx2.Response,
+        stack: AsyncExitStack,
+    ) -> None:
+        self._responses = responses
+        self._caller = caller
+        self._body = body
+        self._items = items
+        self._maker = maker
+        self._upstream = upstream
+        self._stack = stack
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The response as it is."""
+        return self._maker.document
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Its events. It is stored before the last one goes out."""
+        maker = self._maker
+        async with self._stack:
+            for event in maker.begin():
+                yield event
+            failure: tuple[str, str] | None = ("server_error", "the model's answer broke off")
+            try:
+                async for line in self._upstream.aiter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if data == _DONE:
+                        failure = None
+                        break
+                    if not line.startswith("data:"):
+                        continue
+                    chunk = msgspec.json.decode(data, type=Chunk)
+                    if chunk.error is not None:
+                        code = str(chunk.error.get("code"))
+                        failure = code if code in _CODES else "server_error", str(chunk.error.get("message"))
+                        break
+                    for event in maker.take(chunk):
+                        yield event
+            except (httpx2.HTTPError, msgspec.DecodeError):
+                pass  # it stays a failure
+            ended = maker.end(self._responses.unix_seconds()) if failure is None else maker.fail(*failure)
+            last = list(ended)
+            if self._body.store is not False:
+                await self._responses.keep(self._caller, self._items, maker.document)
+            for event in last:
+                yield event
+
+
+def _check_calls(context: list[Item], known: int) -> None:
+    """Raises `InvalidInput` for an output of a call that nobody made."""
+    made: set[str] = set()
+    for index, item in enumerate(context):
+        if isinstance(item, FunctionCallItem):
+            made.add(item.call_id)
+        elif isinstance(item, FunctionOutputItem) and item.call_id not in made:
+            raise InvalidInput(
+                f"there is no function call '{item.call_id[:100]}' before its output",
+                param=f"input[{max(0, index - known)}].call_id",
+                hint="send the function_call item too, or its previous_response_id",
+            )
