@@ -18,6 +18,8 @@ from cloudcrest.kernel.errors import CloudcrestError
 _DONE = b"data: [DONE]\n\n"
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
 _BLOCKED = "content_filter"
+_MALFORMED = (KeyError, TypeError, AttributeError)
+"""What an engine writes that cannot be looked into does not go out."""
 _encode = msgspec.json.encode
 
 
@@ -63,12 +65,14 @@ class GuardOutlet:
         self.is_over = False
 
     def answer(self, body: bytes) -> bytes:
+        answer = _completion(body)
+        if answer is None:
+            return body
         try:
-            answer = msgspec.json.decode(body)
             for choice in answer["choices"]:
                 self._whole(choice)
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-            return body  # no completion: it has no text
+        except _MALFORMED:
+            answer["choices"] = []
         self._tell()
         return _encode(answer)
 
@@ -92,16 +96,20 @@ class GuardOutlet:
     # whole answers
 
     def _whole(self, choice: dict[str, Any]) -> None:
+        if "message" in choice:
+            choice["message"] = _known(choice["message"])
         message = choice.get("message", choice)
+        is_blocked = False
         for field in ("text", *_TEXTS):
             text = message.get(field)
             if isinstance(text, str):
                 guard = self._guard(field)
-                message[field] = guard.whole(text)
-                if guard.is_blocked:
-                    choice["finish_reason"] = _BLOCKED
-                    message.pop("tool_calls", None)
-                    return
+                message[field] = "" if is_blocked else guard.whole(text)  # what would come after a block does not
+                is_blocked = is_blocked or guard.is_blocked
+        if is_blocked:
+            choice["finish_reason"] = _BLOCKED
+            message.pop("tool_calls", None)
+            return
         for call in message.get("tool_calls") or ():
             guard = self._guard(0)
             call["function"]["arguments"] = guard.whole(call["function"]["arguments"])
@@ -116,12 +124,14 @@ class GuardOutlet:
         text = event_data(event)
         if not text or text == b"[DONE]":
             return event + b"\n\n" if event.strip() else b""
-        try:
-            chunk = msgspec.json.decode(text)
-            choices = chunk["choices"]
-            out = [piece for choice in choices for piece in self._pieces(choice)]
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        chunk = _completion(text)
+        if chunk is None:
             return event + b"\n\n"
+        out: list[dict[str, Any] | None]
+        try:
+            out = [piece for choice in chunk["choices"] for piece in self._pieces(choice)]
+        except _MALFORMED:
+            out = []
         if chunk.get("usage") is not None and not out:
             out = [None]
         return b"".join(
@@ -146,9 +156,9 @@ class GuardOutlet:
             if finish is not None and not state.is_blocked():
                 text += self._end(state)
             if text or finish is not None or state.is_blocked():
-                yield {**choice, "text": text, "finish_reason": None if state.is_blocked() else finish}
+                yield {**_bare(choice), "text": text, "finish_reason": None if state.is_blocked() else finish}
             return
-        delta = dict(choice["delta"])
+        delta = _known(choice["delta"])
         calls = delta.pop("tool_calls", None) or ()
         texts = {name: delta.pop(name) for name in _TEXTS if isinstance(delta.get(name), str)}
         if delta:  # the role, and what else holds no text
@@ -160,7 +170,7 @@ class GuardOutlet:
         if finish is not None and not state.is_blocked():
             yield from self._flushed(choice, state)
             if not state.is_blocked():
-                yield {**choice, "delta": {}}
+                yield {**_bare(choice), "finish_reason": finish}
 
     def _call(self, choice: dict[str, Any], state: _Choice, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if state.is_blocked():
@@ -170,7 +180,9 @@ class GuardOutlet:
         if state.field != index:
             yield from self._flushed(choice, state)
         if call.get("id") or function:
-            yield _part(choice, {"tool_calls": [{**call, "function": {**function, "arguments": ""}}]})
+            begun: dict[str, Any] = {name: call[name] for name in ("index", "id", "type") if name in call}
+            begun["function"] = {"name": function["name"], "arguments": ""} if "name" in function else {"arguments": ""}
+            yield _part(choice, {"tool_calls": [begun]})
         yield from self._field(choice, state, index, arguments)
 
     def _field(self, choice: dict[str, Any], state: _Choice, field: str | int, text: str) -> Iterator[dict[str, Any]]:
@@ -218,6 +230,24 @@ class GuardOutlet:
     def _tell(self) -> None:
         if self._findings.counts:
             self._told()
+
+
+def _completion(data: bytes) -> dict[str, Any] | None:
+    """What has choices; None: an error, say, which has no text of a model."""
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("choices"), list) else None
+
+
+def _known(message: dict[str, Any]) -> dict[str, Any]:
+    """A message or delta without fields that are not looked into here, but for empty ones."""
+    return {
+        name: value
+        for name, value in message.items()
+        if not value or (isinstance(value, str) if name in _TEXTS else name in ("role", "tool_calls"))
+    }
 
 
 def _bare(choice: dict[str, Any]) -> dict[str, Any]:
