@@ -7,7 +7,7 @@ import msgspec
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank"]
+Task = Literal["chat", "completion", "embedding", "speech", "transcription", "rerank", "image"]
 ArtifactFormat = Literal["gguf", "safetensors", "onnx"]
 Modality = Literal["text", "image", "audio", "video", "vector"]
 ToolFormat = Literal["prompted", "hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek_v3", "glm", "kimi_k2"]

@@ -223,6 +223,24 @@ class RerankBody(_Strict, kw_only=True):
     user: ShortText | None = None
 
 
+class ImageBody(_Strict, kw_only=True):
+    """POST /v1/images/generations"""
+
+    model: ModelName
+    prompt: Annotated[str, Meta(min_length=1, max_length=32_000)]
+    n: Annotated[int, Meta(ge=1, le=10)] | None = None
+    size: Annotated[str, Meta(pattern=r"^(auto|\d{2,5}x\d{2,5})$")] | None = None
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    background: Literal["auto", "transparent", "opaque"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: Literal[False] | None = None
+    user: ShortText | None = None
+
+
 NOT_FORWARDED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model"),

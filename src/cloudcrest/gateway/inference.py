@@ -24,7 +24,9 @@ from cloudcrest.gateway.detached import BatchAccounts, Detached
 from cloudcrest.gateway.errors import MethodNotAllowed, unknown_key
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.fanout import Fanout, PlainFanout, StreamFanout, needs_fanout
+from cloudcrest.gateway.fields import ImageBody
 from cloudcrest.gateway.guardrails import Screening
+from cloudcrest.gateway.images import ImageRelay
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parts import Admitted, Parts
@@ -227,8 +229,9 @@ class Inference:
             self._batch_accounts.check(request.id)
             check_idle((replica.slots, replica.in_flight) for replica in route.replicas)
         started_at = self._origin.microseconds()
-        if parsed.sound is not None:
-            claim = self._claims.of_other(key, document.model_name, parsed.sound.most, started_at)
+        beside = parsed.beside
+        if beside is not None:
+            claim = self._claims.of_other(key, document.model_name, beside, started_at)
         else:
             claim = self._claims.of(key, parsed, document, started_at, "batch" if request.is_batch else "standard")
         now = self._calls.monotonic()
@@ -300,6 +303,8 @@ class Inference:
             relay: Relay | Fanout
             if parsed.sound is not None:
                 relay = SoundRelay(parts, parsed.sound)
+            elif isinstance(parsed.body, ImageBody):
+                relay = ImageRelay(parts, parsed.body.n or 1)
             elif is_fanout:
                 relay = (StreamFanout if parsed.is_stream else PlainFanout)(parts, fields)
             else:

@@ -181,12 +181,16 @@ class PlainRelay(Relay):
             self._answer(body)
 
     def _answer(self, body: bytes) -> None:
+        self._account.first_token()
+        self._account.end("completed", self._usage_of(body))
+        self._parts.answer(body)
+
+    def _usage_of(self, body: bytes) -> Usage:
+        """What a whole answer used."""
         usage = usage_in_answer(body)
         if usage is None:
             usage = Usage(self._parsed.estimated_input_tokens(), estimated_output_tokens(body), is_estimate=True)
-        self._account.first_token()
-        self._account.end("completed", usage)
-        self._parts.answer(body)
+        return usage
 
     def call_restarted(self) -> None:
         self._pieces = []

@@ -4,8 +4,6 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
-import re
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,30 +17,30 @@ from cloudcrest.gateway.fields import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
-    ImagePart,
-    NamedTool,
+    ImageBody,
     RerankBody,
     images_in,
 )
-from cloudcrest.gateway.fields import Message as ChatMessage
 from cloudcrest.gateway.outlet import MakeOutlet
+from cloudcrest.gateway.purse import Beside
 from cloudcrest.gateway.sound.engines import check_sound
 from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
+from cloudcrest.gateway.validate_chat import check_nesting, check_tools, wrong_image, wrong_in
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName, RouteDocument
 
-MAX_NESTING = 64
 MAX_PARALLEL_CHOICES = 16
 BYTES_PER_TOKEN = 4
 """Rough, for reservations only; what is charged is counted."""
 DEFAULT_OUTPUT_TOKENS = 512
 
-Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | SpeechBody | TranscriptionBody
+Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | ImageBody | SpeechBody | TranscriptionBody
 BodyType = TypeVar("BodyType")
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
 _embedding: msgspec.json.Decoder[EmbeddingBody] = msgspec.json.Decoder(EmbeddingBody)
+_image: msgspec.json.Decoder[ImageBody] = msgspec.json.Decoder(ImageBody)
 _rerank: msgspec.json.Decoder[RerankBody] = msgspec.json.Decoder(RerankBody)
 _slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.encode
@@ -53,8 +51,8 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "/v1/embeddings": _embedding,
     "/v1/rerank": _rerank,
     "/v2/rerank": _rerank,
+    "/v1/images/generations": _image,
 }
-_IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*\Z")
 
 
 class Parsed(msgspec.Struct):
@@ -91,7 +89,14 @@ class Parsed(msgspec.Struct):
             return "messages"
         if isinstance(self.body, RerankBody):
             return "documents"
-        return "prompt" if isinstance(self.body, CompletionBody) else "input"
+        return "prompt" if isinstance(self.body, CompletionBody | ImageBody) else "input"
+
+    @property
+    def beside(self) -> Beside | None:
+        """What it can use at most of what is not counted in tokens; None: it is counted in tokens."""
+        if isinstance(self.body, ImageBody):
+            return Beside(images=self.body.n or 1)
+        return None if self.sound is None else self.sound.most
 
     @property
     def role_events(self) -> int:
@@ -103,8 +108,8 @@ class Parsed(msgspec.Struct):
         return self.size_bytes // BYTES_PER_TOKEN + 1
 
     def estimated_tokens(self, context_tokens: int) -> int:
-        """What to reserve from token limits until the true count is known. Sound has no tokens."""
-        if self.sound is not None:
+        """What to reserve from token limits until the true count is known. Sound and images have no tokens."""
+        if self.beside is not None:
             return 0
         if not isinstance(self.body, ChatBody | CompletionBody):
             return self.estimated_input_tokens()
@@ -118,6 +123,8 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     parsed = Parsed(endpoint, body, slices, len(data))
     if isinstance(body, EmbeddingBody):
         _batch(body.input, "input", MAX_BATCH)
+        return parsed
+    if isinstance(body, ImageBody):
         return parsed
     if isinstance(body, RerankBody):
         rerank.check(body)
@@ -214,6 +221,7 @@ _TASKS: dict[type[Body], tuple[str, ...]] = {
     CompletionBody: ("chat", "completion"),
     EmbeddingBody: ("embedding",),
     RerankBody: ("rerank", "embedding"),
+    ImageBody: ("image",),
     SpeechBody: ("speech",),
     TranscriptionBody: ("transcription",),
 }
@@ -232,6 +240,8 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     fields["model"] = _encode(route.model_name)
     if isinstance(body, RerankBody):
         return {"model": fields["model"], **rerank.engine_fields(body, route.task)}
+    if isinstance(body, ImageBody) and body.n is not None:
+        fields["n"] = b"%d" % body.n
     if not isinstance(body, ChatBody | CompletionBody):
         return fields
     if parsed.is_stream:
@@ -287,76 +297,19 @@ def _check_chat(body: ChatBody, parsed: Parsed) -> None:
         raise InvalidInput("top_logprobs goes with logprobs: true", param="top_logprobs")
     if body.tool_choice not in (None, "none") and not body.tools:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
-    _check_tools(body)
+    check_tools(body)
     for index, message in enumerate(body.messages):
         if message.role == "developer":
             parsed.has_developer = True
-        wrong = _wrong_in(message)
+        wrong = wrong_in(message)
         if isinstance(message.content, list):
-            wrong = wrong or _wrong_image(message.role, message.content)
+            wrong = wrong or wrong_image(message.role, message.content)
             parsed.images += images_in(message)
         if wrong is not None:
             field, why = wrong
             raise InvalidInput(why, param=f"messages[{index}].{field}")
     if body.response_format is not None and hasattr(body.response_format, "json_schema"):
         check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
-
-
-def _check_tools(body: ChatBody) -> None:
-    names: set[str] = set()
-    for index, tool in enumerate(body.tools or ()):
-        if tool.function.name in names:
-            raise InvalidInput("another tool has this name", param=f"tools[{index}].function.name")
-        names.add(tool.function.name)
-        check_nesting(tool.function.parameters, f"tools[{index}].function.parameters")
-    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
-        raise InvalidInput("none of the tools has this name", param="tool_choice.function.name")
-
-
-def _wrong_in(message: ChatMessage) -> tuple[str, str] | None:
-    """The field of a message that does not go with its role, and why."""
-    role = message.role
-    if (role == "tool") != (message.tool_call_id is not None):
-        return "tool_call_id", "tool messages, and only they, have a tool_call_id"
-    if role == "assistant":
-        if message.content is None and not (message.tool_calls or message.refusal):
-            return "content", "a message of role assistant needs content"
-        return None
-    if message.content is None:
-        return "content", f"a message of role {role} needs content"
-    if message.tool_calls is not None or message.refusal is not None or message.reasoning_content is not None:
-        name = next(
-            name for name in ("tool_calls", "refusal", "reasoning_content") if getattr(message, name) is not None
-        )
-        return name, f"only assistant messages have {name}"
-    return None
-
-
-def _wrong_image(role: str, content: Sequence[object]) -> tuple[str, str] | None:
-    for index, part in enumerate(content):
-        if isinstance(part, ImagePart):
-            if role != "user":
-                return f"content[{index}]", "images go with role user"
-            if not _IMAGE.match(part.image_url.url):
-                why = "is to be the image itself: data:image/png;base64,… (or jpeg, webp, gif)"
-                return f"content[{index}].image_url.url", why
-    return None
-
-
-def check_nesting(value: object, path: str) -> None:
-    """Raises `InvalidInput` where a schema is nested so deeply that an engine could trip over it."""
-    level = [value]
-    for _ in range(MAX_NESTING):
-        following: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                following.extend(item.values())
-            elif isinstance(item, list):
-                following.extend(item)
-        if not following:
-            return
-        level = following
-    raise InvalidInput(f"nested deeper than {MAX_NESTING} levels", param=path)
 
 
 def _batch(value: str | list[Any], name: str, most: int) -> tuple[bytes, ...]:

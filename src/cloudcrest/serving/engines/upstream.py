@@ -53,7 +53,7 @@ class UpstreamEngine:
 
     def validate(self, deployment: DeploymentDocument) -> None:
         """Addresses are judged when the replica connects, because names may change what they point to."""
-        check_shape(deployment, ("chat", "completion", "embedding", "rerank"))
+        check_shape(deployment, ("chat", "completion", "embedding", "rerank", "image"))
         check_options(deployment, self.options)
         base_url = deployment.engine_options.get("base_url")
         path = "engine_options.base_url"

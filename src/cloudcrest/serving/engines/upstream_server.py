@@ -62,6 +62,7 @@ class UpstreamReplica:
             Route("/v1/completions", self._forward, methods=["POST"]),
             Route("/v1/embeddings", self._forward, methods=["POST"]),
             Route("/v1/rerank", self._forward, methods=["POST"]),
+            Route("/v1/images/generations", self._forward, methods=["POST"]),
         ]
 
     async def watch(self) -> None:

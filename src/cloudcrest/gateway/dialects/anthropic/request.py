@@ -29,7 +29,7 @@ from cloudcrest.gateway.dialects.anthropic.fields import (
     ToolUseBlock,
 )
 from cloudcrest.gateway.explain import explain
-from cloudcrest.gateway.validate import check_nesting
+from cloudcrest.gateway.validate_chat import check_nesting
 from cloudcrest.kernel.errors import InvalidInput
 
 BETWEEN_BLOCKS = "\n\n"
