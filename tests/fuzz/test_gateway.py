@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cloudcrest.gateway import counting
+from cloudcrest.gateway.connection import Upstream
 from cloudcrest.identity.api import Limits
 from tests.fuzz.edits import TIMES, WORDS, Edit, edited, pieces
 from tests.integration.gateway.scripted import CHAT, HELLO
@@ -46,6 +47,7 @@ SETTINGS: dict[str, Any] = {
     "replica_wait_seconds": 0.3,
     "replica_pause_seconds": 0.0,
     "request_timeout_seconds": 2.0,
+    "proxy_timeout_seconds": 1.0,
     "max_kept_bytes": 500,
     "max_body_bytes": 20_000,
 }
@@ -126,6 +128,9 @@ def request_of(chance: random.Random) -> bytes:
         return b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % chance.choice(
             [b"/", b"/healthz", b"/metrics", b"/v1/models", b"/x"]
         )
+    if chance.random() < 0.08:  # to the control plane, which is as wild
+        body = b"x" * chance.choice([0, 10, 100_000])
+        return b"POST /api/v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     fields: dict[str, Any] = {"stream": chance.random() < 0.6}
     if chance.random() < 0.2:
         fields["n"] = 2
@@ -172,13 +177,13 @@ async def client(chance: random.Random, port: int) -> None:
 
 
 def census() -> Counter[str]:
-    """How many objects of ours there are, by class."""
+    """How many objects of ours there are, by class; without the connections that wait in their pools."""
     gc.collect()
-    return Counter(
-        type(each).__qualname__
-        for each in gc.get_objects()
-        if str(type(each).__module__).startswith("cloudcrest.gateway")
-    )
+    everything = gc.get_objects()
+    kinds = [type(each) for each in everything]
+    found = Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith("cloudcrest.gateway"))
+    found["UpstreamConnection"] -= sum(len(each.idle) for each in everything if isinstance(each, Upstream))
+    return found
 
 
 def leftovers(running: RunningGateway) -> dict[str, object]:
@@ -207,7 +212,8 @@ async def wild_cloud(folder: Path, chance: random.Random) -> AsyncIterator[Runni
         urls = tuple(upstream.url for upstream in upstreams)
         routes = [route_document(name, urls, engine=name) for name in ENGINES]
         keys = [key_document(limits=Limits(concurrent_requests=MOST_AT_ONCE))]
-        yield await stack.enter_async_context(running_gateway(folder, feed_state(routes, keys), **SETTINGS))
+        settings = SETTINGS | {"control_url": urls[0]}
+        yield await stack.enter_async_context(running_gateway(folder, feed_state(routes, keys), **settings))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
