@@ -194,7 +194,7 @@ def test_kill_9_in_the_middle_and_each_line_is_answered_and_charged_once(
     batch = send(client, *(line(f"l{number}", model=slow_model) for number in range(LINES)))
     for process, wanted in (("content", 3), ("content", 12), ("gateway", 20)):
         _wait_for(client, batch, wanted)
-        _kill(cloud, process)
+        kill(cloud, process)
     done = ended(client, batch)
     assert done.status == "completed"
     results = lines_of(client, done.output_file_id)
@@ -216,7 +216,7 @@ def _wait_for(client: openai.OpenAI, batch: Batch, completed: int) -> None:
     until(lambda: _completed(client, batch) >= completed, f"{completed} lines are answered", seconds=60)
 
 
-def _kill(cloud: Cloud, process: str) -> None:
+def kill(cloud: Cloud, process: str) -> None:
     """Kill -9, and waits for its successor."""
     pid = cloud.pid_of(process)
     os.kill(pid, signal.SIGKILL)

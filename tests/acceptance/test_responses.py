@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance.tenants import CHAT_MODEL, Tenant, infer
 from tests.acceptance.test_bad_input import refused
+from tests.acceptance.test_batches import kill
 from tests.support.cloud import Cloud
 from tests.support.waiting import until
 
@@ -74,11 +75,47 @@ def test_another_tenants_response_is_not_there(cloud: Cloud, client: openai.Open
     assert client.responses.retrieve(response.id).id == response.id
 
 
+def test_in_the_background_it_is_polled_followed_and_cancelled(client: openai.OpenAI) -> None:
+    begun = client.responses.create(**ASK, background=True)
+    assert (begun.status, begun.background) == ("in_progress", True)
+    ended = until(lambda: _ended(client, begun.id), "the response has ended", seconds=60)
+    assert ended.output_text
+    events = list(client.responses.retrieve(begun.id, stream=True))
+    rest = list(client.responses.retrieve(begun.id, stream=True, starting_after=2))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert rest == events[3:]
+    assert client.responses.cancel(begun.id).status == ended.status  # it is over: nothing changes
+    long = client.responses.create(
+        **{**ASK, "input": "Tell a very long story.", "max_output_tokens": 1500}, background=True
+    )
+    assert client.responses.cancel(long.id).status == "cancelled"
+    assert client.responses.retrieve(long.id).status == "cancelled"
+
+
+def test_what_ran_in_the_background_of_a_killed_process_has_failed(cloud: Cloud, client: openai.OpenAI) -> None:
+    long = client.responses.create(
+        **{**ASK, "input": "Tell a very long story.", "max_output_tokens": 1500}, background=True
+    )
+    kill(cloud, "content")
+    failed = until(lambda: _ended(client, long.id), "content is back", seconds=60)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error.code == "server_error"
+
+
+def _ended(client: openai.OpenAI, response_id: str) -> Any:
+    try:
+        found = client.responses.retrieve(response_id)
+    except (openai.APIStatusError, openai.APIConnectionError):  # content may be starting anew
+        return None
+    return None if found.status == "in_progress" else found
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "code", "param"),
     [
         ({"model": "no-such-model"}, 404, "model_not_found", "model"),
-        ({"background": True}, 400, "invalid_value", "background"),
+        ({"background": True, "store": False}, 400, "invalid_value", "store"),
         ({"conversation": "conv_1"}, 400, "unknown_parameter", "conversation"),
         ({"truncation": "auto"}, 400, "invalid_value", "truncation"),
         ({"tools": [{"type": "web_search"}]}, 400, "invalid_value", "tools[0].type"),

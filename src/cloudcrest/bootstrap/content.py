@@ -19,6 +19,7 @@ from cloudcrest.content.inference import Inference
 from cloudcrest.content.routes import batches as batch_routes
 from cloudcrest.content.routes import files as file_routes
 from cloudcrest.content.routes import responses as response_routes
+from cloudcrest.content.service.background import Background
 from cloudcrest.content.service.batch_runner import BatchRunner
 from cloudcrest.content.service.batches import Batches
 from cloudcrest.content.service.files import Files
@@ -53,8 +54,9 @@ async def run(settings: ContentProcessSettings) -> None:
     runner = BatchRunner(database, objects, files, inference, settings=limits, clock=clock)
     batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
     responses = Responses(database, inference, limits, clock, new_id)
-    await once_database_answers(partial(_prepare, database, files))
-    routes = [*file_routes.routes(files), *batch_routes.routes(batches), *response_routes.routes(responses)]
+    background = Background(responses, clock)
+    await once_database_answers(partial(_prepare, database, files, responses))
+    routes = [*file_routes.routes(files), *batch_routes.routes(batches), *response_routes.routes(responses, background)]
     app = make_app(settings.token, routes)
     gc.collect()
     gc.freeze()
@@ -73,12 +75,14 @@ async def run(settings: ContentProcessSettings) -> None:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        await background.close()
         await inference.client.aclose()
         await database.close()
     await serving
 
 
-async def _prepare(database: Database, files: Files) -> None:
+async def _prepare(database: Database, files: Files, responses: Responses) -> None:
     await ensure_database(database.url)
     await migrate(database, MIGRATIONS, has_job_queue=False)
     await files.recover()
+    await responses.recover()

@@ -91,7 +91,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
-    """A response that is kept. `items`: its own input as JSON, `document`: the response as JSON."""
+    """A response that is kept. `items`: its own input as JSON, `document`: the response as JSON.
+
+    `is_running`: in the background of the process that stored it.
+    """
 
     id: str
     organization_id: str
@@ -102,3 +105,4 @@ class StoredResponse(msgspec.Struct, frozen=True):
     expires_at: datetime
     items: bytes
     document: bytes
+    is_running: bool = False

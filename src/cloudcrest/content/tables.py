@@ -116,3 +116,4 @@ class ResponseRow(ContentBase):
     expires_at: Mapped[datetime]
     items: Mapped[bytes] = mapped_column(LargeBinary)
     document: Mapped[bytes] = mapped_column(LargeBinary)
+    is_running: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import delete, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.content.api import StoredResponse
@@ -12,10 +13,17 @@ from cloudcrest.content.tables import ResponseRow
 _NAMES = tuple(field.name for field in msgspec.structs.fields(StoredResponse))
 
 
-async def add(session: AsyncSession, response: StoredResponse) -> None:
-    """Keeps a response."""
-    session.add(ResponseRow(**{name: getattr(response, name) for name in _NAMES}))
-    await session.flush()
+async def put(session: AsyncSession, response: StoredResponse) -> None:
+    """Keeps a response, in place of what it was before."""
+    statement = insert(ResponseRow).values({name: getattr(response, name) for name in _NAMES})
+    changed = {"document": statement.excluded.document, "is_running": statement.excluded.is_running}
+    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
+
+
+async def running(session: AsyncSession, most: int) -> list[StoredResponse]:
+    """What a process that is gone left running."""
+    rows = await session.scalars(select(ResponseRow).where(ResponseRow.is_running).limit(most))
+    return [StoredResponse(**{name: getattr(row, name) for name in _NAMES}) for row in rows]
 
 
 async def find(session: AsyncSession, project_id: str, response_id: str, now: datetime) -> StoredResponse | None:

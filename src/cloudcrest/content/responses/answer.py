@@ -219,7 +219,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "created_at": created_at_seconds,
         "completed_at": None,
         "status": "in_progress",
-        "background": False,
+        "background": body.background is True,
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,

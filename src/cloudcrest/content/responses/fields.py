@@ -136,7 +136,7 @@ class ResponseBody(_Strict, kw_only=True):
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    background: Literal[False] | None = None
+    background: bool | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None

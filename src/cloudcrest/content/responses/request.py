@@ -56,6 +56,8 @@ def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
 
 def chat_request(body: ResponseBody, items: Sequence[Item]) -> dict[str, Any]:
     """The chat completion's body for these items: those before, then those of the request."""
+    if body.background and body.store is False:
+        raise InvalidInput("a response in the background is stored", param="store")
     request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items), "stream": True}
     request["stream_options"] = {"include_usage": True}
     for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):

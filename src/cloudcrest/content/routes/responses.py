@@ -11,8 +11,10 @@ from starlette.routing import Route
 from cloudcrest.content.http import caller_of, json_response, read_json
 from cloudcrest.content.inference import Answer
 from cloudcrest.content.paging import listing, page_request
+from cloudcrest.content.responses.answer import Event
 from cloudcrest.content.responses.fields import ResponseBody
-from cloudcrest.content.service.responses import Refused, Responses, RunningResponse
+from cloudcrest.content.service.background import Background
+from cloudcrest.content.service.responses import Refused, Responses
 from cloudcrest.kernel.errors import InvalidInput
 
 _PASSED_ON = ("x-request-timeout-ms", "x-cloudcrest-max-wait")
@@ -31,7 +33,7 @@ class _Told(msgspec.Struct):
     error: dict[str, Any]
 
 
-def routes(responses: Responses) -> list[Route]:
+def routes(responses: Responses, background: Background) -> list[Route]:
     """The routes over a service."""
 
     async def create(request: Request) -> Response:
@@ -41,21 +43,42 @@ def routes(responses: Responses) -> list[Route]:
             running = await responses.begin(caller_of(request), body, headers)
         except Refused as refusal:
             return _refusal(refusal.answer)
+        if body.background:
+            run = await background.start(caller_of(request), running)
+            if body.stream:
+                return StreamingResponse(
+                    _written(run.events()), headers=_STREAM_HEADERS, media_type="text/event-stream"
+                )
+            return json_response(running.document)
         if body.stream:
-            return StreamingResponse(_written(running), headers=_STREAM_HEADERS, media_type="text/event-stream")
+            return StreamingResponse(
+                _written(running.events()), headers=_STREAM_HEADERS, media_type="text/event-stream"
+            )
         async for _ in running.events():
             continue
         return json_response(running.document)
 
     async def retrieve(request: Request) -> Response:
+        project_id, response_id = caller_of(request).project_id, request.path_params["response_id"]
+        found = await responses.find(project_id, response_id)
+        run = background.find(project_id, response_id)
         if request.query_params.get("stream") == "true":
-            raise InvalidInput("only responses in the background are streamed again", param="stream")
-        found = await responses.find(caller_of(request).project_id, request.path_params["response_id"])
+            if run is None:
+                raise InvalidInput(
+                    "only responses in the background are streamed again, until ten minutes after their end",
+                    param="stream",
+                )
+            events = run.events(_starting_after(request.query_params.get("starting_after")))
+            return StreamingResponse(_written(events), headers=_STREAM_HEADERS, media_type="text/event-stream")
+        if run is not None:
+            return json_response(run.running.document)
         return Response(found.document, media_type="application/json")
 
     async def delete(request: Request) -> Response:
-        response_id = request.path_params["response_id"]
-        await responses.delete(caller_of(request).project_id, response_id)
+        project_id, response_id = caller_of(request).project_id, request.path_params["response_id"]
+        if background.find(project_id, response_id) is not None:  # else its end would store it anew
+            await background.cancel(project_id, response_id)
+        await responses.delete(project_id, response_id)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     async def items(request: Request) -> Response:
@@ -68,8 +91,8 @@ def routes(responses: Responses) -> list[Route]:
         return json_response(listing(ordered[start:], query, lambda item: str(item["id"]), lambda item: item))
 
     async def cancel(request: Request) -> Response:
-        await responses.find(caller_of(request).project_id, request.path_params["response_id"])
-        raise InvalidInput("only responses in the background are cancelled", code="not_cancellable")
+        response_id = request.path_params["response_id"]
+        return json_response(await background.cancel(caller_of(request).project_id, response_id))
 
     return [
         Route("/v1/responses", create, methods=["POST"]),
@@ -80,8 +103,16 @@ def routes(responses: Responses) -> list[Route]:
     ]
 
 
-async def _written(running: RunningResponse) -> AsyncIterator[bytes]:
-    async for event in running.events():
+def _starting_after(given: str | None) -> int:
+    if given is None:
+        return -1
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
+        raise InvalidInput("starting_after is the number of an event", param="starting_after")
+    return int(given)
+
+
+async def _written(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
         yield b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 
 

@@ -22,6 +22,7 @@ from cloudcrest.kernel.ids import NewId
 
 MAX_CHAIN = 200
 _TRIMMED_AT_ONCE = 500
+_RECOVERED_AT_ONCE = 10_000
 _PATH = "/v1/chat/completions"
 _DONE = "[DONE]"
 _CODES = ("server_error", "rate_limit_exceeded")
@@ -93,8 +94,20 @@ class Responses:
             most = self._settings.project_responses
             return await repository.trim(session, self._clock.now(), most, _TRIMMED_AT_ONCE)
 
-    async def keep(self, caller: Caller, items: list[Item], document: dict[str, Any]) -> None:
-        """Stores a response that has ended."""
+    async def recover(self) -> None:
+        """Says of what the process before left running that it failed."""
+        async with self._database.transaction() as session:
+            for left in await repository.running(session, _RECOVERED_AT_ONCE):
+                document = msgspec.json.decode(left.document)
+                error = {"code": "server_error", "message": "the service was started anew while it ran"}
+                document |= {"status": "failed", "error": error}
+                changed = msgspec.structs.replace(left, document=msgspec.json.encode(document), is_running=False)
+                await repository.put(session, changed)
+
+    async def keep(
+        self, caller: Caller, items: list[Item], document: dict[str, Any], *, is_running: bool = False
+    ) -> None:
+        """Stores a response, in place of what it was before."""
         now = self._clock.now()
         stored = StoredResponse(
             document["id"],
@@ -106,9 +119,10 @@ class Responses:
             now + timedelta(days=self._settings.response_days),
             msgspec.json.encode(items),
             msgspec.json.encode(document),
+            is_running,
         )
         async with self._database.transaction() as session:
-            await repository.add(session, stored)
+            await repository.put(session, stored)
 
     def unix_seconds(self) -> int:
         return int(self._clock.unix_seconds())
@@ -125,6 +139,8 @@ class Responses:
                 raise InvalidInput(
                     error.message, param="previous_response_id", code="previous_response_not_found"
                 ) from None
+            if stored.is_running:
+                raise InvalidInput("the response before has not ended", param="previous_response_id")
             document = msgspec.json.decode(stored.document)
             said = msgspec.convert(document["output"], list[Item])
             turns.append([*msgspec.json.decode(stored.items, type=list[Item]), *said])
@@ -186,9 +202,17 @@ class RunningResponse:
             ended = maker.end(self._responses.unix_seconds()) if failure is None else maker.fail(*failure)
             last = list(ended)
             if self._body.store is not False:
-                await self._responses.keep(self._caller, self._items, maker.document)
+                await self.keep()
             for event in last:
                 yield event
+
+    async def keep(self, *, is_running: bool = False) -> None:
+        """Stores it as it is."""
+        await self._responses.keep(self._caller, self._items, self._maker.document, is_running=is_running)
+
+    async def close(self) -> None:
+        """Ends the inference, where it has not ended."""
+        await self._stack.aclose()
 
 
 def _check_calls(context: list[Item], known: int) -> None:
