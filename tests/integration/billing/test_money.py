@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -123,6 +124,50 @@ async def test_unknown_organizations_and_models_wait_and_hold_nothing_up(billing
     both = await asyncio.gather(*(billing.ingest.price_waiting(billing.database) for _ in range(3)))
     assert sum(both) == 1
     assert await balance(billing) == 10 - CHARGE - Decimal("0.000057")
+    report = await billing.verification.verify(billing.database, None)
+    assert (report.is_consistent, report.events_waiting) == (True, 0)
+
+
+async def test_a_batch_and_every_unit_are_booked_line_by_line_and_replay_the_same(billing: Billing) -> None:
+    await billing.open_account("org_a")
+    usage = Usage(100, 9, 60, 4, cache_write_tokens=30, characters=40, audio_milliseconds=12_345, images=2)
+    plainly = usage_event(1, model="new-model", usage=usage)
+    batch = msgspec.structs.replace(usage_event(2, model="new-model", usage=usage), tier="batch")
+    await ingest(billing, plainly, batch)
+    prices = Prices(
+        Decimal(1),
+        Decimal("0.1"),
+        Decimal(2),
+        cache_write=Decimal("1.25"),
+        batch_input=Decimal("0.4"),
+        batch_output=Decimal("0.8"),
+        characters=Decimal(15),
+        audio=Decimal("0.000000000001"),
+        image=Decimal("0.02"),
+    )
+    async with billing.database.transaction() as session:
+        early = billing.clock.now() - timedelta(days=1)
+        await billing.cards.create(session, "new-model", "USD", prices, valid_from=early, created_by="user_o")
+    assert await billing.ingest.price_waiting(billing.database) == 2
+    async with billing.database.transaction() as session:
+        in_batch, at_once = await billing.report.read(session, UsageFilter(), before_id=None, limit=10)
+        (group,) = await billing.report.summary(session, UsageFilter(), group_by="day_model")
+    assert (at_once.event, in_batch.event) == (plainly, batch)
+    assert at_once.entry is not None
+    assert in_batch.entry is not None
+    others = [("characters", "0.0006"), ("audio", "0.000000000012345"), ("images", "0.04")]
+    assert [(line.kind, plain(line.amount)) for line in at_once.entry.lines] == [
+        *(("input", "0.00001"), ("cached_input", "0.000006"), ("cache_write", "0.0000375"), ("output", "0.000018")),
+        *others,
+    ]
+    assert [(line.kind, plain(line.amount)) for line in in_batch.entry.lines] == [
+        *(("batch_input", "0.000004"), ("batch_cached_input", "0.000003"), ("batch_cache_write", "0.00001875")),
+        *(("batch_output", "0.0000072"), *others),
+    ]
+    assert await balance(billing) == 10 + at_once.entry.amount + in_batch.entry.amount
+    assert group.usage.key == "2026-01-01 new-model"
+    assert (group.usage.cached_input_tokens, group.usage.cache_write_tokens) == (120, 60)
+    assert (group.usage.characters, group.usage.audio_milliseconds, group.usage.images) == (80, 24_690, 4)
     report = await billing.verification.verify(billing.database, None)
     assert (report.is_consistent, report.events_waiting) == (True, 0)
 

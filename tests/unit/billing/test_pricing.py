@@ -156,10 +156,9 @@ def test_the_card_in_force_is_the_latest_begun() -> None:
 
 
 def test_the_example_in_the_docs() -> None:
-    charge = price_usage(
-        Usage(10_000, 500, cached_input_tokens=9_000), rate_card(Decimal("0.10"), Decimal("0.02"), Decimal("0.40"))
-    )
+    usage, card = Usage(10_000, 500, cached_input_tokens=9_000), rate_card(*map(Decimal, ("0.10", "0.02", "0.40")))
+    charge, batch = price_usage(usage, card), price_usage(usage, card, "batch")
     said = (Path(__file__).parents[3] / "docs/how/prices.md").read_text()
     assert [plain(line.amount) for line in charge.lines] == ["0.0001", "0.00018", "0.0002"]
-    for amount in (*[line.amount for line in charge.lines], charge.amount):
+    for amount in (*[line.amount for line in charge.lines], charge.amount, batch.amount):
         assert plain(amount) in said
