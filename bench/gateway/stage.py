@@ -88,7 +88,7 @@ def upstream(program: Path, log: Path, *, replicas: int, chunks: int, pace_micro
 def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
     """One worker with 10,000 limited keys, balances, a budget, several replicas, a durable spool, ids and metrics."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / "feed.json", _feed(replica_ports))
+    save_state(folder / "feed.json", feed(replica_ports))
     argv = pinned(
         GATEWAY_CORE,
         sys.executable,
@@ -181,7 +181,8 @@ def _until(condition: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.005)
 
 
-def _feed(replica_ports: Sequence[int]) -> FeedState:
+def feed(replica_ports: Sequence[int], keys: int = KEYS) -> FeedState:
+    """What the region tells a worker: keys of several organizations, all limited, and one model."""
     documents: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, document_id: str, document: msgspec.Struct) -> None:
@@ -190,7 +191,7 @@ def _feed(replica_ports: Sequence[int]) -> FeedState:
     def hold(held: tuple[str, BudgetDocument]) -> None:
         add(held[0], held[1].id, held[1])
 
-    for number in range(KEYS):
+    for number in range(keys):
         organization, project, key = (
             f"{prefix}_{index:026d}"
             for prefix, index in (("org", number // KEYS_PER_ORGANIZATION), ("proj", number), ("key", number))

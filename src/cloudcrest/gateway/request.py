@@ -101,9 +101,11 @@ class Request:
         return twin
 
     def again(self, body: bytes) -> "Request":
-        """A copy of a pristine request, with the same head but for its length, and this body."""
-        twin = Request.__new__(Request)
-        twin.__dict__.update(self.__dict__)
+        """A request with the head of this pristine one but for its length, and this body; both are of HTTP/1.1."""
+        twin = Request(self.method, self.target, "1.1", self.headers, self.keep_alive)
+        twin.peer, twin.path, twin.query, twin.key_digest = self.peer, self.path, self.query, self.key_digest
+        twin.authorization, twin.api_key, twin.host = self.authorization, self.api_key, self.host
+        twin.origin, twin.timeout, twin.max_wait = self.origin, self.timeout, self.max_wait
         twin.body, twin.content_length = body, len(body)
         return twin
 

@@ -65,8 +65,8 @@ class Gateway:
         self._all_metrics = (
             None if folder is None else WorkerMetrics(folder, worker=settings.worker, workers=settings.workers)
         )
-        self._desk = Desk(Wallet(holder or settings.name))
-        self._claims = Claims(self._desk.wallet, round(settings.request_timeout_seconds * SECOND))
+        self.desk = Desk(Wallet(holder or settings.name))
+        self._claims = Claims(self.desk.wallet, round(settings.request_timeout_seconds * SECOND))
         self._claims.update(self._feed, set(self._feed.documents))
         admitting = admit if self._limits is None else self._limits.admit
         inference = Inference(
@@ -76,7 +76,7 @@ class Gateway:
             counting=self._counting,
             admit=admitting,
             claims=self._claims,
-            desk=self._desk,
+            desk=self.desk,
         )
         new_id = RequestIds().make
         self._app = GatewayApp(
@@ -103,7 +103,7 @@ class Gateway:
                 new_id=new_id,
             ),
         )
-        self._state = ServerState(settings, self._app, clock.monotonic())
+        self.state = ServerState(settings, self._app, clock.monotonic())
         self._app.metrics_page = self._metrics_page
         self.waiting = inference.waiting
         self._server: asyncio.Server | None = None
@@ -115,7 +115,7 @@ class Gateway:
         """Listens and begins to follow. Raises `SetupError` where it cannot."""
         settings = self._settings
         loop = asyncio.get_running_loop()
-        make_connection = partial(ServerConnection, self._state)
+        make_connection = partial(ServerConnection, self.state)
         tls = _tls_context(settings)
         try:
             if settings.listen_fd is not None:
@@ -143,14 +143,14 @@ class Gateway:
         """Accepts nothing more, lets what runs finish for `drain_seconds`, then ends it, counted."""
         if self._server is not None:
             self._server.close()
-        self._state.drain()
+        self.state.drain()
         self.waiting.close()
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
-                await self._state.drained.wait()
+                await self.state.drained.wait()
         except TimeoutError:
-            _log.warning("drain_cut_short", connections=len(self._state.connections))
-        for connection in list(self._state.connections):
+            _log.warning("drain_cut_short", connections=len(self.state.connections))
+        for connection in list(self.state.connections):
             connection.abort()
         await asyncio.sleep(0)
         await self._counting.finish(COUNT_TIMEOUT_SECONDS)
@@ -167,18 +167,18 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
-            self._state.tick(now)
+            self.state.tick(now)
             self._app.tick(now)
             self._publish_metrics()
 
     def _metrics_page(self) -> bytes:
-        page = self._metrics.render(len(self._state.connections))
+        page = self._metrics.render(len(self.state.connections))
         return page if self._all_metrics is None else self._all_metrics.gather(page)
 
     def _publish_metrics(self) -> None:
         if self._all_metrics is not None:
             try:
-                self._all_metrics.publish(self._metrics.render(len(self._state.connections)))
+                self._all_metrics.publish(self._metrics.render(len(self.state.connections)))
             except OSError as error:
                 _log.warning("metrics_not_published", error=str(error))
 
@@ -198,7 +198,7 @@ class Gateway:
         import httpx2
 
         async with httpx2.AsyncClient(trust_env=False) as client:
-            await self._desk.run(grants_exchange(client, url, self._settings.feed_token))
+            await self.desk.run(grants_exchange(client, url, self._settings.feed_token))
 
     async def _save(self) -> None:
         """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.
