@@ -175,7 +175,9 @@ def instructions(kind: str, count: int, profile: Path) -> int:
 
 def main() -> None:
     """Counts and prints."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gateway.instructions", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gateway.instructions", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("kinds", nargs="*", default=KINDS, help=", ".join(KINDS))
     parser.add_argument("--profile", type=Path, help="where callgrind's output goes, less what KIND was")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)

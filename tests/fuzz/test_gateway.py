@@ -193,8 +193,8 @@ def leftovers(running: RunningGateway) -> dict[str, object]:
     access = gateway.snapshot.access(key_document(limits=Limits(concurrent_requests=MOST_AT_ONCE)), ENGINES[0])
     found: dict[str, object] = {
         "accounts": len(spool.opened) - len(spool.ended),
-        "clients": len(gateway._state.connections),
-        "bodies": gateway._state.gathered_bytes,
+        "clients": len(gateway.state.connections),
+        "bodies": gateway.state.gathered_bytes,
         "calls": len(gateway._calls.active),
         "tasks": len(gateway._calls.tasks),
         "waiting": len(gateway.waiting),

@@ -1,5 +1,6 @@
 """What a request may cost at most, and of whom: prices and budgets as the feed tells them, ready for the hot path."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ _FOREVER = 2**62
 _log = structlog.get_logger(__name__)
 
 
-class _Plan(msgspec.Struct):
+@dataclass
+class _Plan:
     """The scopes of a key's requests until one of their periods is over. `is_strict`: not all are balances."""
 
     pockets: tuple[Pocket, ...]
@@ -40,7 +42,8 @@ class _Plan(msgspec.Struct):
     until: int
 
 
-class _Price(msgspec.Struct):
+@dataclass
+class _Price:
     """What holds for a model and currency until the next card's moment. No card: `rate_card_id` is empty."""
 
     tariff: Tariff

@@ -8,9 +8,9 @@ can, the caller hears what the first said.
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from cloudcrest.gateway.account import Account
@@ -141,7 +141,7 @@ class Fallback:
         return self._first_error
 
     def _begin(self, route: Route) -> None:
-        parsed = msgspec.structs.replace(self._parsed)  # checks may change it for one engine
+        parsed = replace(self._parsed)  # checks may change it for one engine
         name = route.document.model_name
         is_other = name != parsed.body.model
         self._request.extra_head = self._head + (_FALLBACK_HEADER % name.encode() if is_other else b"")

@@ -6,6 +6,7 @@ organization have none pays for one look at `Policies.is_any`.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -204,9 +205,7 @@ class Screening:
         if parsed.sound is not None:
             return with_fields(parsed, fields)
         new = parse(parsed.endpoint, build(fields))
-        return msgspec.structs.replace(
-            parsed, body=new.body, fields=new.fields, size_bytes=new.size_bytes, prompts=new.prompts
-        )
+        return replace(parsed, body=new.body, fields=new.fields, size_bytes=new.size_bytes, prompts=new.prompts)
 
     def _pass(self, parsed: Parsed) -> Responder:
         self._told()

@@ -298,7 +298,16 @@ class Inference:
                 ]
             )
             parts = Parts(
-                self._calls, self._counting, connection, request, route, parsed, account, body, fallback, outlet
+                calls=self._calls,
+                counting=self._counting,
+                connection=connection,
+                request=request,
+                route=route,
+                parsed=parsed,
+                account=account,
+                body=body,
+                fallback=fallback,
+                outlet=outlet,
             )
             relay: Relay | Fanout
             if parsed.sound is not None:

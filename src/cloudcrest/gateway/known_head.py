@@ -29,8 +29,10 @@ class HeadShape:
         """Where the body begins, if `data` is a head of this shape, its whole body and nothing more; else 0."""
         digits_at = self._digits_at
         digits_end = data.find(b"\r", digits_at, digits_at + _MAX_DIGITS + 1)
+        if digits_end < 0 or not data.startswith(self._before):
+            return 0
         digits = data[digits_at:digits_end]
-        if digits_end < 0 or not digits.isdigit() or not data.startswith(self._before):
+        if not digits.isdigit():
             return 0
         if not data.startswith(self._after, digits_end):
             return 0

@@ -5,6 +5,7 @@ Elsewhere each is refused by its name. Wrong values of what is honoured are refu
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -53,9 +54,7 @@ def fit_leniently(fit: Callable[[Parsed], Parsed], parsed: Parsed) -> tuple[Pars
                 raise
             fields = {other: raw for other, raw in parsed.fields.items() if other != name}
             changes: dict[str, Any] = {name: None}
-            parsed = msgspec.structs.replace(
-                parsed, body=msgspec.structs.replace(parsed.body, **changes), fields=fields
-            )
+            parsed = replace(parsed, body=msgspec.structs.replace(parsed.body, **changes), fields=fields)
             dropped.append(name)
 
 

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import msgspec
-
 from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.call import Calls
@@ -40,21 +38,39 @@ class Admitted(NamedTuple):
     fallback: Fallback | None
 
 
-class Parts(msgspec.Struct):
+class Parts:
     """What a relay is made of. `body` is what the engine is sent; `fallback`: who may have others answer; `outlet`:
     what the answer passes on its way out, where it does not go as it is.
     """
 
-    calls: Calls
-    counting: Counting
-    connection: Connection
-    request: Request
-    route: Route
-    parsed: Parsed
-    account: Account
-    body: bytes
-    fallback: Fallback | None = None
-    outlet: Outlet | None = None
+    __slots__ = (
+        "account", "body", "calls", "connection", "counting", "fallback", "outlet", "parsed", "request", "route",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        calls: Calls,
+        counting: Counting,
+        connection: Connection,
+        request: Request,
+        route: Route,
+        parsed: Parsed,
+        account: Account,
+        body: bytes,
+        fallback: Fallback | None = None,
+        outlet: Outlet | None = None,
+    ) -> None:
+        self.calls = calls
+        self.counting = counting
+        self.connection = connection
+        self.request = request
+        self.route = route
+        self.parsed = parsed
+        self.account = account
+        self.body = body
+        self.fallback = fallback
+        self.outlet = outlet
 
     @property
     def may_wait(self) -> bool:

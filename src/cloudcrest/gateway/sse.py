@@ -6,10 +6,8 @@ that talks about usage does not match.
 """
 
 import re
-from typing import Annotated
 
-import msgspec
-
+from cloudcrest.gateway.engine_words import UsageBody, chunk_of, end_of_answer, slices_of, usage_of
 from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import Usage
@@ -18,56 +16,6 @@ MAX_EVENT_BYTES = 4 * MIB
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 _USAGE_OBJECT = re.compile(rb'"usage"\s*+:\s*+(\{(?:[^{}"]++|"[^"\\]*+"|\{[^{}]*+\})*+\})')
 _DONE = b"[DONE]"
-
-
-Count = Annotated[int, msgspec.Meta(le=1_000_000_000)]
-"""Of tokens, as far as an engine is believed: a count beyond any context would be no bill that anyone could take."""
-
-
-class _InputDetails(msgspec.Struct):
-    """`cache_write_tokens` under the names that providers have for it."""
-
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    cache_creation_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class UsageBody(msgspec.Struct):
-    """Usage as engines and providers write it."""
-
-    prompt_tokens: Count | None = None
-    completion_tokens: Count = 0
-    total_tokens: Count = 0
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """What DeepSeek calls the cached ones."""
-    cached_tokens: int | None = None
-    """Where Moonshot has them."""
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    """As Anthropic has them; proxies before it leave them there."""
-
-
-class _EndOfAnswer(msgspec.Struct):
-    usage: UsageBody
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[msgspec.Raw] | None = None
-    usage: UsageBody | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_chunk: msgspec.json.Decoder[_Chunk] = msgspec.json.Decoder(_Chunk)
-_slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_usage: msgspec.json.Decoder[UsageBody] = msgspec.json.Decoder(UsageBody)
-_end_of_answer: msgspec.json.Decoder[_EndOfAnswer] = msgspec.json.Decoder(_EndOfAnswer)
 
 
 class StreamScanner:
@@ -131,7 +79,7 @@ class StreamScanner:
         if b'"usage"' not in text and b'"error"' not in text:
             return event
         try:
-            chunk = _chunk.decode(text)
+            chunk = chunk_of(text)
         except (ValueError, RecursionError):  # no JSON or no UTF-8
             return event
         if not chunk.choices and bytes(chunk.error) != b"null":
@@ -148,7 +96,7 @@ class StreamScanner:
 def _without_usage(event: bytes, text: bytes) -> bytes:
     """An event but for the usage in its chunk `text`: llama.cpp's raw completions say it beside the last choice."""
     try:
-        slices = _slices.decode(text)
+        slices = slices_of(text)
     except ValueError:  # a field's name is no UTF-8
         return event
     return b"data: " + build({name: bytes(raw) for name, raw in slices.items() if name != "usage"}) + b"\n\n"
@@ -173,11 +121,11 @@ def usage_in_answer(body: bytes) -> Usage | None:
         return None
     try:
         # Where it is a field of the answer itself, the rest of the answer is an object that begins with it.
-        return to_usage(_end_of_answer.decode(b"{" + body[start:]).usage)
+        return to_usage(end_of_answer(b"{" + body[start:]).usage)
     except (ValueError, RecursionError):  # no JSON or no UTF-8
         match = _USAGE_OBJECT.match(body, start)
     try:
-        return to_usage(_usage.decode(match[1])) if match is not None else None
+        return to_usage(usage_of(match[1])) if match is not None else None
     except (ValueError, RecursionError):  # no JSON or no UTF-8
         return None
 

@@ -4,6 +4,7 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,7 +56,8 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 
-class Parsed(msgspec.Struct):
+@dataclass
+class Parsed:
     """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
@@ -153,8 +155,8 @@ def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[B
     try:
         body = decoder.decode(data)
         slices = _slices.decode(data)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
+    except msgspec.ValidationError as wrong:
+        raise explain(str(wrong)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:

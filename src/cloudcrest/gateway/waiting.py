@@ -103,8 +103,8 @@ class Waiter:
         self._request.extra_head = self._head + self._waited(now)
         try:
             answering = self._room.begin(self._begin)
-        except OverLimit as error:
-            self._found_no_room(error, now)
+        except OverLimit as over:
+            self._found_no_room(over, now)
         except CloudcrestError as error:
             self._room.leave(self, "refused")
             self._fail(error)

@@ -121,7 +121,7 @@ async def gateway(folder: Path, away: Away) -> AsyncIterator[str]:
         made = Gateway(settings, spool, away.clock, spool.folder.name)
         shipper = Shipper(folder / "spool", away.send, sleep=away.sleep, jitter=lambda: 1.0)
         await made.start()
-        tasks = [asyncio.create_task(made._desk.run(away.exchange)), asyncio.create_task(shipper.run())]
+        tasks = [asyncio.create_task(made.desk.run(away.exchange)), asyncio.create_task(shipper.run())]
         try:
             yield f"http://127.0.0.1:{made.port}"
         finally:

@@ -252,8 +252,8 @@ async def test_a_client_that_does_not_read_its_answer_is_let_go(tmp_path: Path) 
             reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
             writer.write(post())
             await until_async(lambda: running.spool.ended, "it is answered")
-            assert running.gateway._state.connections
-            await until_async(lambda: not running.gateway._state.connections, "who does not read is let go")
+            assert running.gateway.state.connections
+            await until_async(lambda: not running.gateway.state.connections, "who does not read is let go")
             with contextlib.suppress(ConnectionError):
                 assert len(await reader.read()) < 20_000_000
             writer.close()

@@ -1,8 +1,7 @@
 """What a router keeps of one replica beside its place in the fleet."""
 
+from dataclasses import dataclass
 from math import exp
-
-import msgspec
 
 from cloudcrest.gateway.routing.health import Health
 
@@ -12,14 +11,16 @@ DECODE_DRAG_PER_REQUEST = 0.026
 """A decode step beside a chunk of prefill takes this share of the chunk's time, and so much more for each request."""
 
 
-class Member(msgspec.Struct, frozen=True):
+@dataclass
+class Member:
     """A replica as a router is told of it. `slots`: requests it works on at once."""
 
     name: str
     slots: int
 
 
-class Pace(msgspec.Struct):
+@dataclass
+class Pace:
     """Seconds observed for seconds expected, the last few minutes of work counting most."""
 
     observed_seconds: float = 0.0
@@ -35,7 +36,8 @@ class Pace(msgspec.Struct):
         return self.observed_seconds / self.worked_seconds
 
 
-class Replica(msgspec.Struct):
+@dataclass
+class Replica:
     """The bookkeeping of one replica beside its place in the fleet."""
 
     member: Member

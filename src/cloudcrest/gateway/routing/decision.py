@@ -1,8 +1,7 @@
 """The choice of a replica: least expected time to the first token, for this request and those that follow it. Pure."""
 
 from collections.abc import Sequence
-
-import msgspec
+from dataclasses import dataclass
 
 UTILIZATION_WINDOW_SECONDS = 120.0
 _MAX_UTILIZATION = 0.9
@@ -15,7 +14,8 @@ _OWN_WEIGHT = 1.25
 _NEVER = float("inf")
 
 
-class Fleet(msgspec.Struct):
+@dataclass
+class Fleet:
     """What the choice looks at, by replica index; the owner keeps it up to date.
 
     queue_ends_at: when the prefill work sent to it is expected to be done, monotonic seconds.

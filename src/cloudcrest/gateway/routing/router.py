@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Sequence
 from math import exp, inf
 
-import msgspec
-
 from cloudcrest.gateway.routing.books import DECODE_DRAG, DECODE_DRAG_PER_REQUEST, Member, Pace, Replica, drag
 from cloudcrest.gateway.routing.decision import (
     PATIENCE,
@@ -32,26 +30,32 @@ _SHORT_TOKENS = 256
 Cost = Callable[[int, int], float]
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask:
     """What a request wants: its prompt's tokens and block hashes, `block_tokens` each."""
 
-    tokens: int
-    blocks: Sequence[int]
-    block_tokens: int
+    __slots__ = ("block_tokens", "blocks", "tokens")
+
+    def __init__(self, tokens: int, blocks: Sequence[int], block_tokens: int) -> None:
+        self.tokens = tokens
+        self.blocks = blocks
+        self.block_tokens = block_tokens
 
 
-class Ticket(msgspec.Struct):
+class Ticket:
     """A request for one replica. `work`: its prefill seconds on the reference replica; `seconds`: there."""
 
-    index: int
-    name: str
-    ask: Ask
-    work: float
-    seconds: float
-    sent_at: float = 0.0
-    is_waiting: bool = False
-    is_held: bool = False
-    queued: list[float] = []
+    __slots__ = ("ask", "index", "is_held", "is_waiting", "name", "queued", "seconds", "sent_at", "work")
+
+    def __init__(self, index: int, name: str, ask: Ask, work: float, seconds: float) -> None:
+        self.index = index
+        self.name = name
+        self.ask = ask
+        self.work = work
+        self.seconds = seconds
+        self.sent_at = 0.0
+        self.is_waiting = False
+        self.is_held = False
+        self.queued: list[float] | None = None
 
 
 class Router:

@@ -5,6 +5,7 @@ like any other, so that budgets, counting and resuming need to know nothing of i
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -67,7 +68,7 @@ def _rewritten(
         fields["response_format"] = msgspec.json.encode(changes["response_format"])
     changed = msgspec.structs.replace(body, **changes)
     grown = max(0, len(fields["messages"]) - len(parsed.fields["messages"]))
-    return msgspec.structs.replace(
+    return replace(
         parsed,
         body=changed,
         fields=fields,

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.dialects.anthropic.errors import error_document
-from cloudcrest.gateway.sse import UsageBody, to_usage
+from cloudcrest.gateway.engine_words import UsageBody
+from cloudcrest.gateway.sse import to_usage
 from cloudcrest.kernel.errors import EngineFault
 from cloudcrest.kernel.usage import Usage
 
