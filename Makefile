@@ -10,19 +10,25 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip
 .DEFAULT_GOAL := help
 
-.PHONY: help up down test check fmt lock bench bench-gateway chaos fuzz conformance clean
+.PHONY: help up down test test-compiled compiled check fmt lock bench bench-gateway chaos fuzz conformance clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-up: .venv/.runtime ## install and run the cloud on this machine
-	@$(BIN)/cloudcrest up $(ARGS)
+up: .venv/.runtime $(if $(COMPILED),compiled) ## install and run the cloud on this machine; COMPILED=1: with a compiled gateway
+	@$(if $(COMPILED),PYTHONPATH="$(CURDIR)/build/compiled") $(BIN)/cloudcrest up $(ARGS)
 
 down: .venv/.runtime ## stop a cloud that runs on this machine
 	@$(BIN)/cloudcrest down $(ARGS)
 
 test: check ## install and run every check and test
 	$(BIN)/python -m pytest $(ARGS)
+
+compiled: .venv/.dev ## compile the gateway's hot path where its sources have changed (needs a C compiler); see docs/how/compiled.md
+	@$(BIN)/python tools/compiled.py
+
+test-compiled: compiled ## run the gateway's tests against what was compiled
+	PYTHONPATH="$(CURDIR)/build/compiled" $(BIN)/python -m pytest tests/unit/gateway tests/unit/metering tests/integration/gateway tests/fuzz $(ARGS)
 
 check: .venv/.dev ## format, lint, types, import contracts, size gates
 	$(BIN)/ruff format --check .

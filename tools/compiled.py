@@ -120,28 +120,29 @@ def build(folder: Path) -> None:
     (folder / KEY).write_text(key())
 
 
-def main() -> None:
-    """Builds where sources have changed since."""
+def made() -> str | None:
+    """Builds where sources have changed since; None, or why it cannot."""
     if (OUT / KEY).exists() and (OUT / KEY).read_text() == key():
-        return
+        return None
+    shutil.rmtree(OUT, ignore_errors=True)
     reason = missing()
     if reason is not None:
-        sys.exit(f"the gateway cannot be compiled here: {reason} is missing; without it everything works, slower")
+        return f"{reason} is missing; without it everything works, slower"
     wrong = [line for module in MODULES for line in unfit(SOURCES / "cloudcrest" / f"{module}.py")]
     if wrong:
-        sys.exit("\n".join(wrong))
-    shutil.rmtree(OUT, ignore_errors=True)
+        return "\n".join(wrong)
+    print(f"compiling {len(MODULES)} modules with mypyc, some minutes", file=sys.stderr)
     OUT.parent.mkdir(exist_ok=True)
-    print(f"compiling {len(MODULES)} modules with mypyc, about a minute")
     folder = Path(tempfile.mkdtemp(dir=OUT.parent, prefix="compiled-"))
     try:
         build(folder)
         folder.rename(OUT)
     except subprocess.CalledProcessError as error:
-        sys.exit(f"it did not compile:\n{error.stdout[-4_000:]}\n{error.stderr[-4_000:]}")
+        return f"it did not compile:\n{error.stdout[-4_000:]}\n{error.stderr[-4_000:]}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(made())

@@ -1,4 +1,4 @@
-"""The gateway under load, beside nginx as a plain reverse proxy and other gateways.
+"""The gateway under load, as it is and compiled, beside nginx as a plain reverse proxy and other gateways.
 
     python -m bench.gateway [--rounds N] [--seconds S] [--peers NAME …] [--long]
 
@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tools import compiled
 
 from bench.gateway import machine, peers, stage
 from bench.gateway.measure import BIG_PROMPT_BYTES, Generator, Load
@@ -82,6 +84,12 @@ def main() -> None:
 def start_all(stack: ExitStack, folder: Path, ports: Sequence[int], wanted: Sequence[str]) -> list[Target]:
     """Everyone who takes part; who does not is named with the reason."""
     targets = [stack.enter_context(stage.cloudcrest(folder / "cloudcrest", ports))]
+    reason = compiled.made()
+    if reason is None:
+        made = stage.cloudcrest(folder / "compiled", ports, "compiled", compiled.OUT)
+        targets.append(stack.enter_context(made))
+    else:
+        print(f"the compiled gateway is left out: {reason}")
     if stage.has_nginx():
         targets.insert(0, stack.enter_context(stage.nginx(folder / "nginx", ports)))
     else:

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import sys
 import threading
@@ -85,8 +86,13 @@ def upstream(program: Path, log: Path, *, replicas: int, chunks: int, pace_micro
 
 
 @contextmanager
-def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
-    """One worker with 10,000 limited keys, balances, a budget, several replicas, a durable spool, ids and metrics."""
+def cloudcrest(
+    folder: Path, replica_ports: Sequence[int], name: str = "cloudcrest", packages: Path | None = None
+) -> Iterator[Target]:
+    """One worker with 10,000 limited keys, balances, a budget, several replicas, a durable spool, ids and metrics.
+
+    `packages`: where the package is taken from, in place of the one that is installed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / "feed.json", feed(replica_ports))
     argv = pinned(
@@ -112,10 +118,11 @@ def cloudcrest(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
         )
         (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=str))
         began = time.monotonic()
-        pid = stack.enter_context(running(argv, folder / "log"))
-        seconds = first_answer("cloudcrest", port, began)
+        environment = None if packages is None else os.environ | {"PYTHONPATH": str(packages)}
+        pid = stack.enter_context(running(argv, folder / "log", environment))
+        seconds = first_answer(name, port, began)
         stack.enter_context(_shipped(folder / "spool"))
-        yield Target("cloudcrest", port, pid, seconds)
+        yield Target(name, port, pid, seconds)
 
 
 @contextmanager
