@@ -1,5 +1,6 @@
 """Requests for sound: read and checked (OpenAI's shape), and written for an engine."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -90,7 +91,7 @@ def with_fields(parsed: Parsed, fields: dict[str, bytes]) -> Parsed:
     if isinstance(parsed.body, SpeechBody):
         return _speech_of(parsed.endpoint, data)
     body, slices = decode_json(_transcription, data)
-    return msgspec.structs.replace(parsed, body=body, fields=slices)
+    return replace(parsed, body=body, fields=slices)
 
 
 def _speech_of(path: str, data: bytes) -> Parsed:
