@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.admit import GROWTH_CODE, OverLimit
-from cloudcrest.gateway.sse import UsageBody, event_data, to_usage
+from cloudcrest.gateway.engine_words import UsageBody
+from cloudcrest.gateway.sse import event_data, to_usage
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.usage import Usage
 
