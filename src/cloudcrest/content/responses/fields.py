@@ -156,6 +156,11 @@ class ResponseBody(_Strict, kw_only=True):
     user: Annotated[str, Meta(max_length=512)] | None = None
     safety_identifier: Annotated[str, Meta(max_length=512)] | None = None
     prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
+    client_metadata: (
+        Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=8192)]], Meta(max_length=32)]
+        | None
+    ) = None
+    """What Codex tells OpenAI of itself; nobody here reads it."""
 
     @property
     def wants_logprobs(self) -> bool:
