@@ -4,6 +4,7 @@ A row `uploading` comes first and holds its place in the project's quota, then t
 Whatever is killed in between, the next start turns what was left to `deleting`, and the sweep removes it.
 """
 
+import contextlib
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -120,6 +121,9 @@ class Files:
             if reader is not None:
                 raise Conflict(f"the batch '{reader}' reads this file", code="file_in_use", hint="cancel it first")
             await repository.begin_deletion(session, [file.id])
+        # It is out of sight; where its bytes cannot be removed now, the sweep does it.
+        with contextlib.suppress(OSError):
+            await self._remove(file)
 
     async def recover(self) -> None:
         """What the process before left half-way is given up. Called once, before anything is taken in."""
@@ -132,10 +136,13 @@ class Files:
         async with self._database.transaction() as session:
             due = await repository.to_delete(session, self._clock.now(), _SWEEP_FILES)
         for file in due:
-            await self._objects.delete(file.object_key)
-            async with self._database.transaction() as session:
-                await repository.forget(session, file.id)
+            await self._remove(file)
         return len(due)
+
+    async def _remove(self, file: StoredFile) -> None:
+        await self._objects.delete(file.object_key)
+        async with self._database.transaction() as session:
+            await repository.forget(session, file.id)
 
     async def _reserve(self, draft: "Draft", size_bytes: int) -> None:
         settings = self._settings
