@@ -94,8 +94,9 @@ async def running(
     artifact_path: Path | None = None,
     *,
     start_seconds: float = START_SECONDS,
+    refusal: str = "",
 ) -> AsyncIterator[Replica]:
-    """Starts a replica, waits until it is ready, and ends it."""
+    """Starts a replica, waits until it is ready, and ends it. One that says `refusal` is waited for no longer."""
     engine.validate(document)
     launch = Launch(replica_id="rep_test", port=free_port(), token="replica-token", artifact_path=artifact_path)
     spec = engine.process_spec(document, launch)
@@ -109,7 +110,7 @@ async def running(
         async with httpx2.AsyncClient(
             base_url=url, headers=headers, timeout=60, trust_env=False, limits=limits
         ) as client:
-            await _ready(engine, client, launch, process, start_seconds)
+            await _ready(engine, client, launch, process, start_seconds, refusal)
             yield Replica(client=client, url=url, token=launch.token, engine=engine, process=process)
     finally:
         process.terminate()
@@ -121,7 +122,12 @@ async def running(
 
 
 async def _ready(
-    engine: Engine, client: httpx2.AsyncClient, launch: Launch, process: subprocess.Popen[bytes], seconds: float
+    engine: Engine,
+    client: httpx2.AsyncClient,
+    launch: Launch,
+    process: subprocess.Popen[bytes],
+    seconds: float,
+    refusal: str,
 ) -> None:
     last = Probe(is_ready=False)
 
@@ -129,6 +135,7 @@ async def _ready(
         nonlocal last
         assert process.poll() is None, f"the replica ended with {process.returncode}"
         last = await engine.probe(client, str(client.base_url).rstrip("/"), launch.token)
+        assert not refusal or refusal not in (last.reason or ""), "it never will be ready"
         return last.is_ready
 
     look: Callable[[], bool | Awaitable[bool]] = is_ready

@@ -162,6 +162,6 @@ async def test_refuses_to_call_into_this_network(tmp_path: Path) -> None:
     async with listening(provider) as base_url:
         document = deployment("upstream", options={"base_url": base_url})
         with pytest.raises(AssertionError, match="inside this network"):
-            async with running(UpstreamEngine(None), document, start_seconds=1.5):
+            async with running(UpstreamEngine(None), document, refusal="inside this network"):
                 pass
     assert provider.asked == []
