@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision: str | None = "0021"
+revision = "0018"
+down_revision: str | None = "0017"
 
 _PRICES = (
     "cache_write_price_per_million_tokens",

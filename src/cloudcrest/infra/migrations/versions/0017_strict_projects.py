@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0021"
-down_revision: str | None = "0020"
+revision = "0017"
+down_revision: str | None = "0016"
 
 
 def upgrade() -> None:

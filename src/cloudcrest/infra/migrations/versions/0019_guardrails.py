@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0018"
-down_revision: str | None = "0016"
+revision = "0019"
+down_revision: str | None = "0018"
 _TABLES = ("organizations", "projects")
 
 
