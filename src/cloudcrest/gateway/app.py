@@ -162,12 +162,10 @@ class GatewayApp:
     # pages
 
     def _home(self, connection: Connection, request: Request) -> None:
-        accept = next((value for name, value in request.headers if name == b"accept"), b"")
+        accepts_html = any(name == b"accept" and b"text/html" in value for name, value in request.headers)
         scheme = "https" if connection.is_tls else "http"
         base_url = f"{scheme}://{(request.host or b'localhost').decode('latin-1')}"
-        content_type, body = pages.home(
-            accepts_html=b"text/html" in accept, base_url=base_url, docs_url=self._settings.docs_url
-        )
+        content_type, body = pages.home(accepts_html=accepts_html, base_url=base_url, docs_url=self._settings.docs_url)
         connection.respond(200, content_type, body)
 
     def _health(self, connection: Connection, _: Request) -> None:
