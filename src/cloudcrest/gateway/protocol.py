@@ -13,7 +13,7 @@ from typing import Any, cast
 import httptools
 
 from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_large
-from cloudcrest.gateway.http1 import CONTINUE, JSON, STATUS_LINES, Headers, status_line
+from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
 from cloudcrest.gateway.known_head import KnownHead, known_head
 from cloudcrest.gateway.request import Request, Responder
 from cloudcrest.gateway.state import ServerState
@@ -26,8 +26,7 @@ MAX_UNREAD_BODY_BYTES = 64 * KIB
 MAX_GATHERED_BYTES = 512 * MIB
 """Of the bodies of all connections together: many large ones sent slowly would else take all memory."""
 SLOWEST_BODY_BYTES_PER_SECOND = 16 * KIB
-LINGER_SECONDS = 2.0
-MAX_LINGER_BYTES = 1024 * KIB
+LINGER_SECONDS, MAX_LINGER_BYTES = 2.0, 1024 * KIB
 WRITE_BUFFER_BYTES = 64 * KIB
 
 _HELD_BY_PIPELINE = 1
@@ -89,8 +88,8 @@ class ServerConnection(asyncio.Protocol):
         self._incoming = None
         self._current = None
         self._is_broken = True
-        responder, self._responder = self._responder, None
-        if responder is not None:
+        if (responder := self._responder) is not None:
+            self._responder = None
             responder.client_gone()
 
     def eof_received(self) -> None:
@@ -234,8 +233,8 @@ class ServerConnection(asyncio.Protocol):
         if request is None:
             return
         lines = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
-        body = b"" if request.is_head else body
-        self._transport.write(self._head(request, status, extra if status == 204 else lines, body))
+        lines = extra if status == 204 else lines
+        self._transport.write(self._head(request, status, lines, b"" if request.is_head else body))
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:
@@ -250,9 +249,8 @@ class ServerConnection(asyncio.Protocol):
     def start_answer(self, status: int, headers: bytes) -> None:
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""
         request = self._current
-        if request is None:
-            return
-        self._transport.write(self._head(request, status, headers))
+        if request is not None:
+            self._transport.write(self._head(request, status, headers))
 
     def finish(self, *, close: bool = False) -> None:
         """The current answer is whole: the next request's turn, or the end of the connection."""
@@ -326,16 +324,18 @@ class ServerConnection(asyncio.Protocol):
             self.respond_error(request.refusal)
             return
         responder = self._state.application.handle(self, request)
-        if self._current is request:
+        if self._is_at(request):
             self._responder = responder
             if responder is not None and self._paused_since is not None:
                 responder.client_paused()
 
+    def _is_at(self, request: Request) -> bool:
+        return self._current is request  # apart: a compiled caller that has just set it believes that it stays
+
     def _head(self, request: Request, status: int, headers: bytes, body: bytes = b"") -> bytes:
         stays = request.keep_alive and not self._is_broken and not self._state.is_draining
         end = b"\r\n" if stays else b"connection: close\r\n\r\n"
-        line = STATUS_LINES.get(status) or status_line(status)
-        return b"".join((line, headers, request.extra_head, self._state.date_line, end, body))
+        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, end, body))
 
     def _head_size(self) -> int:
         return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
