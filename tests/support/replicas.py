@@ -110,7 +110,7 @@ async def running(
         async with httpx2.AsyncClient(
             base_url=url, headers=headers, timeout=60, trust_env=False, limits=limits
         ) as client:
-            await _ready(engine, client, launch, process, start_seconds, refusal)
+            await _ready(engine, client, launch, process, seconds=start_seconds, refusal=refusal)
             yield Replica(client=client, url=url, token=launch.token, engine=engine, process=process)
     finally:
         process.terminate()
@@ -126,6 +126,7 @@ async def _ready(
     client: httpx2.AsyncClient,
     launch: Launch,
     process: subprocess.Popen[bytes],
+    *,
     seconds: float,
     refusal: str,
 ) -> None:
