@@ -59,6 +59,7 @@ fuzz: .venv/.dev ## try the HTTP and SSE paths with made-up input for TIMES=20 t
 lock: $(UV) ## resolve the dependencies again
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o $(RUNTIME_LOCK) $(UPGRADE)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml --group dev -c $(RUNTIME_LOCK) -o $(DEV_LOCK) $(UPGRADE)
+	for set in tests/conformance/requirements/*.in; do $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links $$set -o $${set%.in}.txt $(UPGRADE) || exit 1; done
 
 clean: ## remove what was installed and built here (not the data folder)
 	rm -rf .venv .uv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,14 +1,18 @@
 """One cloud for all of a conformance run, models that replay what was recorded, and programs from npm."""
 
 import itertools
+import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloudcrest.serving.runtimes import find_uv, make_commands
 from tests.acceptance.tenants import Tenant, answered, sign_up
 from tests.conformance.replay import Replay, Step, replay
 from tests.support.cloud import Cloud, new_cloud
@@ -16,7 +20,9 @@ from tests.support.waiting import until
 
 _numbers = itertools.count(1)
 _PRICES = {"input_price_per_million_tokens": "1", "output_price_per_million_tokens": "10"}
+_HERE = Path(__file__).parent
 _INSTALL_SECONDS = 300
+_CALLS_SECONDS = 300
 _TEST_SECONDS = 900
 """Of the first one, the cloud's start and the installation of a program included."""
 
@@ -85,3 +91,28 @@ def npm_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str]
         return folder / "node_modules" / ".bin" / program
 
     return install
+
+
+@pytest.fixture
+def client_calls(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs `<client>_calls.py` with a Python that has requirements/<client>.txt alone; the JSON that it prints."""
+
+    def run(client: str, tenant: Tenant, *arguments: str) -> dict[str, Any]:
+        folder, requirements = tmp_path / "python", str(_HERE / "requirements" / f"{client}.txt")
+        for argv in make_commands(find_uv(), folder, requirements, os.environ.get("PIP_FIND_LINKS")):
+            subprocess.run(argv, check=True, timeout=_INSTALL_SECONDS)
+        module = f"tests.conformance.{client}_calls"
+        done = subprocess.run(
+            [str(folder / "bin" / "python"), "-m", module, tenant.base_url, tenant.key["key"], *arguments],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(_HERE.parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=_CALLS_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return told
+
+    return run

@@ -11,6 +11,8 @@ from msgspec import Meta, Struct
 MAX_CHOICES = 8
 MAX_BATCH = 2048
 MAX_MESSAGES = 10_000
+MAX_TOOL_CALLS = 128
+"""Of one message."""
 MAX_DOCUMENTS = 1000
 """Of one request to rank them."""
 
@@ -55,26 +57,39 @@ class ImagePart(_Strict, tag_field="type", tag="image_url"):
 
 
 class FunctionCall(_Strict):
+    """`parsed_arguments`: as `parsed` of a message."""
+
     name: Name
     arguments: str
+    parsed_arguments: None = None
 
 
 class ToolCall(_Strict):
+    """`index`: its place, which clients keep of a stream."""
+
     id: ShortText
     function: FunctionCall
     type: Literal["function"] = "function"
+    index: Annotated[int, Meta(ge=0, le=MAX_TOOL_CALLS)] | None = None
 
 
 class Message(_Strict):
-    """One message; which fields go with which role is checked in validate.py."""
+    """One message; which fields go with which role is checked in validate_chat.py.
+
+    `annotations`, `audio`, `function_call`, `parsed`: empty, from clients that give an answer back as they got it.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart | RefusalPart | ImagePart], Meta(max_length=256)] | None = None
     name: Name | None = None
-    tool_calls: Annotated[list[ToolCall], Meta(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOL_CALLS)] | None = None
     tool_call_id: ShortText | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    annotations: Annotated[list[str], Meta(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    parsed: None = None
 
 
 def text_of(message: Message) -> str:

@@ -280,3 +280,19 @@ def test_whether_to_think_is_told_to_chat_templates(engine: Any) -> None:
         return
     check_engine(parsed, route)
     assert forwarded_fields(parsed, route)["chat_template_kwargs"] == b'{"enable_thinking":false}'
+
+
+def test_an_answer_comes_back_as_the_openai_client_keeps_it() -> None:
+    function = {"name": "f", "arguments": "{}", "parsed_arguments": None}
+    kept: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "parsed": None,
+        "audio": None,
+        "function_call": None,
+    }
+    kept |= {"annotations": [], "tool_calls": [{"id": "c", "type": "function", "index": 0, "function": function}]}
+    assert parse(CHAT, chat(messages=[*HELLO["messages"], kept])).size_bytes
+    for name, value in (("annotations", ["x"]), ("parsed", {"a": 1}), ("audio", {}), ("function_call", {})):
+        assert refusal(CHAT, chat(messages=[kept | {name: value}])).param == f"messages[0].{name}"
