@@ -1,6 +1,7 @@
-"""Responses by the openai client: streamed and not, stored, chained, another tenant's, refused."""
+"""Responses and conversations by the openai client: streamed and not, stored, chained, another tenant's, refused."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -116,7 +117,15 @@ def _ended(client: openai.OpenAI, response_id: str) -> Any:
     [
         ({"model": "no-such-model"}, 404, "model_not_found", "model"),
         ({"background": True, "store": False}, 400, "invalid_value", "store"),
-        ({"conversation": "conv_1"}, 400, "unknown_parameter", "conversation"),
+        ({"conversation": "conv_1"}, 404, "not_found", "conversation"),
+        ({"conversation": {"id": "a\x00b"}}, 404, "not_found", "conversation"),
+        (
+            {"conversation": "c", "previous_response_id": "r"},
+            400,
+            "mutually_exclusive_parameters",
+            "previous_response_id",
+        ),
+        ({"conversation": "c", "store": False}, 400, "invalid_value", "store"),
         ({"truncation": "auto"}, 400, "invalid_value", "truncation"),
         ({"tools": [{"type": "web_search"}]}, 400, "invalid_value", "tools[0].type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, 400, "invalid_value", "input[0].type"),
@@ -133,3 +142,103 @@ def _ended(client: openai.OpenAI, response_id: str) -> Any:
 def test_what_is_refused(cloud: Cloud, changes: dict[str, Any], status: int, code: str, param: str) -> None:
     answer = infer(cloud.base_url, cloud.api_key, "POST", "/v1/responses", json={**ASK, **changes})
     assert refused(answer, status, code)["param"] == param
+
+
+def test_a_conversation_goes_on_with_every_response(client: openai.OpenAI) -> None:
+    rules: Any = {"type": "message", "role": "developer", "content": "Be brief."}
+    talk = client.conversations.create(items=[rules], metadata={"a": "b"})
+    assert (talk.object, talk.metadata) == ("conversation", {"a": "b"})
+    first = client.responses.create(**ASK, conversation=talk.id)
+    assert first.conversation is not None
+    assert first.conversation.id == talk.id
+    events = list(client.responses.create(**{**ASK, "input": "Once more."}, conversation={"id": talk.id}, stream=True))
+    second: Any = events[-1].response
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens  # what was said before is asked with it
+    said = ["Be brief.", "Say hello.", first.output_text, "Once more.", second.output_text]
+    assert _texts(client, talk.id) == said
+    pages: list[Any] = list(client.conversations.items.list(talk.id, limit=2))  # newest first, page after page
+    assert [item.content[0].text for item in pages] == said[::-1]
+    with pytest.raises(openai.BadRequestError) as refused_chain:
+        client.responses.create(**ASK, previous_response_id=second.id)
+    assert refused_chain.value.param == "previous_response_id"
+    background = client.responses.create(**ASK, conversation=talk.id, background=True)
+    until(lambda: _ended(client, background.id), "the response has ended", seconds=60)
+    assert len(_texts(client, talk.id)) == len(said) + 2
+
+
+def test_responses_at_once_lose_nothing_of_a_conversation(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    inputs = [f"Say {number}." for number in range(4)]
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        made = pool.map(lambda text: client.responses.create(**{**ASK, "input": text}, conversation=talk.id), inputs)
+        turns = {(text, response.output_text) for text, response in zip(inputs, made, strict=True)}
+    texts = _texts(client, talk.id)
+    assert set(zip(texts[::2], texts[1::2], strict=True)) == turns  # each turn in one piece
+
+
+def test_a_conversations_items_are_put_in_looked_at_and_deleted(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    written: Any = [
+        {"role": "user", "content": "One."},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    ]
+    added = client.conversations.items.create(talk.id, items=written)
+    message, call = added.data
+    assert (added.first_id, added.last_id, added.has_more) == (message.id, call.id, False)
+    assert client.conversations.items.retrieve(message.id or "", conversation_id=talk.id) == message
+    assert client.conversations.items.delete(call.id or "", conversation_id=talk.id).id == talk.id
+    assert [item.id for item in client.conversations.items.list(talk.id)] == [message.id]
+    assert client.conversations.update(talk.id, metadata={"c": "d"}).metadata == {"c": "d"}
+    assert client.conversations.retrieve(talk.id).metadata == {"c": "d"}
+    assert client.conversations.delete(talk.id).deleted
+    for gone in (client.conversations.retrieve, client.conversations.items.list, client.conversations.delete):
+        with pytest.raises(openai.NotFoundError):
+            gone(talk.id)
+
+
+def test_another_tenants_conversation_is_not_there(cloud: Cloud, client: openai.OpenAI) -> None:
+    item: Any = {"role": "user", "content": "Mine.", "id": "msg_mine"}
+    talk = client.conversations.create(items=[item])
+    calls: list[tuple[str, str, Any]] = [
+        ("GET", "", None),
+        ("POST", "", {"metadata": {}}),
+        ("DELETE", "", None),
+        ("GET", "/items", None),
+    ]
+    calls += [("POST", "/items", {"items": [item]}), ("GET", "/items/msg_mine", None)]
+    for method, path, body in [*calls, ("DELETE", "/items/msg_mine", None)]:
+        answer = infer(cloud.base_url, cloud.api_key, method, f"/v1/conversations/{talk.id}{path}", json=body)
+        refused(answer, 404, "not_found", "conversation_id")
+    asked = infer(cloud.base_url, cloud.api_key, "POST", "/v1/responses", json={**ASK, "conversation": talk.id})
+    refused(asked, 404, "not_found", "conversation")
+    assert _texts(client, talk.id) == ["Mine."]
+
+
+def test_what_a_conversation_does_not_take(cloud: Cloud, client: openai.OpenAI) -> None:
+    item = {"role": "user", "content": "One.", "id": "msg_one"}
+    talk = client.conversations.create(items=[item])  # type: ignore[list-item]
+    one = f"/v1/conversations/{talk.id}"
+
+    def post(path: str, body: dict[str, Any]) -> Any:
+        return infer(cloud.base_url, client.api_key, "POST", path, json=body)
+
+    refused(post(f"{one}/items", {"items": [item]}), 400, "duplicate_item", "items[0].id")
+    refused(post(f"{one}/items", {"items": [{"role": "user", "content": "x"}] * 21}), 400, "invalid_value", "items")
+    refused(post(f"{one}/items", {"items": [{"type": "mcp_call"}]}), 400, "invalid_value", "items[0].type")
+    refused(post("/v1/conversations", {"metadata": {"a": "b" * 513}}), 400, "invalid_value")
+    refused(post("/v1/conversations", {"name": "x"}), 400, "unknown_parameter", "name")
+    refused(post("/v1/responses", {**ASK, "conversation": talk.id, "input": [item]}), 400, "duplicate_item")
+    for query, param in (("after=msg_two", "after"), ("limit=0", "limit"), ("order=up", "order")):
+        answer = infer(cloud.base_url, client.api_key, "GET", f"{one}/items?{query}")
+        refused(answer, 400, "invalid_value", param)
+    missing = infer(cloud.base_url, client.api_key, "GET", f"{one}/items/msg%00two")
+    refused(missing, 404, "not_found", "item_id")
+    assert _texts(client, talk.id) == ["One."]
+
+
+def _texts(client: openai.OpenAI, conversation_id: str) -> list[str]:
+    """What was said, oldest first."""
+    items: list[Any] = list(client.conversations.items.list(conversation_id, order="asc"))
+    return [item.content[0].text for item in items]

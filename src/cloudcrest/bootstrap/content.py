@@ -1,4 +1,4 @@
-"""The content service of a region: files, batches and responses, over the region's own database and object store.
+"""The content service of a region: files, batches, responses, conversations, over the region's database and objects.
 
 A process of its own, so that uploads and batches never disturb what runs replicas and ships usage.
 """
@@ -17,11 +17,13 @@ from cloudcrest.content.api import MIGRATIONS
 from cloudcrest.content.http import make_app
 from cloudcrest.content.inference import Inference
 from cloudcrest.content.routes import batches as batch_routes
+from cloudcrest.content.routes import conversations as conversation_routes
 from cloudcrest.content.routes import files as file_routes
 from cloudcrest.content.routes import responses as response_routes
 from cloudcrest.content.service.background import Background
 from cloudcrest.content.service.batch_runner import BatchRunner
 from cloudcrest.content.service.batches import Batches
+from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.service.files import Files
 from cloudcrest.content.service.responses import Responses
 from cloudcrest.content.tasks import keep_sweeping
@@ -53,16 +55,22 @@ async def run(settings: ContentProcessSettings) -> None:
     inference = Inference(settings.gateway_url, settings.token, settings.gateway_certificate_path)
     runner = BatchRunner(database, objects, files, inference, settings=limits, clock=clock)
     batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
-    responses = Responses(database, inference, limits, clock, new_id)
+    conversations = Conversations(database, limits, clock, new_id)
+    responses = Responses(database, inference, conversations, limits, clock=clock, new_id=new_id)
     background = Background(responses, clock)
     await once_database_answers(partial(_prepare, database, files, responses))
-    routes = [*file_routes.routes(files), *batch_routes.routes(batches), *response_routes.routes(responses, background)]
+    routes = [
+        *file_routes.routes(files),
+        *batch_routes.routes(batches),
+        *response_routes.routes(responses, background),
+        *conversation_routes.routes(conversations),
+    ]
     app = make_app(settings.token, routes)
     gc.collect()
     gc.freeze()
     beside = [
         asyncio.create_task(keep_sweeping([files.sweep], limits.sweep_seconds)),
-        asyncio.create_task(keep_sweeping([responses.sweep], _RESPONSES_SWEPT_SECONDS)),
+        asyncio.create_task(keep_sweeping([responses.sweep, conversations.sweep], _RESPONSES_SWEPT_SECONDS)),
         asyncio.create_task(runner.run()),
     ]
     serving = asyncio.create_task(serve_on(app, settings.listen_fd))

@@ -106,3 +106,18 @@ class StoredResponse(msgspec.Struct, frozen=True):
     items: bytes
     document: bytes
     is_running: bool = False
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A conversation. `metadata`: JSON. `next_position`: of the item to come; `size_bytes`: what it counts for."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    key_id: str
+    created_at: datetime
+    expires_at: datetime
+    metadata: bytes
+    next_position: int = 0
+    item_count: int = 0
+    size_bytes: int = 0

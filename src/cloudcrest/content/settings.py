@@ -15,7 +15,9 @@ class ContentSettings(msgspec.Struct, frozen=True):
     A project may keep `project_files` files of `project_bytes` together, one of them `file_bytes`. Uploads are refused
     where less than `disk_reserve_bytes` would be left on the object store's disk. A project may have `project_batches`
     batches that have not ended; `batches_at_once` of all run at a time, with `batch_requests_at_once` requests in all.
-    A response is kept for `response_days`, and of a project the newest `project_responses`.
+    A response is kept for `response_days`, and of a project the newest `project_responses`. A conversation is kept
+    until nothing was added for `conversation_days`, and of a project the `project_conversations` used last; it has up
+    to `conversation_items` items of `conversation_bytes`, and a project's have `project_conversation_bytes` together.
     """
 
     objects_url: str | None = None
@@ -29,4 +31,9 @@ class ContentSettings(msgspec.Struct, frozen=True):
     batch_requests_at_once: _Positive = 16
     project_responses: _Positive = 100_000
     response_days: _Positive = 30
+    project_conversations: _Positive = 100_000
+    project_conversation_bytes: _Positive = 1 * GIB
+    conversation_items: _Positive = 4096
+    conversation_bytes: _Positive = 16 * MIB
+    conversation_days: _Positive = 365
     sweep_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -117,3 +117,36 @@ class ResponseRow(ContentBase):
     items: Mapped[bytes] = mapped_column(LargeBinary)
     document: Mapped[bytes] = mapped_column(LargeBinary)
     is_running: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class ConversationRow(ContentBase):
+    """A conversation. `metadata`: JSON. `next_position`: of the item to come; `size_bytes`: what it counts for."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (
+        Index("ix_conversations_project_id", "project_id"),
+        Index("ix_conversations_expires_at", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    project_id: Mapped[str]
+    key_id: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    metadata_: Mapped[bytes] = mapped_column("metadata", LargeBinary)
+    next_position: Mapped[int] = mapped_column(BigInteger)
+    item_count: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class ConversationItemRow(ContentBase):
+    """An item of a conversation, as JSON. Positions only grow; where items were deleted, there are gaps."""
+
+    __tablename__ = "conversation_items"
+    __table_args__ = (UniqueConstraint("conversation_id", "id"),)
+
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[str]
+    document: Mapped[bytes] = mapped_column(LargeBinary)

@@ -265,7 +265,7 @@ class ContentExchange(ProxyExchange):
         return identity_lines(self._key, self._calls.settings.content_token)
 
     def _unavailable(self) -> None:
-        away = "files, batches and responses are away or starting"
+        away = "files, batches, responses and conversations are away or starting"
         self._client.respond_error(
             Unavailable(
                 away, code="content_unavailable", hint="try again shortly", retry_after_seconds=RETRY_AFTER_SECONDS

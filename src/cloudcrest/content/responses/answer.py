@@ -220,6 +220,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "completed_at": None,
         "status": "in_progress",
         "background": body.background is True,
+        "conversation": None if body.conversation_id is None else {"id": body.conversation_id},
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,

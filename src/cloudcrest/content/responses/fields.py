@@ -10,6 +10,9 @@ from msgspec import Meta, Struct
 Text = Annotated[str, Meta(max_length=10_000_000)]
 Id = Annotated[str, Meta(max_length=256)]
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -126,6 +129,10 @@ class StreamOptions(_Strict):
     include_obfuscation: Literal[False] | None = None
 
 
+class ConversationReference(_Strict):
+    id: Id
+
+
 class ResponseBody(_Strict, kw_only=True):
     """POST /v1/responses. `items`: its `input` where that is a list; set by request.py."""
 
@@ -133,6 +140,7 @@ class ResponseBody(_Strict, kw_only=True):
     input: Text | Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=2048)]
     instructions: Text | None = None
     previous_response_id: Id | None = None
+    conversation: Id | ConversationReference | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -147,10 +155,7 @@ class ResponseBody(_Strict, kw_only=True):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
-    metadata: (
-        Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     truncation: Literal["disabled"] | None = None
     service_tier: Literal["auto", "default"] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
@@ -161,6 +166,11 @@ class ResponseBody(_Strict, kw_only=True):
         | None
     ) = None
     """What Codex tells OpenAI of itself; nobody here reads it."""
+
+    @property
+    def conversation_id(self) -> str | None:
+        given = self.conversation
+        return given.id if isinstance(given, ConversationReference) else given
 
     @property
     def wants_logprobs(self) -> bool:

@@ -22,30 +22,31 @@ from cloudcrest.content.responses.fields import (
 from cloudcrest.gateway.explain import explain
 from cloudcrest.kernel.errors import InvalidInput
 
-_ITEM_PREFIXES = {
-    MessageItem: "msg",
-    FunctionCallItem: "fc",
-    FunctionOutputItem: "fco",
-    ReasoningItem: "rs",
-}
+PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+"""Of items' ids, by their type."""
 
 
 def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
     """The input as items, each with an id. Raises `InvalidInput` with the path of what is not understood."""
     if isinstance(body.input, str):
         return [MessageItem("user", [InputText(body.input)], id=new_id("msg"), status="completed")]
+    return read_items(body.input, "input", new_id)
+
+
+def read_items(written_items: Sequence[dict[str, Any]], field: str, new_id: Callable[[str], str]) -> list[Item]:
+    """Items as they are written in this field, each with an id. Raises `InvalidInput` as `items_of` does."""
     items: list[Item] = []
-    for index, written in enumerate(body.input):
+    for index, written in enumerate(written_items):
         item = {"type": "message", **written} if "role" in written else written
         try:
             read: Item = msgspec.convert(item, Item)
         except msgspec.ValidationError as error:
             told = explain(str(error))
-            path = f"input[{index}]" + (f".{told.param}" if told.param else "")
+            path = f"{field}[{index}]" + (f".{told.param}" if told.param else "")
             raise InvalidInput(
                 told.message.replace(f"'{told.param}'", f"'{path}'"), param=path, code=told.code
             ) from None
-        read.id = read.id or new_id(_ITEM_PREFIXES[type(read)])
+        read.id = read.id or new_id(PREFIXES[str(read.__struct_config__.tag)])
         if isinstance(read, MessageItem) and isinstance(read.content, str):
             kind = OutputText if read.role == "assistant" else InputText
             read.content = [kind(read.content)]
@@ -54,10 +55,37 @@ def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
     return items
 
 
+def said_before(documents: Sequence[dict[str, Any]], field: str) -> list[Item]:
+    """Items as they were kept. Raises `InvalidInput` for what a model made that none can be asked with."""
+    items: list[Item] = []
+    for document in documents:
+        try:
+            items.append(msgspec.convert(document, Item))
+        except msgspec.ValidationError as error:  # a call of a function whose name cannot be one
+            raise InvalidInput(
+                f"the item '{document.get('id')}' cannot be asked again: {error}",
+                param=field,
+                hint="go on without it: delete it from its conversation, or send the items that are to be asked",
+            ) from None
+    return items
+
+
+def check_state(body: ResponseBody) -> None:
+    """Raises `InvalidInput` where what it goes on with and what is kept of it do not go together."""
+    if body.store is False and body.background:
+        raise InvalidInput("a response in the background is stored", param="store")
+    if body.store is False and body.conversation is not None:
+        raise InvalidInput("what a conversation goes on with is stored", param="store", hint="leave out one of the two")
+    if body.previous_response_id is not None and body.conversation is not None:
+        raise InvalidInput(
+            "a response goes on with a conversation or with a response, not both",
+            param="previous_response_id",
+            code="mutually_exclusive_parameters",
+        )
+
+
 def chat_request(body: ResponseBody, items: Sequence[Item]) -> dict[str, Any]:
     """The chat completion's body for these items: those before, then those of the request."""
-    if body.background and body.store is False:
-        raise InvalidInput("a response in the background is stored", param="store")
     request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items), "stream": True}
     request["stream_options"] = {"include_usage": True}
     for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):

@@ -13,7 +13,8 @@ from cloudcrest.content.inference import Answer, Inference, gateway_lost, read_a
 from cloudcrest.content.repository import responses as repository
 from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker
 from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
-from cloudcrest.content.responses.request import chat_request, items_of
+from cloudcrest.content.responses.request import chat_request, check_state, items_of, said_before
+from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
@@ -25,6 +26,8 @@ _TRIMMED_AT_ONCE = 500
 _RECOVERED_AT_ONCE = 10_000
 _PATH = "/v1/chat/completions"
 _DONE = "[DONE]"
+_SAID = ("completed", "incomplete")
+"""How a response ends whose turn belongs to its conversation: one that failed or was cancelled can be asked anew."""
 _CODES = ("server_error", "rate_limit_exceeded")
 """Of a response that failed, as OpenAI has them."""
 
@@ -41,9 +44,17 @@ class Responses:
     """The responses of every project of a region."""
 
     def __init__(
-        self, database: Database, inference: Inference, settings: ContentSettings, clock: Clock, new_id: NewId
+        self,
+        database: Database,
+        inference: Inference,
+        conversations: Conversations,
+        settings: ContentSettings,
+        *,
+        clock: Clock,
+        new_id: NewId,
     ) -> None:
         self._database = database
+        self._conversations = conversations
         self._inference = inference
         self._settings = settings
         self._clock = clock
@@ -52,7 +63,8 @@ class Responses:
     async def begin(self, caller: Caller, body: ResponseBody, headers: Mapping[str, str]) -> "RunningResponse":
         """Begins a response. Raises `InvalidInput`, `Refused` where the gateway does not answer it, `Unavailable`."""
         items = items_of(body, self._new_id)
-        history = await self._history(caller.project_id, body.previous_response_id)
+        check_state(body)
+        history = await self._history(caller.project_id, body, items)
         context = [*history, *items]
         _check_calls(context, len(history))
         request = msgspec.json.encode(chat_request(body, context))
@@ -123,12 +135,23 @@ class Responses:
         )
         async with self._database.transaction() as session:
             await repository.put(session, stored)
+            if document["conversation"] is not None and document["status"] in _SAID:
+                conversation_id, output = document["conversation"]["id"], document["output"]
+                await self._conversations.append(
+                    session, caller.project_id, conversation_id, items=items, output=output
+                )
 
     def unix_seconds(self) -> int:
         return int(self._clock.unix_seconds())
 
-    async def _history(self, project_id: str, previous: str | None) -> list[Item]:
-        """What was said before, oldest first. Raises `InvalidInput` where a part of it is gone."""
+    async def _history(self, project_id: str, body: ResponseBody, items: list[Item]) -> list[Item]:
+        """What was said before, oldest first. Raises `InvalidInput`, `NotFound` for a conversation."""
+        if body.conversation_id is not None:
+            return await self._conversations.history(project_id, body.conversation_id, items)
+        return await self._chain(project_id, body.previous_response_id)
+
+    async def _chain(self, project_id: str, previous: str | None) -> list[Item]:
+        """The responses before, oldest first. Raises `InvalidInput` where a part of it is gone."""
         turns: list[list[Item]] = []
         while previous is not None:
             if len(turns) >= MAX_CHAIN:
@@ -142,7 +165,13 @@ class Responses:
             if stored.is_running:
                 raise InvalidInput("the response before has not ended", param="previous_response_id")
             document = msgspec.json.decode(stored.document)
-            said = msgspec.convert(document["output"], list[Item])
+            if document.get("conversation") is not None:  # what came before it is there
+                raise InvalidInput(
+                    "a response before belongs to a conversation",
+                    param="previous_response_id",
+                    hint=f"go on with conversation '{document['conversation']['id']}'",
+                )
+            said = said_before(document["output"], "previous_response_id")
             turns.append([*msgspec.json.decode(stored.items, type=list[Item]), *said])
             previous = stored.previous_response_id
         return [item for turn in reversed(turns) for item in turn]
@@ -224,6 +253,6 @@ def _check_calls(context: list[Item], known: int) -> None:
         elif isinstance(item, FunctionOutputItem) and item.call_id not in made:
             raise InvalidInput(
                 f"there is no function call '{item.call_id[:100]}' before its output",
-                param=f"input[{max(0, index - known)}].call_id",
+                param="conversation" if index < known else f"input[{index - known}].call_id",
                 hint="send the function_call item too, or its previous_response_id",
             )
