@@ -2,7 +2,7 @@
 
 from cloudcrest.governance.detectors.hits import Detector, Hit
 from cloudcrest.governance.detectors.presidio import presidio_detector
-from cloudcrest.governance.detectors.registry import DETECTORS
+from cloudcrest.governance.detectors.registry import detectors
 from cloudcrest.governance.guard import Findings, Guard, Placeholders
 from cloudcrest.governance.moderation.results import RULE_MODEL, result, rule_verdict
 from cloudcrest.governance.moderation.verdicts import Verdict, verdict
@@ -10,7 +10,6 @@ from cloudcrest.governance.policy import Actions, actions
 from cloudcrest.governance.requests import Screen, Steps
 
 __all__ = [
-    "DETECTORS",
     "RULE_MODEL",
     "Actions",
     "Detector",
@@ -22,6 +21,7 @@ __all__ = [
     "Steps",
     "Verdict",
     "actions",
+    "detectors",
     "detectors_for",
     "presidio_detector",
     "result",
@@ -32,4 +32,4 @@ __all__ = [
 
 def detectors_for(kinds: Actions) -> tuple[Detector, ...]:
     """The detectors of the kinds that a policy names."""
-    return tuple(detector for kind, detector in DETECTORS.items() if kind in kinds)
+    return tuple(detector for kind, detector in detectors().items() if kind in kinds) if kinds else ()

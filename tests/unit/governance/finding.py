@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cloudcrest.governance.api import DETECTORS, Findings, Guard, Placeholders, detectors_for
+from cloudcrest.governance.api import Findings, Guard, Placeholders, detectors, detectors_for
 from cloudcrest.governance.detectors.hits import CONTEXT_CHARACTERS, Hit, best, segment
 from cloudcrest.governance.policy import Actions
 from cloudcrest.governance.segments import find_segments, normalise
 from cloudcrest.identity.api import GuardrailAction
 
-ALL: dict[str, GuardrailAction] = dict.fromkeys(DETECTORS, "redact")
+ALL: dict[str, GuardrailAction] = dict.fromkeys(detectors(), "redact")
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -19,7 +19,7 @@ def found(text: str) -> list[tuple[str, str]]:
     hits: list[tuple[str, str]] = []
     for begin, end in find_segments(normal, 0, is_final=True).segments:
         looked_at = segment(normal[begin:end], normal[max(0, begin - CONTEXT_CHARACTERS) : begin])
-        all_hits: list[Hit] = [hit for detector in DETECTORS.values() for hit in detector(looked_at)]
+        all_hits: list[Hit] = [hit for detector in detectors().values() for hit in detector(looked_at)]
         hits += [(hit.kind, text[begin + hit.start : begin + hit.end]) for hit in best(all_hits)]
     return hits
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cloudcrest.governance
-from cloudcrest.governance.api import DETECTORS, Findings, Guard, Placeholders, detectors_for
+from cloudcrest.governance.api import Findings, Guard, Placeholders, detectors, detectors_for
 from cloudcrest.governance.segments import MAX_KEY_BLOCK, MAX_WORD, find_segments
 from cloudcrest.identity.api import GUARDRAIL_KINDS, GuardrailAction
 from tests.unit.governance.finding import ALL, cut, guarded
@@ -26,7 +26,7 @@ PIECES = [
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
 POLICIES = st.dictionaries(
     st.sampled_from(GUARDRAIL_KINDS), st.sampled_from(["flag", "redact", "block"]), min_size=4
-).map(lambda rules: {k: "flag" if a == "redact" and k not in DETECTORS else a for k, a in rules.items()})
+).map(lambda rules: {k: "flag" if a == "redact" and k not in detectors() else a for k, a in rules.items()})
 
 
 @settings(max_examples=150, deadline=None)
@@ -44,7 +44,7 @@ def test_however_a_text_is_cut_the_same_comes_out(
 @settings(max_examples=50, deadline=None)
 @given(text=TEXTS)
 def test_flags_change_nothing(text: str) -> None:
-    assert guarded(list(text), dict.fromkeys(DETECTORS, "flag"))[0] == text
+    assert guarded(list(text), dict.fromkeys(detectors(), "flag"))[0] == text
 
 
 def test_prose_is_held_back_by_a_word_at_most() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cloudcrest.governance.detectors.hits import CONTEXT_CHARACTERS, best, segment
-from cloudcrest.governance.detectors.registry import DETECTORS
+from cloudcrest.governance.detectors.registry import detectors
 from cloudcrest.governance.moderation.categories import CATEGORIES, OWN_CATEGORIES, with_parents
 from cloudcrest.governance.moderation.rules import judge
 from cloudcrest.governance.moderation.verdicts import Verdict
@@ -22,7 +22,7 @@ def rule_verdict(text: str) -> Verdict:
         scores[category] = max(scores.get(category, 0.0), score)
     for begin, end in find_segments(normal, 0, is_final=True).segments:
         looked_at = segment(normal[begin:end], normal[max(0, begin - CONTEXT_CHARACTERS) : begin])
-        for hit in best(hit for detector in DETECTORS.values() for hit in detector(looked_at)):
+        for hit in best(hit for detector in detectors().values() for hit in detector(looked_at)):
             group = "secrets" if hit.kind in GUARDRAIL_GROUPS["secrets"] else "pii"
             scores[group] = max(scores.get(group, 0.0), hit.confidence)
     return Verdict(any(score >= FLAGGED_FROM for score in scores.values()), scores)
