@@ -104,6 +104,7 @@ class TokensView(BaseModel):
     """What was used, in tokens and otherwise.
 
     `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` of `output_tokens`.
+    `characters` were spoken, `audio_milliseconds` listened to, `images` made.
     `is_estimate`: counted from what was relayed, because the engine's own count was lost.
     """
 
@@ -135,7 +136,7 @@ class UsageView(BaseModel):
     is_stream: bool
     outcome: Outcome
     usage: TokensView
-    tier: Tier = "standard"
+    tier: Tier = Field(default="standard", description="batch: a line of a batch, at batch prices")
     charge: ChargeView | None
     unpriced_reason: UnpricedReason | None = None
 

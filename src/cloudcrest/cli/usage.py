@@ -80,10 +80,10 @@ _GROUPS: dict[str, list[Column]] = {
 
 def usage(
     *,
-    summary: Annotated[bool, Parameter(negative=(), help="Totals instead of each request.")] = False,
+    summary: Annotated[bool, Parameter(negative=(), help="Totals instead of each request, by model.")] = False,
     by: Annotated[
-        Literal["model", "day", "day_model", "project", "key"], Parameter(help="What there are totals of.")
-    ] = "model",
+        Literal["model", "day", "day_model", "project", "key"] | None, Parameter(help="Totals by something else.")
+    ] = None,
     org: Annotated[str | None, Parameter(help="Organization, by id or name.")] = None,
     project: Annotated[str | None, Parameter(help="Project, by id or name.")] = None,
     key_id: Annotated[str | None, Parameter(help="Only of this key.")] = None,
@@ -108,9 +108,10 @@ def usage(
             "since": _utc(since),
             "until": _utc(until),
         }
-        if summary:
-            found = cloud.get(at("usage", "summary"), group_by=by, **query)
-            show_rows(found["data"], [*_GROUPS[by], *_SUMS], options.format, empty="nothing was used yet")
+        if summary or by is not None:
+            group = by or "model"
+            found = cloud.get(at("usage", "summary"), group_by=group, **query)
+            show_rows(found["data"], [*_GROUPS[group], *_SUMS], options.format, empty="nothing was used yet")
         else:
             rows = cloud.items(at("usage"), limit=limit, **query)
             show_rows(rows, _REQUEST, options.format, empty="nothing was used yet")

@@ -14,10 +14,15 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Cloudcrest</title>
 <style>body{{font:16px/1.6 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}}
-pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
+pre{{background:#f2f2f2;padding:1rem;overflow:auto}}td{{padding-right:1rem}}</style>
 <h1>Cloudcrest</h1>
-<p>This is an AI cloud. Its inference API speaks OpenAI's dialect at <code>{base}/v1</code>;
-its management API is described at <a href="{docs}">{docs}</a>.</p>
+<p>This is an AI cloud. Clients reach its models, by name and with an API key, at these base URLs:</p>
+<table>
+<tr><td>OpenAI</td><td><code>{base}/v1</code></td></tr>
+<tr><td>Anthropic</td><td><code>{base}</code></td></tr>
+<tr><td>DashScope</td><td><code>{base}/api/v1</code>, <code>{base}/compatible-mode/v1</code></td></tr>
+</table>
+<p>Its management API is described at <a href="{docs}">{docs}</a>.</p>
 <pre>curl {base}/v1/chat/completions -H "Authorization: Bearer $CLOUDCREST_API_KEY" \\
   -H "Content-Type: application/json" \\
   -d '{{"model": "smollm2-135m-instruct", "messages": [{{"role": "user", "content": "Hello"}}]}}'</pre>

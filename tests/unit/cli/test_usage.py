@@ -53,7 +53,7 @@ def test_a_summary_shows_hit_rates_by_what_was_asked_for(
         "unpriced_requests": 0,
     }  # fmt: skip
     cloud.answer("GET", "/api/v1/usage/summary", {"data": [group]})
-    assert cli("usage", "--summary", "--by", "day_model", "--format", "csv") == 0
+    assert cli("usage", "--by", "day_model", "--format", "csv") == 0
     head, line = capsys.readouterr().out.splitlines()
     assert head.startswith("day (UTC),model,requests,input,cached,hit rate,written,")
     assert line.startswith("2026-11-23,m,3,200,150,75%,30,9,0,2.5 s,0,0.5 USD,0")
