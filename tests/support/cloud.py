@@ -77,7 +77,9 @@ class Cloud:
     def variables(self) -> dict[str, str]:
         """The environment it is started with: nothing of the developer's own cloud."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDCREST_")}
-        return {**clean, "CLOUDCREST_MODELS_FOLDER": str(models_folder()), **self.environment}
+        # All tenants of a run sign up from one address.
+        many = {"CLOUDCREST_ATTEMPTS_PER_ADDRESS": "10000"}
+        return {**clean, **many, "CLOUDCREST_MODELS_FOLDER": str(models_folder()), **self.environment}
 
     def start(self) -> None:
         """Starts it and waits until it is ready; fails with its output when it is not."""
