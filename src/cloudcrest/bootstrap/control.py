@@ -25,7 +25,10 @@ from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.ids import new_id
 
-_DESCRIPTION = "Accounts, models, deployments, usage and money of this cloud. Inference is at /v1, as OpenAI has it."
+_DESCRIPTION = (
+    "Accounts, models, deployments, usage and money of this cloud. "
+    "Inference is at /v1, as OpenAI has it, and as other clients have it where the front page says."
+)
 
 
 def process(settings_path: Path) -> Coroutine[Any, Any, None]:
