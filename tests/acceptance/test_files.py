@@ -123,3 +123,10 @@ def test_an_upload_that_content_dies_in_leaves_nothing(cloud: Cloud, anyone: Ten
     until(lambda: infer(cloud.base_url, key, "GET", "/v1/files").status_code == 200, "content is back")
     assert objects(cloud) == before
     assert infer(cloud.base_url, key, "GET", "/v1/files").json()["data"] == []
+
+
+@pytest.mark.parametrize("path", ["files", "batches", "responses", "conversations"])
+def test_an_id_that_no_database_holds_is_no_fault_of_ours(cloud: Cloud, path: str) -> None:
+    answer = infer(cloud.base_url, cloud.api_key, "GET", f"/v1/{path}/a%00b")
+    assert answer.status_code in (400, 404), answer.text
+    assert answer.json()["error"]["type"] in ("invalid_request_error", "not_found_error")

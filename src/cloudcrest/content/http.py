@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -44,6 +44,7 @@ def make_app(token: str, routes: Sequence[BaseRoute]) -> Starlette:
         exception_handlers={
             CloudcrestError: _on_error,
             HTTPException: _on_http_exception,
+            DataError: _on_data_error,
             OperationalError: _on_database_error,
             InterfaceError: _on_database_error,
             PoolTimeout: _on_database_error,
@@ -130,6 +131,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 405:
         return error_response(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
     return error_response(NotFound("there is nothing at this path", hint="see docs/how/files.md"))
+
+
+async def _on_data_error(_: Request, __: Exception) -> Response:
+    return error_response(InvalidInput("an id or a text holds a NUL character, or a number is too large"))
 
 
 async def _on_database_error(_: Request, error: Exception) -> Response:
