@@ -48,7 +48,25 @@ class Chunk(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class Images(msgspec.Struct):
+    """As many as came."""
+
+    data: list[msgspec.Raw] = []
+
+
+class SaidError(msgspec.Struct):
+    message: str = ""
+    code: str | None = None
+    param: str | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    error: SaidError
+
+
 chunk_of = msgspec.json.Decoder(Chunk).decode
 slices_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 usage_of = msgspec.json.Decoder(UsageBody).decode
 end_of_answer = msgspec.json.Decoder(EndOfAnswer).decode
+images_of = msgspec.json.Decoder(Images).decode
+error_of = msgspec.json.Decoder(ErrorBody).decode

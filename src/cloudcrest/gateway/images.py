@@ -2,16 +2,10 @@
 
 import msgspec
 
+from cloudcrest.gateway.engine_words import images_of
 from cloudcrest.gateway.parts import Parts
 from cloudcrest.gateway.relay import PlainRelay
 from cloudcrest.kernel.usage import Outcome, Usage
-
-
-class _Images(msgspec.Struct):
-    data: list[msgspec.Raw] = []
-
-
-_images: msgspec.json.Decoder[_Images] = msgspec.json.Decoder(_Images)
 
 
 class ImageRelay(PlainRelay):
@@ -28,7 +22,7 @@ class ImageRelay(PlainRelay):
 
     def _usage_of(self, body: bytes) -> Usage:
         try:
-            made = len(_images.decode(body).data)
+            made = len(images_of(body).data)
         except (msgspec.DecodeError, RecursionError):
             return self._estimate()
         return Usage(0, 0, images=min(made, self._wanted))

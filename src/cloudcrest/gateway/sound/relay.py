@@ -9,6 +9,7 @@ import re
 import msgspec
 
 from cloudcrest.gateway.deadline import deadline_passed
+from cloudcrest.gateway.engine_words import error_of
 from cloudcrest.gateway.errors import error_event
 from cloudcrest.gateway.http1 import JSON, LAST_CHUNK, chunk
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
@@ -24,16 +25,6 @@ _NOTHING = Usage(0, 0)
 _CONTENT_TYPE = re.compile(rb"\r\ncontent-type:[ \t]*([^\r\n]{1,200})", re.IGNORECASE)
 _USAGE = re.compile(rb"\r\n%b:[ \t]*([^\r\n]{1,500})" % USAGE_HEADER.encode(), re.IGNORECASE)
 _EVENTS = b"text/event-stream"
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    code: str | None = None
-    param: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Error
 
 
 class SoundRelay(Relay):
@@ -130,7 +121,7 @@ class SoundRelay(Relay):
     def _meaning(self, status: int, body: bytes) -> CloudcrestError:
         if self._route.document.engine in OURS and status in (400, 413):
             try:
-                said = msgspec.json.decode(body, type=_ErrorBody).error
+                said = error_of(body).error
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return super()._meaning(status, body)
             return InvalidInput(said.message, code=said.code, param=said.param)
