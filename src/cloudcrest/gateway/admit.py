@@ -22,11 +22,10 @@ _SLACK = 1e-9
 class OverLimit(LimitExceeded):
     """A scope has no room now; who waits, waits for that one's. `is_of_tokens`: for so many tokens."""
 
-    is_of_tokens = False
-
     def __init__(self, scope: "Scope", message: str, hint: str, wait_seconds: float, code: str | None = None) -> None:
         super().__init__(message, hint=hint, retry_after_seconds=wait_seconds, code=code)
         self.scope = scope
+        self.is_of_tokens = False
 
 
 class Bucket:
