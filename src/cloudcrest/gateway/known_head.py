@@ -80,11 +80,15 @@ def known_head(data: bytes, request: Request, max_body_bytes: int) -> KnownHead 
 
 
 def _is_plain(request: Request) -> bool:
-    """A POST of a known length, on a connection that stays; nothing to be said to it before its answer."""
+    """A POST of a known length, on a connection that stays; nothing to be said to it before its answer.
+
+    What our content service asks on behalf of a key is read each time: `again` knows of nobody's behalf.
+    """
     return (
         request.method == b"POST"
         and request.keep_alive
         and not (request.is_http_1_0 or request.is_chunked or request.expects_continue)
         and not request.is_streamed
         and request.refusal is None
+        and request.behalf_of is None
     )

@@ -1,6 +1,7 @@
 """The link to the content service: who is believed, on whose behalf it asks, and when a batch has to stand back."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -107,6 +108,24 @@ async def test_inference_on_behalf_of_a_key_is_that_keys(tmp_path: Path) -> None
         running.set_documents("key", {})
         revoked = await client.post("/v1/chat/completions", json=BODY, headers=behalf())
         assert (revoked.status_code, revoked.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_the_same_head_again_is_on_behalf_of_the_key_again(tmp_path: Path) -> None:
+    body = json.dumps(BODY).encode()
+    lines = [f"{name}: {value}" for name, value in behalf().items()]
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: a", *lines, f"content-length: {len(body)}"]
+    head = "\r\n".join([*lines, "", ""])
+    async with front(tmp_path, json_answer(COMPLETION)) as (client, _, _):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        try:
+            for _ in range(3):
+                writer.write(head.encode() + body)  # in one piece, as a connection recognises it
+                answer = await reader.readuntil(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                await reader.readexactly(int(length.partition(b":")[2]))
+        finally:
+            writer.close()
 
 
 async def test_nobody_else_asks_on_behalf_of_a_key(tmp_path: Path) -> None:

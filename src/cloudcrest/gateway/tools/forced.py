@@ -10,7 +10,8 @@ from typing import Any
 from cloudcrest.gateway.fields import JsonSchemaBody, JsonSchemaFormat, Tool
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"arguments"\s*:\s*')
-_END = re.compile(r"[\s}]*\Z")
+_END = " \t\r\n}"
+"""What may stand behind the arguments."""
 _DEFINITIONS = ("$defs", "definitions")
 
 
@@ -70,8 +71,7 @@ class ForcedCall:
         if not self._has_begun:
             self._held = self._held.lstrip()
             self._has_begun = bool(self._held)
-        end = _END.search(self._held)
-        at = len(self._held) if end is None else end.start()
+        at = len(self._held.rstrip(_END))
         arguments, self._held = self._held[:at], self._held[at:]
         return arguments
 

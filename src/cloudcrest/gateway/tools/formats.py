@@ -37,11 +37,13 @@ class Form(msgspec.Struct, frozen=True):
     at_start: bool = False
 
 
-_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)</function>", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\s]+)>(.*?)</parameter>", re.DOTALL)
-_GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+# Each takes time in proportion to a block, whatever a model was made to write: names are bounded, and a block is cut
+# behind the last closing marker (`_closed`), so that no opening one searches to the end in vain.
+_FUNCTION = re.compile(r"<function=([^>\s]{1,256})>(.*?)</function>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\s]{1,256})>(.*?)</parameter>", re.DOTALL)
+_GLM_ARGUMENT = re.compile(r"<arg_key>([^<]{1,256})</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _DEEPSEEK = re.compile(
-    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?P<name>[^\n]+)\n```json\n(?P<fenced>.*?)\n```"
+    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?P<name>[^\n<]+)\n```json\n(?P<fenced>(?:(?!<｜tool▁call▁end｜>).)*?)\n```"
     r"|(?P<bare_name>[^<]+)<｜tool▁sep｜>(?P<bare>.*?))<｜tool▁call▁end｜>",
     re.DOTALL,
 )
@@ -74,6 +76,11 @@ def _call(value: object) -> Call | None:
     return Call(name, msgspec.json.encode(arguments).decode())
 
 
+def _closed(text: str, closing: str) -> str:
+    """The text up to its last closing marker."""
+    return text[: text.rfind(closing) + len(closing)] if closing in text else ""
+
+
 def _all(calls: list[Call | None]) -> list[Call] | None:
     whole = [call for call in calls if call is not None]
     return whole if whole and len(whole) == len(calls) else None
@@ -102,11 +109,11 @@ def _hermes(block: str, _: Schemas) -> list[Call] | None:
 
 def _qwen3_coder(block: str, schemas: Schemas) -> list[Call] | None:
     calls = []
-    for name, inside in _FUNCTION.findall(block):
+    for name, inside in _FUNCTION.findall(_closed(block, "</function>")):
         known = _properties(name, schemas)
         arguments = {
             key: _typed(value.removeprefix("\n").removesuffix("\n"), known.get(key))
-            for key, value in _PARAMETER.findall(inside)
+            for key, value in _PARAMETER.findall(_closed(inside, "</parameter>"))
         }
         calls.append(Call(name, msgspec.json.encode(arguments).decode()))
     return calls or None
@@ -118,7 +125,8 @@ def _glm(block: str, schemas: Schemas) -> list[Call] | None:
     if not name or any(character.isspace() for character in name):
         return None
     known = _properties(name, schemas)
-    arguments = {key.strip(): _typed(value, known.get(key.strip())) for key, value in _GLM_ARGUMENT.findall(inside)}
+    written = _GLM_ARGUMENT.findall(_closed(inside, "</arg_value>"))
+    arguments = {key.strip(): _typed(value, known.get(key.strip())) for key, value in written}
     return [Call(name, msgspec.json.encode(arguments).decode())]
 
 
@@ -128,13 +136,14 @@ def _deepseek(block: str, _: Schemas) -> list[Call] | None:
             _call(
                 {"name": (found["name"] or found["bare_name"]).strip(), "arguments": found["fenced"] or found["bare"]}
             )
-            for found in _DEEPSEEK.finditer(block)
+            for found in _DEEPSEEK.finditer(_closed(block, "<｜tool▁call▁end｜>"))
         ]
     )
 
 
 def _kimi(block: str, _: Schemas) -> list[Call] | None:
-    return _all([_call({"name": name, "arguments": arguments}) for name, arguments in _KIMI.findall(block)])
+    written = _KIMI.findall(_closed(block, "<|tool_call_end|>"))
+    return _all([_call({"name": name, "arguments": arguments}) for name, arguments in written])
 
 
 def _mistral(block: str, _: Schemas) -> list[Call] | None:
@@ -163,7 +172,7 @@ def _bare(block: str, schemas: Schemas) -> list[Call] | None:
     text = block.strip().removeprefix("<|python_tag|>").strip()
     if text.startswith("```"):
         text = text.partition("\n")[2].rpartition("```")[0].strip()
-    parts = [text] if _object(text) is not None else re.split(r"(?<=\})\s*;?\s*(?=\{)", text)
+    parts = [text] if _object(text) is not None else re.split(r"(?<=\})\s*+;?\s*+(?=\{)", text)
     calls = _all([_call(_object(part)) for part in parts])
     return calls if calls is not None and all(call.name in schemas for call in calls) else None
 

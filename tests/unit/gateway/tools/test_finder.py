@@ -105,3 +105,24 @@ def test_text_is_not_held_back_for_longer_than_a_marker() -> None:
 def test_a_block_without_an_end_is_let_go_when_it_is_too_long() -> None:
     finder = Finder(FORMS["hermes"], SCHEMAS)
     assert finder.feed("<tool_call>" + "x" * MAX_BLOCK_CHARACTERS) == ["<tool_call>" + "x" * MAX_BLOCK_CHARACTERS]
+
+
+@pytest.mark.parametrize(
+    ("form", "opening", "repeated", "closing"),
+    [
+        ("qwen3_coder", "<tool_call>", "<function=a>", "</tool_call>"),
+        ("qwen3_coder", "<tool_call>", "<function=", "</tool_call>"),
+        ("glm", "<tool_call>f", "<arg_key>", "</tool_call>"),
+        ("kimi_k2", "<|tool_calls_section_begin|>", "<|tool_call_begin|>f", "<|tool_calls_section_end|>"),
+        (
+            "deepseek_v3",
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>a\n```json\n<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁end｜>",
+        ),
+        ("hermes", "{}", " ", "x"),
+    ],
+)
+def test_markers_without_end_are_read_in_one_go(form: ToolFormat, opening: str, repeated: str, closing: str) -> None:
+    finder = Finder(FORMS[form], {})  # in time that grew with the square, this would take hours
+    assert [*finder.feed(opening + repeated * 100_000 + closing), *finder.end()]

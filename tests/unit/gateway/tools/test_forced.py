@@ -67,3 +67,10 @@ def test_one_that_is_cut_off_says_what_there_is() -> None:
     assert call.feed('{"name": "f", "arguments": {"city": "Par') + call.end() == '{"city": "Par'
     early = ForcedCall()
     assert (early.feed('{"name": "f'), early.end(), early.name) == ("", "", None) or early.name is None
+
+
+def test_braces_in_an_argument_come_through_whole() -> None:
+    arguments = '{"a": "' + "}" * 200_000 + 'x"}'
+    call = ForcedCall()
+    text = call.feed('{"name": "f", "arguments": ' + arguments + "}")
+    assert text + call.end() == arguments
