@@ -13,8 +13,11 @@ import msgspec
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.infra.forms import without
 from cloudcrest.kernel.errors import InvalidInput
+from cloudcrest.kernel.units import MIB
 
 MAX_DROPPED = 32
+MAX_READ_BYTES = 32 * MIB
+"""Of JSON that is refused and read again, together: each reading is whole, and meanwhile nobody else is served."""
 DROPPABLE = frozenset(("unknown_parameter", "unsupported_parameter", "unsupported_value"))
 """Codes of refusals that name what is not honoured."""
 _MAX_SHOWN = 100
@@ -30,11 +33,15 @@ def read_leniently(read: Read, body: bytes, form_type: str = "") -> tuple[Parsed
     `form_type`: the content type of a body that is a form; else it is JSON.
     """
     dropped: list[str] = []
+    read_bytes = 0
     while True:
         try:
             return read(body), dropped
         except InvalidInput as error:
             path = _droppable(error, dropped)
+            read_bytes += 0 if form_type else len(body)
+            if read_bytes > MAX_READ_BYTES:
+                raise
             try:
                 body = without(form_type, body, path) if form_type else _without(body, path)
             except (LookupError, TypeError, ValueError, AttributeError):  # a name with dots or brackets in it

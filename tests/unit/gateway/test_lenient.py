@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloudcrest.gateway.fields import ChatBody
-from cloudcrest.gateway.lenient import MAX_DROPPED, fit_leniently, ignored_header, read_leniently
+from cloudcrest.gateway.lenient import MAX_DROPPED, MAX_READ_BYTES, fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.validate import Parsed, check_engine, parse
 from cloudcrest.kernel.errors import InvalidInput
 from tests.support.gateway_cloud import route_document
@@ -72,3 +72,10 @@ def test_what_an_engine_does_not_honour_is_dropped_for_it() -> None:
 def test_the_answer_says_what_was_dropped() -> None:
     assert ignored_header(["a", "messages[...].b"]) == b"x-cloudcrest-ignored: a, messages[...].b\r\n"
     assert ignored_header(["ä\r\nset-cookie: x"]) == b"x-cloudcrest-ignored: ???set-cookie: x\r\n"
+
+
+def test_a_large_body_is_not_read_again_and_again() -> None:
+    text = "x" * (MAX_READ_BYTES // 2)
+    with pytest.raises(InvalidInput, match="not a known field"):
+        read(messages=[USER | {"content": text}], top_a=1, top_b=1)
+    assert read(messages=[USER | {"content": text[: MAX_READ_BYTES // 4]}], top_a=1, top_b=1)[1] == ["top_a", "top_b"]
