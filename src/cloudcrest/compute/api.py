@@ -12,7 +12,8 @@ import msgspec
 class ProcessSpec(msgspec.Struct, frozen=True):
     """A process to run. `id` names it and its log file; `labels` come back with its status, for adoption.
 
-    `environment` is added to the agent's own. `stop_grace_seconds`: between SIGTERM and SIGKILL.
+    `environment` is added to the agent's own. `stop_grace_seconds`: between SIGTERM and SIGKILL. `node_id`: where to
+    run it (empty: on the node that is asked). `accelerators`: the indexes of those it may see, others are hidden.
     """
 
     id: str
@@ -20,12 +21,15 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}
     labels: dict[str, str] = {}
     stop_grace_seconds: float = 5.0
+    node_id: str = ""
+    accelerators: tuple[int, ...] = ()
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
     """A process the fabric knows. Exited ones stay listed until they are removed.
 
     `exit_code` is negative for a signal, as in `subprocess`. `log_tail` is the end of its output, for the reason.
+    `address`: at which its ports are reached from this region's processes.
     """
 
     id: str
@@ -34,10 +38,42 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     exit_code: int | None = None
     log_tail: str = ""
+    node_id: str = ""
+    address: str = "127.0.0.1"
+
+
+class AcceleratorFacts(msgspec.Struct, frozen=True):
+    """One accelerator of a node, as its vendor's tools tell. `type` is a name of the catalog of accelerator types
+    ("nvidia-h100-80gb"); `index` is what hides or shows it to a process.
+    """
+
+    index: int
+    family: str
+    type: str
+    name: str
+    memory_bytes: int
+    uuid: str = ""
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """A node, as its agent sees its machine. `labels` (zone and rack among them) are those it was started with."""
+
+    id: str
+    address: str
+    cpu_milli: int
+    memory_bytes: int
+    accelerators: tuple[AcceleratorFacts, ...] = ()
+    labels: dict[str, str] = {}
+    is_ready: bool = True
+    reason: str | None = None
 
 
 class Fabric(Protocol):
-    """Starts, lists and stops processes. Calls raise `Unavailable` when the fabric cannot be reached."""
+    """Nodes, and the processes on them. Calls raise `Unavailable` when the fabric cannot be reached."""
+
+    async def nodes(self) -> list[NodeFacts]:
+        """Every node there is; one that was lost stays listed, not ready, for as long as the fabric knows of it."""
+        ...
 
     async def start(self, spec: ProcessSpec) -> None:
         """Starts it; the same id again while it runs is not an error and changes nothing."""

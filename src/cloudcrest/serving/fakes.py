@@ -8,7 +8,7 @@ import httpx2
 import msgspec
 
 from cloudcrest.catalog.api import ArtifactFormat, ModelDocument, PullProgress
-from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import TOKEN_VARIABLE, Launch, Probe, check_shape, replica_labels
@@ -22,6 +22,12 @@ class FakeFabric:
         self.processes: dict[str, ProcessStatus] = {}
         self.starts: list[str] = []
         self.failure: CloudcrestError | None = None
+        self.machines = [NodeFacts(id="local", address="127.0.0.1", cpu_milli=64_000, memory_bytes=1 << 40)]
+
+    async def nodes(self) -> list[NodeFacts]:
+        if self.failure is not None:
+            raise self.failure
+        return list(self.machines)
 
     async def start(self, spec: ProcessSpec) -> None:
         if self.failure is not None:

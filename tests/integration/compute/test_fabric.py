@@ -56,6 +56,15 @@ async def settled(fabric: Fabric, process_id: str, state: str, tail: str = "") -
     return found
 
 
+async def test_its_one_node_says_what_it_has(fabric: Fabric) -> None:
+    (node,) = await fabric.nodes()
+    assert node.is_ready
+    assert node.cpu_milli >= 1000
+    assert node.memory_bytes > 2**28
+    await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER))
+    assert (await status(fabric, "rep_1")).node_id == node.id
+
+
 async def test_a_process_runs_until_it_is_stopped(fabric: Fabric) -> None:
     await fabric.start(ProcessSpec(id="rep_1", argv=SLEEPER, labels={"deployment": "dep_1"}))
     running = await settled(fabric, "rep_1", "running", "up")

@@ -3,6 +3,7 @@
 One JSON object a line each way, one call a connection:
 
     {"call": "start", "spec": {…ProcessSpec…}}      → {"ok": true}
+    {"call": "nodes"}                               → {"ok": true, "nodes": [{…NodeFacts…}]}
     {"call": "list"}                                → {"ok": true, "processes": [{…ProcessStatus…}, …]}
     {"call": "stop", "process_id": "rep_…"}         → {"ok": true}          when it is gone
     anything that fails                             → {"ok": false, "code": "…", "message": "…"}
@@ -17,7 +18,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
+from cloudcrest.compute.api import Fabric, NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, Unavailable
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -28,15 +29,16 @@ _log = structlog.get_logger(__name__)
 class AgentCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call. `spec` goes with start, `process_id` with stop."""
 
-    call: Literal["start", "list", "stop"]
+    call: Literal["nodes", "start", "list", "stop"]
     spec: ProcessSpec | None = None
     process_id: str | None = None
 
 
 class AgentAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Its answer. `processes` goes with list; `code` and `message` with a failure."""
+    """Its answer. `nodes` goes with nodes, `processes` with list; `code` and `message` with a failure."""
 
     ok: bool
+    nodes: list[NodeFacts] = []
     processes: list[ProcessStatus] = []
     code: str = ""
     message: str = ""
@@ -85,6 +87,8 @@ class NodeAgent:
             return AgentAnswer(ok=False, code=Unavailable.default_code, message=f"this node cannot now: {error}")
 
     async def _call(self, call: AgentCall) -> AgentAnswer:
+        if call.call == "nodes":
+            return AgentAnswer(ok=True, nodes=await self._fabric.nodes())
         if call.call == "list":
             return AgentAnswer(ok=True, processes=await self._fabric.list())
         if call.call == "start" and call.spec is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.agent import MAX_LINE_BYTES, AgentAnswer, AgentCall
 from cloudcrest.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 
@@ -19,6 +19,11 @@ class LocalFabric:
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
+
+    async def nodes(self) -> list[NodeFacts]:
+        """The one node. Raises `Unavailable` without an agent."""
+        answer = await self._call(AgentCall(call="nodes"), _ANSWER_SECONDS)
+        return answer.nodes
 
     async def start(self, spec: ProcessSpec) -> None:
         """Starts it. Raises `InvalidInput` where it cannot be run, `Unavailable` without an agent."""

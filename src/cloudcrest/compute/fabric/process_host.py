@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
+from cloudcrest.compute.fabric.machine import NODE_ID, this_machine
 from cloudcrest.compute.fabric.process_log import ProcessLog, prune_logs
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.errors import InvalidInput, LimitExceeded
@@ -44,11 +45,12 @@ class _Process:
             labels=self.spec.labels,
             exit_code=self.child.returncode if ended else None,
             log_tail=self.log.tail(),
+            node_id=NODE_ID,
         )
 
 
 class ProcessHost:
-    """A fabric in this process: `start`, `list` and `stop` are those of `compute.api.Fabric`.
+    """A fabric of one node, in this process. Implements `compute.api.Fabric`.
 
     `environment` is what every process gets (the spec's own is added); `working_folder` is where they run.
     """
@@ -70,6 +72,10 @@ class ProcessHost:
         self._processes: OrderedDict[str, _Process] = OrderedDict()
         self._starting: dict[str, asyncio.Lock] = {}
         self._reapers: set[asyncio.Task[None]] = set()
+
+    async def nodes(self) -> list[NodeFacts]:
+        """This machine."""
+        return [this_machine()]
 
     async def start(self, spec: ProcessSpec, *, inherited_fds: Sequence[int] = ()) -> None:
         """Starts it, unless it runs already; an exited one of the same id is replaced.
