@@ -13,7 +13,8 @@ class ContentSettings(msgspec.Struct, frozen=True):
     """`objects_url`: a folder or an fsspec URL (`s3://bucket/prefix`); None: in the region's folder.
 
     A project may keep `project_files` files of `project_bytes` together, one of them `file_bytes`. Uploads are refused
-    where less than `disk_reserve_bytes` would be left on the object store's disk. A project may have `project_batches`
+    where less than `disk_reserve_bytes` would be left on the object store's disk, and where `uploads_at_once` come in
+    already, or `project_uploads_at_once` of the project. A project may have `project_batches`
     batches that have not ended; `batches_at_once` of all run at a time, with `batch_requests_at_once` requests in all.
     A response is kept for `response_days`, and of a project the newest `project_responses`. A conversation is kept
     until nothing was added for `conversation_days`, and of a project the `project_conversations` used last; it has up
@@ -25,6 +26,7 @@ class ContentSettings(msgspec.Struct, frozen=True):
     project_bytes: _Positive = 10 * GIB
     project_files: _Positive = 10_000
     uploads_at_once: _Positive = 32
+    project_uploads_at_once: _Positive = 8
     disk_reserve_bytes: int = 512 * MIB
     project_batches: _Positive = 100
     batches_at_once: _Positive = 32

@@ -63,10 +63,12 @@ async def page(session: AsyncSession, project_id: str, request: PageRequest) -> 
     return [_batch(row) for row in await session.scalars(request.apply(statement, BatchRow.id))]
 
 
-async def unfinished(session: AsyncSession, *, after: str = "", most: int = 1000) -> list[str]:
-    """The ids of batches that have not ended, oldest first."""
-    statement = select(BatchRow.id).where(BatchRow.ended_at.is_(None), BatchRow.id > after)
-    return [*(await session.scalars(statement.order_by(BatchRow.id).limit(most)))]
+async def unfinished(session: AsyncSession, project_most: int) -> list[tuple[str, str]]:
+    """The ids and projects of batches that have not ended, oldest first, of each project the oldest `project_most`."""
+    turn = func.row_number().over(partition_by=BatchRow.project_id, order_by=BatchRow.id).label("turn")
+    open_ones = select(BatchRow.id, BatchRow.project_id, turn).where(BatchRow.ended_at.is_(None)).subquery()
+    statement = select(open_ones.c.id, open_ones.c.project_id).where(open_ones.c.turn <= project_most)
+    return [(row[0], row[1]) for row in await session.execute(statement.order_by(open_ones.c.id))]
 
 
 async def count_unfinished(session: AsyncSession, project_id: str) -> int:

@@ -21,7 +21,9 @@ from cloudcrest.kernel.errors import InvalidInput, LimitExceeded
 
 FOLLOWED_SECONDS = 600.0
 """How long after its end a response's events can be followed."""
-_MAX_RUNS = 256
+_MAX_RUNS, _MAX_PROJECT_RUNS = 256, 64
+_MAX_FOLLOWED = 512
+"""Those that run, and those that ended and can still be followed."""
 _log = structlog.get_logger(__name__)
 
 
@@ -36,10 +38,15 @@ class Background:
     async def start(self, caller: Caller, running: RunningResponse) -> "_Run":
         """Lets a response go on by itself. Raises `LimitExceeded` where too many do."""
         now = self._clock.monotonic()
-        self._runs = {name: run for name, run in self._runs.items() if now < run.followed_until}
-        if len(self._runs) >= _MAX_RUNS:
+        followed = {name: run for name, run in self._runs.items() if now < run.followed_until}
+        at_work = [run.project_id for run in followed.values() if not run.is_over]
+        if len(at_work) >= _MAX_RUNS or at_work.count(caller.project_id) >= _MAX_PROJECT_RUNS:
             await running.close()
             raise LimitExceeded("too many responses run in the background", retry_after_seconds=5)
+        over = [name for name, run in followed.items() if run.is_over]
+        for name in over[: max(0, len(followed) - _MAX_FOLLOWED + 1)]:
+            del followed[name]
+        self._runs = followed
         run = _Run(caller.project_id, running)
         try:
             await running.keep(is_running=True)
@@ -105,7 +112,7 @@ class _Run:
         self.is_cancelled = False
         self.followed_until = float("inf")
         self._events: list[Event] = []
-        self._is_over = False
+        self.is_over = False
         self._changed = asyncio.Event()
 
     def add(self, event: Event) -> None:
@@ -113,7 +120,7 @@ class _Run:
         self._wake()
 
     def end(self) -> None:
-        self._is_over = True
+        self.is_over = True
         self._wake()
 
     async def events(self, after: int = -1) -> AsyncIterator[Event]:
@@ -123,7 +130,7 @@ class _Run:
             while at < len(self._events):
                 yield self._events[at]
                 at += 1
-            if self._is_over:
+            if self.is_over:
                 return
             await self._changed.wait()
 

@@ -27,6 +27,7 @@ from cloudcrest.content.batch_lines import (
     verdict,
 )
 from cloudcrest.content.inference import Answer, Inference
+from cloudcrest.content.places import next_in_turn
 from cloudcrest.content.repository import batches as repository
 from cloudcrest.content.repository.batches import LineResult, WaitingLine
 from cloudcrest.content.service.batch_input import read_lines
@@ -96,14 +97,16 @@ class BatchRunner:
                     continue
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
-        """Begins batches, oldest first, as many as run at a time."""
+        """Begins batches, as many as run at a time, the projects in turn."""
         room = self._at_once - len(self._runs)
         if room <= 0:
             return
         async with self.database.transaction() as session:
-            waiting = await repository.unfinished(session)
-        for batch_id in [each for each in waiting if each not in self._runs][:room]:
-            run = self._runs[batch_id] = _Run(self, batch_id)
+            unfinished = await repository.unfinished(session, self._at_once)
+        waiting = [each for each in unfinished if each[0] not in self._runs]
+        running = [run.project_id for run in self._runs.values()]
+        for batch_id, project_id in next_in_turn(waiting, running, room):
+            run = self._runs[batch_id] = _Run(self, batch_id, project_id)
             group.create_task(self._keep(run))
 
     async def _keep(self, run: "_Run") -> None:
@@ -126,8 +129,9 @@ class BatchRunner:
 class _Run:
     """One batch on its way."""
 
-    def __init__(self, runner: BatchRunner, batch_id: str) -> None:
+    def __init__(self, runner: BatchRunner, batch_id: str, project_id: str) -> None:
         self.batch_id = batch_id
+        self.project_id = project_id
         self.cancelled = asyncio.Event()
         self._runner = runner
         self._database = runner.database

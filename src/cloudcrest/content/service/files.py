@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloudcrest.content.api import UPLOAD_PURPOSES, Caller, FilePurpose, StoredFile, object_key
 from cloudcrest.content.multipart import FILE_FIELD, Upload, read_upload
 from cloudcrest.content.paging import PageRequest
+from cloudcrest.content.places import Places
 from cloudcrest.content.repository import batches as batch_repository
 from cloudcrest.content.repository import files as repository
 from cloudcrest.content.settings import ContentSettings
@@ -47,7 +48,7 @@ class Files:
         self._settings = settings
         self._clock = clock
         self._new_id = new_id
-        self._uploads = 0
+        self._uploads = Places(settings.uploads_at_once, settings.project_uploads_at_once)
 
     async def upload(
         self, caller: Caller, body: AsyncIterator[bytes], content_type: str, size_bytes: int | None
@@ -56,19 +57,16 @@ class Files:
         most = self._settings.file_bytes
         if size_bytes is not None and size_bytes > most + _FORM_BYTES:
             raise TooLarge(f"a file may have {format_bytes(most)}")
-        if self._uploads >= self._settings.uploads_at_once:
+        if not self._uploads.is_free(caller.project_id):
             busy = "too many files are coming in at once"
             raise Unavailable(busy, code="overloaded", retry_after_seconds=2)
-        self._uploads += 1
-        try:
+        with self._uploads.held(caller.project_id):
             async with self.writing(caller, "upload", "user_data", size_bytes or 0) as (writer, draft):
                 form = await read_upload(body, content_type, writer.write)
                 purpose, lifetime = _checked(form)
                 if purpose == "batch" and not (form.filename or "").endswith(".jsonl"):
                     raise InvalidInput("a batch reads a file whose name ends in .jsonl", param=FILE_FIELD)
                 draft.purpose, draft.filename, draft.lifetime = purpose, form.filename or "", lifetime
-        finally:
-            self._uploads -= 1
         return draft.file()
 
     @asynccontextmanager
