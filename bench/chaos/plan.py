@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import msgspec
 
-Target = Literal["gateway", "region", "control", "postgres", "replica"]
+Target = Literal["gateway", "region", "content", "control", "postgres", "replica"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-_WEIGHTS: dict[Target, int] = {"gateway": 3, "region": 2, "control": 2, "postgres": 2, "replica": 5}
+_WEIGHTS: dict[Target, int] = {"gateway": 3, "region": 2, "content": 1, "control": 2, "postgres": 2, "replica": 5}
 _LIMITS = (4, 12, 30, 60, None)
 _SUBJECTS = ("rain", "a lighthouse", "bread", "the moon", "bees", "old maps", "trains", "winter")
 

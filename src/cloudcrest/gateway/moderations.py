@@ -14,24 +14,25 @@ from msgspec import Meta, Struct
 
 from cloudcrest.gateway.admit import Admit, Grant, limit_headers
 from cloudcrest.gateway.call import Calls
-from cloudcrest.gateway.deadline import deadline_passed, least_timeout, set_deadline
+from cloudcrest.gateway.deadline import least_timeout, set_deadline
 from cloudcrest.gateway.explain import explain
 from cloudcrest.gateway.fields import ModelName
-from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.small_answer import SmallAnswer
 from cloudcrest.gateway.snapshot import Route, Snapshot
 from cloudcrest.gateway.validate import Parsed, parse
 from cloudcrest.governance.api import RULE_MODEL, Verdict, result, rule_verdict, verdict
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, NotFound, Unavailable
+from cloudcrest.kernel.places import Places
 from cloudcrest.kernel.units import KIB
 
 PATH = "/v1/moderations"
 MAX_INPUTS = 128
 MAX_INPUT_CHARACTERS = 64 * KIB
 MAX_RUNNING = 64
-"""Of one worker."""
+"""Of one worker; of one organization half of them."""
 _CHAT = "/v1/chat/completions"
 _VERDICT_TOKENS = 64
 _OPENAIS = ("omni-moderation-", "text-moderation-")
@@ -92,7 +93,7 @@ class Moderations:
         self._key_of = key_of
         self._serve = serve
         self._new_id = new_id
-        self._running = 0
+        self._places = Places(MAX_RUNNING, MAX_RUNNING // 2)
 
     def begin(self, connection: Connection, request: Request) -> "Moderation":
         """Begins to judge a whole request's inputs. Raises before anything is sent."""
@@ -101,7 +102,7 @@ class Moderations:
         request.body = b""
         texts = _texts(body)
         route = self._route(key, body.model)
-        if self._running >= MAX_RUNNING:
+        if not self._places.is_free(key.organization_id):
             raise Unavailable("too many moderations are under way", code="overloaded", retry_after_seconds=1)
         scopes = self._snapshot.scopes_of(key, route)
         now = self._calls.monotonic()
@@ -116,12 +117,12 @@ class Moderations:
             work = self._by_rules(moderation, texts)
         else:  # each of its requests is held to the limits
             work = self._by_model(moderation, key, route, texts)
-        self._running += 1
+        self._places.take(key.organization_id)
 
         def ended(_: "asyncio.Task[None]") -> None:
             if grant is not None:
                 grant.settle(0)
-            self._running -= 1
+            self._places.leave(key.organization_id)
 
         moderation.task = self._calls.spawn(work)
         moderation.task.add_done_callback(ended)
@@ -192,61 +193,20 @@ class Moderations:
         return verdict(document.moderation_format, said)
 
 
-class Moderation:
+class Moderation(SmallAnswer):
     """The answer to one of these requests. `asked`: who answers its guard model's part just now."""
 
-    task: "asyncio.Task[None] | None" = None
     asked: Responder | None = None
-
-    def __init__(self, connection: Connection, request: Request, metrics: Metrics) -> None:
-        self._connection = connection
-        self.request = request
-        self._metrics = metrics
-        self._is_told = False
 
     def judged(self, model: str, results: list[dict[str, Any]]) -> None:
         """Answers."""
-        if self._tells(200):
-            answer = {"id": f"modr-{self.request.id.rpartition('_')[2]}", "model": model, "results": results}
-            self._connection.respond(200, JSON, msgspec.json.encode(answer))
+        answer = {"id": f"modr-{self.request.id.rpartition('_')[2]}", "model": model, "results": results}
+        self.answer(msgspec.json.encode(answer))
 
-    def refuse(self, error: CloudcrestError) -> None:
-        """Answers with an error."""
-        if self._tells(error.status):
-            self._connection.respond_error(error)
-
-    def client_gone(self) -> None:
-        self._is_told = True
-        self._stop()
-
-    def deadline_passed(self) -> None:
-        self.refuse(deadline_passed(self.request))
-        self._stop()
-
-    def client_paused(self) -> None:
-        """An answer is a few kilobytes."""
-
-    def client_resumed(self) -> None: ...
-
-    def body_data(self, data: bytes) -> None:
-        """These requests are gathered before they get here."""
-
-    def body_end(self) -> None: ...
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
         if self.asked is not None:
             self.asked.client_gone()
-        if self.task is not None:
-            self.task.cancel()
-
-    def _tells(self, status: int) -> bool:
-        """Whether the caller is still to be told."""
-        if self._is_told:
-            return False
-        self._is_told = True
-        if status >= 400:
-            self._metrics.responses[status] += 1
-        return True
+        super().stop()
 
 
 class _Answer:

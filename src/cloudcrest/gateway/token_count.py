@@ -10,18 +10,19 @@ import structlog
 from cloudcrest.gateway.admit import Admit, limit_headers
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.counting import MAX_ASKED, TOKENIZERS, count_input
-from cloudcrest.gateway.deadline import deadline_passed, set_deadline
-from cloudcrest.gateway.http1 import JSON
+from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.request import Connection, Request
+from cloudcrest.gateway.small_answer import SmallAnswer
 from cloudcrest.gateway.snapshot import Route, Snapshot
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, Unavailable
+from cloudcrest.kernel.places import Places
 
 MAX_AT_ONCE = 8
 MAX_COUNTS = 64
-"""Of one worker, those that wait for their turn included."""
+"""Of one worker, those that wait for their turn included; of one organization half of them."""
 _log = structlog.get_logger(__name__)
 
 
@@ -42,10 +43,10 @@ class TokenCounts:
         self._admit = admit
         self._inference = inference
         self._turns = asyncio.Semaphore(MAX_AT_ONCE)
-        self._running = 0
+        self._places = Places(MAX_COUNTS, MAX_COUNTS // 2)
         self._metrics = metrics
 
-    def begin(self, connection: Connection, request: Request) -> "TokenCount":
+    def begin(self, connection: Connection, request: Request) -> SmallAnswer:
         """Begins to count a whole request's prompt. Raises before anything is sent."""
         key = self._inference.authenticate(request)
         parsed = self._inference.read(request, key)
@@ -53,7 +54,7 @@ class TokenCounts:
         access = self._snapshot.access(key, parsed.body.model)
         route = _countable(access.route)
         parsed = self._inference.fit(request, key, parsed, route.document)
-        if self._running >= MAX_COUNTS:
+        if not self._places.is_free(key.organization_id):
             raise Unavailable("too many prompts are being counted", code="overloaded", retry_after_seconds=1)
         now = self._calls.monotonic()
         set_deadline(request, access.timeout_seconds, self._calls.settings.request_timeout_seconds, now)
@@ -61,21 +62,21 @@ class TokenCounts:
             grant = self._admit(access.scopes, 0, now)
         finally:
             request.extra_head += limit_headers(access.scopes, now)
-        self._running += 1
-        count = TokenCount(connection, request, self._metrics)
+        self._places.take(key.organization_id)
+        count = SmallAnswer(connection, request, self._metrics)
         count.task = self._calls.spawn(self._run(count, route, parsed))
 
         def ended(_: "asyncio.Task[None]") -> None:
             grant.settle(0)
-            self._running -= 1
+            self._places.leave(key.organization_id)
 
         count.task.add_done_callback(ended)
         return count
 
-    async def _run(self, count: "TokenCount", route: Route, parsed: Parsed) -> None:
+    async def _run(self, count: SmallAnswer, route: Route, parsed: Parsed) -> None:
         try:
             async with self._turns:
-                count.counted(await self._count(route, parsed))
+                count.answer(b'{"input_tokens":%d}' % await self._count(route, parsed))
         except CloudcrestError as error:
             count.refuse(error)
 
@@ -90,58 +91,6 @@ class TokenCounts:
             "the model's engine could not count these tokens",
             hint="see that the messages fit the model's chat template; the operator finds the cause in the logs",
         )
-
-
-class TokenCount:
-    """The answer to one of these requests."""
-
-    task: "asyncio.Task[None] | None" = None
-
-    def __init__(self, connection: Connection, request: Request, metrics: Metrics) -> None:
-        self._connection = connection
-        self._request = request
-        self._metrics = metrics
-        self._is_told = False
-
-    def counted(self, tokens: int) -> None:
-        """Answers."""
-        if self._tells(200):
-            self._connection.respond(200, JSON, b'{"input_tokens":%d}' % tokens)
-
-    def refuse(self, error: CloudcrestError) -> None:
-        """Answers with an error."""
-        if self._tells(error.status):
-            self._connection.respond_error(error)
-
-    def client_gone(self) -> None:
-        self._is_told = True
-        self._stop()
-
-    def deadline_passed(self) -> None:
-        self.refuse(deadline_passed(self._request))
-        self._stop()
-
-    def client_paused(self) -> None:
-        """An answer is a few bytes."""
-
-    def client_resumed(self) -> None: ...
-
-    def body_data(self, data: bytes) -> None:
-        """These requests are gathered before they get here."""
-
-    def body_end(self) -> None: ...
-
-    def _stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-
-    def _tells(self, status: int) -> bool:
-        """Whether the caller is still to be told."""
-        if self._is_told:
-            return False
-        self._is_told = True
-        self._metrics.responses[status] += 1
-        return True
 
 
 def _countable(route: Route) -> Route:

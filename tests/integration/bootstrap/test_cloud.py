@@ -16,7 +16,7 @@ from tests.support.load import Load, verify_ledger
 from tests.support.waiting import until
 from tests.support.weights import CHAT_MODEL, EMBEDDING_MODEL
 
-PROCESSES = ("gateway", "region", "control", "postgres", "postmaster", "replica")
+PROCESSES = ("gateway", "region", "content", "control", "postgres", "postmaster", "replica")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from cloudcrest.content.batch_lines import (
     verdict,
 )
 from cloudcrest.content.inference import Answer, Inference
-from cloudcrest.content.places import next_in_turn
 from cloudcrest.content.repository import batches as repository
 from cloudcrest.content.repository.batches import LineResult, WaitingLine
 from cloudcrest.content.service.batch_input import read_lines
@@ -39,6 +38,7 @@ from cloudcrest.infra.database import Database
 from cloudcrest.infra.objects import ObjectStore
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
+from cloudcrest.kernel.places import next_in_turn
 
 _PAGE_LINES = 200
 _SHOWN_ERRORS = 100

@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloudcrest.content.api import UPLOAD_PURPOSES, Caller, FilePurpose, StoredFile, object_key
 from cloudcrest.content.multipart import FILE_FIELD, Upload, read_upload
 from cloudcrest.content.paging import PageRequest
-from cloudcrest.content.places import Places
 from cloudcrest.content.repository import batches as batch_repository
 from cloudcrest.content.repository import files as repository
 from cloudcrest.content.settings import ContentSettings
@@ -27,6 +26,7 @@ from cloudcrest.infra.objects import ObjectStore, ObjectWriter
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound, TooLarge, Unavailable
 from cloudcrest.kernel.ids import NewId
+from cloudcrest.kernel.places import Places
 from cloudcrest.kernel.units import KIB, format_bytes
 
 LEAST_EXPIRY = timedelta(hours=1)

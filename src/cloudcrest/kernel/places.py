@@ -1,4 +1,4 @@
-"""Who may be at work at once, so that no one project holds every place. Pure."""
+"""Who may be at work at once, so that no one project or organization holds every place. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,27 +6,35 @@ from contextlib import contextmanager
 
 
 class Places:
-    """`most` at once of all projects, `project_most` of one."""
+    """`most` at once of all owners, `owner_most` of one."""
 
-    def __init__(self, most: int, project_most: int) -> None:
+    def __init__(self, most: int, owner_most: int) -> None:
         self._most = most
-        self._project_most = project_most
+        self._owner_most = owner_most
         self._held: Counter[str] = Counter()
 
-    def is_free(self, project_id: str) -> bool:
-        """Whether one more of this project may begin."""
-        return self._held.total() < self._most and self._held[project_id] < self._project_most
+    def is_free(self, owner: str) -> bool:
+        """Whether one more of this owner's may begin."""
+        return self._held.total() < self._most and self._held[owner] < self._owner_most
+
+    def take(self, owner: str) -> None:
+        """Takes a place that is free, until `leave`."""
+        self._held[owner] += 1
+
+    def leave(self, owner: str) -> None:
+        """Gives a place back."""
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
 
     @contextmanager
-    def held(self, project_id: str) -> Iterator[None]:
-        """A place of this project's while the block runs; that it is free is asked before."""
-        self._held[project_id] += 1
+    def held(self, owner: str) -> Iterator[None]:
+        """A free place while the block runs."""
+        self.take(owner)
         try:
             yield
         finally:
-            self._held[project_id] -= 1
-            if not self._held[project_id]:
-                del self._held[project_id]
+            self.leave(owner)
 
 
 def next_in_turn(waiting: Sequence[tuple[str, str]], running: Iterable[str], room: int) -> list[tuple[str, str]]:

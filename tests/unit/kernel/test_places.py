@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.content.places import Places, next_in_turn
+from cloudcrest.kernel.places import Places, next_in_turn
 
 
 def test_a_project_that_has_its_places_leaves_the_rest_to_others() -> None:
