@@ -1,0 +1,1 @@
+"""Where a demand does the least harm to what is likely to come."""
