@@ -10,7 +10,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip
 .DEFAULT_GOAL := help
 
-.PHONY: help up down test test-compiled compiled check fmt lock bench bench-gateway chaos fuzz conformance clean
+.PHONY: help up down test test-compiled compiled check fmt lock bench bench-gateway bench-scheduling chaos fuzz conformance clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ bench: .venv/.dev ## measure the whole stack; see docs/benchmarks.md
 
 bench-gateway: .venv/.dev ## measure the gateway beside nginx and others; see docs/benchmarks.md
 	$(BIN)/python -m bench.gateway $(ARGS)
+
+bench-scheduling: .venv/.dev ## measure how much of a mixed cluster can be given out; see docs/benchmarks.md
+	$(BIN)/python -m bench.scheduling $(ARGS)
 
 chaos: .venv/.dev ## kill everything at random under load for minutes; see docs/benchmarks.md
 	$(BIN)/python -m bench.chaos $(ARGS)
