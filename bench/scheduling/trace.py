@@ -59,18 +59,17 @@ def load(folder: Path, name: str) -> Workload:
         )
         for row in _rows(folder, NODES)
     ]
-    types = {node.accelerator_type for node in nodes}
     demands = []
     for row in _rows(folder, f"{PODS}{name}.csv"):
         count = int(row["num_gpu"])
-        named = frozenset((row.get("gpu_spec") or "").split("|")) & types
+        named = row.get("gpu_spec") or ""
         demands.append(
             Demand(
                 cpu_milli=int(row["cpu_milli"]),
                 memory_bytes=int(row["memory_mib"]) * MIB,
                 accelerators=count,
                 milli=int(row["gpu_milli"]) if count == 1 else WHOLE,
-                types=frozenset(each for each in named if each is not None),
+                types=frozenset(named.split("|")) if named else frozenset(),
             )
         )
     return Workload(name, tuple(nodes), tuple(demands))
