@@ -1,0 +1,88 @@
+"""The runner's process: `python -m cloudcrest.compute.jobs.runner --folder F --host H --port P …`.
+
+Started by the fabric, one for each member of each attempt. SIGTERM (the node is being stopped, or the region is done
+with it) ends the command first. It stays after the command's end, until the region has collected what it left.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.jobs.runner.member import Member
+from cloudcrest.compute.jobs.runner.server import make_app
+from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
+from cloudcrest.compute.sandbox.choose import choose_sandbox
+from cloudcrest.infra.lifeline import exit_with_lifeline
+from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.kernel.clock import SystemClock
+
+_STOP_SECONDS = 1
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    arguments = _arguments()
+    exit_with_lifeline()
+    token = os.environ.pop(RUNNER_TOKEN_VARIABLE)
+    settings = msgspec.json.decode(arguments.settings, type=RunSettings, dec_hook=lambda _, value: Path(value))
+    asyncio.run(_serve(arguments, token, settings))
+
+
+async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
+    member = Member(
+        arguments.folder,
+        choose_sandbox(arguments.isolation),
+        SystemClock(),
+        settings,
+        policy=OutboundPolicy(arguments.allow),
+    )
+    config = uvicorn.Config(
+        make_app(member, token),
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        server_header=False,
+    )
+    server = _Server(config)
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    serving = asyncio.ensure_future(server.serve())
+    asked = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    member.stop(Stop("lost", "its node is being stopped"))
+    await member.settle()
+    server.should_exit = True
+    await serving
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="runner")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--isolation", required=True)
+    parser.add_argument("--settings", default="{}")
+    parser.add_argument("--allow", action="append", default=[])
+    return parser.parse_args()
+
+
+main()

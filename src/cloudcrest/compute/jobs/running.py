@@ -1,0 +1,149 @@
+"""What the region service and a runner tell each other: what to run, how it is, how it ended."""
+
+from typing import Literal
+
+import msgspec
+
+RUNNER_TOKEN_VARIABLE = "CLOUDCREST_RUNNER_TOKEN"  # noqa: S105 - its name, not its value
+EndKind = Literal[
+    "exit",
+    "signal",
+    "out_of_memory",
+    "time_limit",
+    "cancelled",
+    "preempted",
+    "gang",
+    "budget",
+    "disk",
+    "prepare",
+    "lost",
+]
+StopWhy = Literal["time_limit", "cancelled", "preempted", "gang", "budget", "disk", "lost"]
+RunnerPhase = Literal["waiting", "preparing", "ready", "running", "ended"]
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A file that is in the work folder before the command starts. `path`: where, relative. From an address (`url`), or
+    handed in by the region (`is_handed_in`), which has it in its object store. `sha256`: checked where it is given.
+    """
+
+    path: str
+    url: str = ""
+    is_handed_in: bool = False
+    sha256: str = ""
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """A folder that the region's nodes share, seen at `target`: a volume, or the job's checkpoints.
+
+    `quota_bytes`: what may be in it in all; 0 for what a reader cannot fill.
+    """
+
+    name: str
+    source: str
+    target: str
+    is_writable: bool = False
+    quota_bytes: int = 0
+
+
+class RunnerSpec(msgspec.Struct, frozen=True):
+    """One member of one attempt of a job.
+
+    `outputs`: folders in the work folder whose files are kept. `time_limit_seconds`: of this attempt's run, None for
+    none. `grace_seconds`: between SIGTERM and SIGKILL, time for a checkpoint. `secrets` go into the command's
+    environment and nowhere else: not to disk, not into a log.
+    """
+
+    attempt_id: str
+    job_id: str
+    member: int
+    command: tuple[str, ...]
+    members: int = 1
+    image: str = ""
+    environment: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    inputs: tuple[Input, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    outputs: tuple[str, ...] = ("outputs",)
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    accelerators: tuple[int, ...] = ()
+    accelerator_type: str = ""
+    time_limit_seconds: float | None = None
+    grace_seconds: float = 30.0
+    allowed_hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+class End(msgspec.Struct, frozen=True):
+    """How a member ended. `message`: a sentence for the job's owner."""
+
+    kind: EndKind
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return self.kind == "exit" and self.exit_code == 0
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """What is kept on the node's disk of a member's run: real start, last mark, real end, in Unix seconds.
+
+    `started_at` is None where its command never began; then nothing is charged.
+    """
+
+    attempt_id: str
+    member: int
+    started_at: float | None = None
+    marked_at: float | None = None
+    ended_at: float | None = None
+    cpu_seconds: float = 0.0
+    memory_peak_bytes: int = 0
+    end: End | None = None
+
+
+class RunnerState(msgspec.Struct, frozen=True):
+    """How a runner is. `detail`: what it is doing, in a sentence. `log_from`, `log_to`: offsets that can be read.
+
+    `needs`: the paths of inputs that it waits to be handed in.
+    """
+
+    phase: RunnerPhase
+    record: RunRecord
+    detail: str = ""
+    isolation: str = ""
+    log_from: int = 0
+    log_to: int = 0
+    memory_bytes: int = 0
+    needs: tuple[str, ...] = ()
+
+
+class Go(msgspec.Struct, frozen=True):
+    """Start the command. `environment`: what is known only when every member has its place."""
+
+    environment: dict[str, str] = {}
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """End the command, and why."""
+
+    why: StopWhy
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A file that a member wrote into one of its output folders. `version` changes when the file does."""
+
+    name: str
+    size_bytes: int
+    version: str
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """The output files there are. `left_out`: how many more there were than are kept."""
+
+    files: tuple[Output, ...]
+    left_out: int = 0

@@ -1,0 +1,90 @@
+"""A sandbox: starts one command of a tenant, held to what its specification names, and says how it ended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """A folder of the node (`source`) that the command sees at `target`, an absolute path in its own view."""
+
+    source: Path
+    target: str
+    is_writable: bool = False
+
+
+class SandboxSpec(msgspec.Struct, frozen=True):
+    """A command and what it may have.
+
+    `work_folder`: of the node, the command's own, writable; it starts there. `binds`: all else of this node's files
+    that it sees beside the system's programs. `image`: a container image to run in; empty: this node's own programs.
+    `cpu_milli`, `memory_bytes`, `processes`: limits, 0 for none. `allowed_hosts`: names it may connect to, through the
+    proxy; nothing else is reachable. `ports`: on which it may be reached by its gang and the region.
+    `accelerators`: the indexes it may see.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    work_folder: Path
+    environment: Mapping[str, str] = {}
+    binds: tuple[Bind, ...] = ()
+    image: str = ""
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    processes: int = 0
+    allowed_hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    accelerators: tuple[int, ...] = ()
+
+
+class SandboxEnd(msgspec.Struct, frozen=True):
+    """How a command ended: with a code, or by a signal. `is_out_of_memory`: the kernel killed some of it for memory."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    is_out_of_memory: bool = False
+
+
+class SandboxUsage(msgspec.Struct, frozen=True):
+    """What it has used until now: seconds of processor time, and memory now and at most."""
+
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    processes: int = 0
+
+
+class SandboxProcess(Protocol):
+    """A started command, with everything it starts."""
+
+    async def wait(self) -> SandboxEnd:
+        """Waits for the end of the command; what it left behind is killed then."""
+        ...
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the command, as far as it still runs."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        ...
+
+    def usage(self) -> SandboxUsage:
+        """What it has used; cheap enough for once a second."""
+        ...
+
+    async def enter(self, argv: tuple[str, ...], terminal_fd: int, environment: Mapping[str, str]) -> "SandboxProcess":
+        """Starts another command inside the same sandbox, on a terminal. Raises `Conflict` where it has ended."""
+        ...
+
+
+class Sandbox(Protocol):
+    """One way to hold a command. `isolation` names it ("bubblewrap", "docker", "rlimits", "plain")."""
+
+    isolation: str
+
+    async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
+        """Starts it, its output to `output_fd`. Raises `InvalidInput` where the program is not there, `Unavailable`."""
+        ...
