@@ -4,9 +4,12 @@
 exactly as long as that process, so they outlive the region service that asked for them and are adopted by the next.
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
+
+from cloudcrest.compute.scheduler.model import Plan, Running, Workload
 
 
 class ProcessSpec(msgspec.Struct, frozen=True):
@@ -85,4 +88,34 @@ class Fabric(Protocol):
 
     async def stop(self, process_id: str) -> None:
         """Asks it to end, kills it after its grace, forgets it; returns when it is gone. Unknown ids are no error."""
+        ...
+
+
+class Placer(Protocol):
+    """Gives places to what waits, for every source ("serving", "jobs") at once: one queue, one quota tree.
+
+    A source offers what waits, reads its `news`, carries it out and releases what has ended. After a restart it adopts
+    what it finds running before it offers anything. Nothing here waits or fails; `watch` tells of news.
+    """
+
+    def watch(self, source: str, on_news: Callable[[], None]) -> None:
+        """Calls `on_news` (from the event loop) whenever there is something new for this source."""
+        ...
+
+    def offer(self, source: str, workload: Workload) -> None:
+        """This waits from now on; the same id again replaces what it was. One that has its places keeps them."""
+        ...
+
+    def adopt(self, source: str, running: Running) -> None:
+        """This has its places already."""
+        ...
+
+    def release(self, source: str, workload_id: str) -> None:
+        """This waits no longer, or no longer needs its places: its processes are gone. Unknown ids are no error."""
+        ...
+
+    def news(self, source: str) -> Plan:
+        """What holds now of this source's: `placed`, those that have their places and are not released; `preempted`,
+        those of them that are to end so that another gets theirs; `refused`, why those that wait do.
+        """
         ...
