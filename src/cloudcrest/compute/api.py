@@ -11,6 +11,11 @@ import msgspec
 
 from cloudcrest.compute.scheduler.model import Plan, Running, Workload
 
+NODE_KIND = "node"
+RACK_KIND = "rack"
+ACCELERATOR_TYPE_KIND = "accelerator_type"
+"""Kinds of documents that the control plane publishes: `NodeDocument`, `RackDocument`, `AcceleratorType`."""
+
 
 class ProcessSpec(msgspec.Struct, frozen=True):
     """A process to run. `id` names it and its log file; `labels` come back with its status, for adoption.
@@ -59,7 +64,11 @@ class AcceleratorFacts(msgspec.Struct, frozen=True):
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """A node, as its agent sees its machine. `labels` (zone and rack among them) are those it was started with."""
+    """A node, as its agent sees its machine. `labels` (zone and rack among them) are those it was started with.
+
+    `id` stays the same when the node comes back: operators' settings hang on it. `cpu_model`: what its processor is
+    called, empty where that is not known.
+    """
 
     id: str
     address: str
@@ -69,6 +78,74 @@ class NodeFacts(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     is_ready: bool = True
     reason: str | None = None
+    cpu_model: str = ""
+
+
+class NodeAllocation(msgspec.Struct, frozen=True):
+    """What is given out of a node. `accelerators_milli`: thousandths by the accelerator's index."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    accelerators_milli: dict[int, int] = {}
+    processes: int = 0
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """What a region reports of a node: `PUT /internal/v1/nodes`, all of its nodes each time."""
+
+    facts: NodeFacts
+    allocated: NodeAllocation = NodeAllocation()
+
+
+class NodeDocument(msgspec.Struct, frozen=True):
+    """What an operator has set of a node, published to its region. `node_id` is what the fabric calls it.
+
+    `labels` are added to those it was started with and win; `zone` and `rack` do so, too (None: as it was started).
+    `power_watts`: what it draws at rest. `is_cordoned`: it gets nothing new; `is_draining`: what runs there moves
+    away. `reserved_…`: what is not given out (None: a default).
+    """
+
+    id: str
+    node_id: str
+    labels: dict[str, str] = {}
+    taints: tuple[str, ...] = ()
+    zone: str | None = None
+    rack: str | None = None
+    power_watts: int | None = None
+    is_cordoned: bool = False
+    is_draining: bool = False
+    reserved_cpu_milli: int | None = None
+    reserved_memory_bytes: int | None = None
+
+
+class RackDocument(msgspec.Struct, frozen=True):
+    """What the nodes of a rack may draw together, published to its region."""
+
+    name: str
+    power_limit_watts: int
+
+
+class AcceleratorType(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A kind of accelerator. What is not known is None or left out; `sources` say where the figures are from.
+
+    `names`: what vendors' tools call it, without regard to case. `peak_tflops` by dtype, dense: 10¹² operations a
+    second. `bandwidth_bytes_per_second`: of its memory. `interconnect_bytes_per_second`: to its neighbours, both ways
+    together. `power_watts`: what one draws at most. `engines` and `dtypes`: those that run on it.
+    """
+
+    id: str
+    family: str
+    name: str
+    memory_bytes: int
+    names: tuple[str, ...] = ()
+    peak_tflops: dict[str, float] = {}
+    bandwidth_bytes_per_second: int | None = None
+    interconnect: str | None = None
+    interconnect_bytes_per_second: int | None = None
+    power_watts: int | None = None
+    engines: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class Fabric(Protocol):

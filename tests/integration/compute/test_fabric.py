@@ -9,14 +9,18 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
+from cloudcrest.compute.fabric.machine import Machine
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.lifeline import Lifeline
+from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from tests.integration.compute.processes import SLEEPER, STUBBORN, is_alive, python
 from tests.support.waiting import until_async
+from tests.unit.compute.vendor import FakeTools, printed
 
 pytestmark = pytest.mark.anyio
 
@@ -148,3 +152,28 @@ async def test_the_agent_refuses_what_is_no_call(host: ProcessHost) -> None:
                 await stream.send(line)
                 assert b'"ok":false' in await stream.receive()
         await agent.close()
+
+
+async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path) -> None:
+    tools = FakeTools({"mx-smi": printed("mx-smi.txt")})
+    machine = Machine(families=families(), tools=tools, clock=ManualClock())
+    lifeline = Lifeline()
+    host = ProcessHost(
+        log_folder=tmp_path, working_folder=tmp_path, lifeline=lifeline, environment=os.environ, machine=machine
+    )
+    try:
+        (node,) = await host.nodes()
+        assert [each.index for each in node.accelerators] == [0, 1]
+        says = python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+        # What it says itself does not count.
+        theirs = {"CUDA_VISIBLE_DEVICES": "0,1"}
+        await host.start(ProcessSpec(id="job_1", argv=says, environment=theirs, accelerators=(1,)))
+        await host.start(ProcessSpec(id="job_2", argv=says, environment=theirs))
+        assert (await settled(host, "job_1", "exited")).log_tail == "1"
+        assert (await settled(host, "job_2", "exited")).log_tail == "-1"
+        with pytest.raises(InvalidInput, match="gives out no accelerator 7"):
+            await host.start(ProcessSpec(id="job_3", argv=says, accelerators=(7,)))
+        assert len(tools.ran) == len(families()) - 1  # each was asked once, save Apple's, which asks no Linux
+    finally:
+        await host.close()
+        lifeline.close()

@@ -1,23 +1,80 @@
 """This machine as a node: what it is called and what it has."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import psutil
 
-from cloudcrest.compute.api import NodeFacts
+from cloudcrest.compute.accelerators.api import Family, Tools
+from cloudcrest.compute.accelerators.cpu import cpu_model
+from cloudcrest.compute.accelerators.detect import detect
+from cloudcrest.compute.accelerators.given_out import visible_environment
+from cloudcrest.compute.api import AcceleratorFacts, AcceleratorType, NodeFacts
+from cloudcrest.kernel.clock import Clock
 
 NODE_ID = "local"
+HOSTNAME_LABEL = "cloudcrest.io/hostname"
+REFRESH_SECONDS = 600.0
+"""Chips come and go with a driver's fault or a new one, not by the minute."""
+
+
+class Machine:
+    """What this machine has. Its chips are looked for once, before the first answer, and seldom again.
+
+    `types` name the chips; `families` are asked for them through `tools`. Looking blocks a thread, never the loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        families: Mapping[str, Family],
+        tools: Tools,
+        clock: Clock,
+        types: Sequence[AcceleratorType] = (),
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        self._families = families
+        self._tools = tools
+        self._clock = clock
+        self._types = types
+        self._refresh_seconds = refresh_seconds
+        self._looking = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._accelerators: tuple[AcceleratorFacts, ...] = ()
+        self._cpu_model = ""
+
+    async def facts(self) -> NodeFacts:
+        """The node that this machine is; looks again where that was long ago."""
+        async with self._looking:
+            if self._clock.monotonic() - self._looked_at >= self._refresh_seconds:
+                self._accelerators, self._cpu_model = await asyncio.to_thread(self._look)
+                self._looked_at = self._clock.monotonic()
+        facts = this_machine()
+        return msgspec.structs.replace(facts, accelerators=self._accelerators, cpu_model=self._cpu_model)
+
+    async def environment(self, chosen: Sequence[int]) -> dict[str, str]:
+        """The variables for a process that is given these accelerators. Raises `InvalidInput` where there is one
+        that this node does not give out.
+        """
+        if self._looked_at == float("-inf"):
+            await self.facts()
+        return visible_environment(self._accelerators, chosen, self._families)
+
+    def _look(self) -> tuple[tuple[AcceleratorFacts, ...], str]:
+        return detect(self._families.values(), self._tools, self._types), cpu_model(self._tools)
 
 
 def this_machine() -> NodeFacts:
-    """The node that the local fabric is."""
+    """The node that the local fabric is, without its accelerators."""
     return NodeFacts(
         id=NODE_ID,
         address="127.0.0.1",
         cpu_milli=1000 * _cpus(),
         memory_bytes=int(psutil.virtual_memory().total),
-        labels={"cloudcrest.io/hostname": socket.gethostname()},
+        labels={HOSTNAME_LABEL: socket.gethostname()},
     )
 
 

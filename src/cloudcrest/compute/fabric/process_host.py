@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
-from cloudcrest.compute.fabric.machine import NODE_ID, this_machine
+from cloudcrest.compute.fabric.machine import NODE_ID, Machine, this_machine
 from cloudcrest.compute.fabric.process_log import ProcessLog, prune_logs
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.errors import InvalidInput, LimitExceeded
@@ -52,7 +52,8 @@ class _Process:
 class ProcessHost:
     """A fabric of one node, in this process. Implements `compute.api.Fabric`.
 
-    `environment` is what every process gets (the spec's own is added); `working_folder` is where they run.
+    `environment` is what every process gets (the spec's own is added); `working_folder` is where they run. `machine`
+    says what this node has, and hides from processes the accelerators they are not given; None: they are left alone.
     """
 
     def __init__(
@@ -63,19 +64,21 @@ class ProcessHost:
         lifeline: Lifeline,
         environment: Mapping[str, str],
         on_exit: Callable[[ProcessStatus], None] | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._log_folder = log_folder
         self._working_folder = working_folder
         self._lifeline = lifeline
         self._environment = dict(environment)
         self._on_exit = on_exit
+        self._machine = machine
         self._processes: OrderedDict[str, _Process] = OrderedDict()
         self._starting: dict[str, asyncio.Lock] = {}
         self._reapers: set[asyncio.Task[None]] = set()
 
     async def nodes(self) -> list[NodeFacts]:
         """This machine."""
-        return [this_machine()]
+        return [this_machine() if self._machine is None else await self._machine.facts()]
 
     async def start(self, spec: ProcessSpec, *, inherited_fds: Sequence[int] = ()) -> None:
         """Starts it, unless it runs already; an exited one of the same id is replaced.
@@ -129,6 +132,7 @@ class ProcessHost:
         await asyncio.gather(*(self.stop(process_id) for process_id in [*self._processes]))
 
     async def _spawn(self, spec: ProcessSpec, inherited_fds: Sequence[int]) -> _Process:
+        visible = {} if self._machine is None else await self._machine.environment(spec.accelerators)
         prune_logs(self._log_folder)
         log = ProcessLog(self._log_folder, spec.id)
         read_fd, write_fd = os.pipe()
@@ -139,7 +143,7 @@ class ProcessHost:
                 stdout=write_fd,
                 stderr=write_fd,
                 cwd=self._working_folder,
-                env={**self._environment, **self._lifeline.environment(), **spec.environment},
+                env={**self._environment, **self._lifeline.environment(), **spec.environment, **visible},
                 start_new_session=True,
                 pass_fds=(self._lifeline.read_fd, *inherited_fds),
             )

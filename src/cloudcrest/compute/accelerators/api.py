@@ -1,0 +1,57 @@
+"""What a family of chips is. Others add one by an entry point of the group `cloudcrest.accelerators`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+ENTRY_POINT_GROUP = "cloudcrest.accelerators"
+NONE_VISIBLE = "-1"
+"""An index that none has: runtimes end the list there. An empty value is taken by some for "all"."""
+
+
+class Detected(msgspec.Struct, frozen=True):
+    """One chip, as its vendor's tool tells. `index` is what the family's variable calls it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    uuid: str = ""
+
+
+class Tools(Protocol):
+    """What detection may use of a machine. Every call is bounded in time and output, and none raises."""
+
+    def run(self, *argv: str) -> str | None:
+        """What a command prints; None where there is no such command, or it fails."""
+        ...
+
+    def read(self, path: str) -> str | None:
+        """A file's text, None where it cannot be read."""
+        ...
+
+    def system(self) -> str:
+        """The operating system: Linux, Darwin."""
+        ...
+
+
+class Family(Protocol):
+    """One vendor's chips. `detect` asks the machine through `tools` and leaves the reading to a pure function."""
+
+    @property
+    def name(self) -> str:
+        """A short name: "nvidia"."""
+        ...
+
+    def detect(self, tools: Tools) -> tuple[Detected, ...]:
+        """The chips of this machine, none where there are none or their tool is not installed."""
+        ...
+
+    def environment(self, visible: Sequence[int]) -> dict[str, str]:
+        """The variables that show a process these chips and hide the family's others; all of them for none."""
+        ...
+
+
+def index_list(visible: Sequence[int]) -> str:
+    """`[0, 2]` → `"0,2"`, nothing → an index that none has."""
+    return ",".join(map(str, visible)) or NONE_VISIBLE

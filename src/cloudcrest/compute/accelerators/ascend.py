@@ -1,0 +1,46 @@
+"""Huawei Ascend NPUs, through `npu-smi`."""
+
+import re
+from collections.abc import Sequence
+
+from cloudcrest.compute.accelerators.api import Detected, Tools, index_list
+from cloudcrest.compute.accelerators.reading import cells
+from cloudcrest.kernel.units import MIB
+
+QUERY = ("npu-smi", "info")
+_CARD = re.compile(r"\d+\s+(\S+)")
+_BUS = re.compile(r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]")
+_USAGE = re.compile(r"\d+\s*/\s*(\d+)")
+
+
+class Ascend:
+    """Chips, of which a card may have two. Implements `Family`."""
+
+    name = "ascend"
+
+    def detect(self, tools: Tools) -> tuple[Detected, ...]:
+        """Asks `npu-smi`."""
+        return parse(tools.run(*QUERY) or "")
+
+    def environment(self, visible: Sequence[int]) -> dict[str, str]:
+        """What CANN's runtime goes by."""
+        return {"ASCEND_RT_VISIBLE_DEVICES": index_list(visible)}
+
+
+def parse(output: str) -> tuple[Detected, ...]:
+    """Of the table of `npu-smi info`, two rows a chip: the card's name, then the chip with its bus and memory.
+
+    The runtime counts chips in the order of the table, whatever their cards are numbered. Memory is the last usage
+    that is not of 0: HBM, or on chips without it the one before.
+    """
+    found: list[Detected] = []
+    name = ""
+    for row in cells(output):
+        card = _CARD.fullmatch(row[0]) if row else None
+        if len(row) >= 3 and _BUS.fullmatch(row[1]):
+            totals = [int(total) for total in _USAGE.findall(row[2]) if int(total)]
+            memory_bytes = totals[-1] * MIB if totals else 0
+            found.append(Detected(len(found), name or "Ascend", memory_bytes))
+        elif card is not None:
+            name = card.group(1)
+    return tuple(found)
