@@ -8,13 +8,16 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 MAX_DEPTH = 32
+MAX_WALKED = 100_000
+"""Files of a folder that are looked at, at most."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -76,6 +79,38 @@ def open_folder(root: Path, name: str, *, make: bool = False) -> int:
             raise NotFound(f"there is no folder '{name}'") from None
         raise
     return folder
+
+
+def folder_bytes(folder: Path) -> int:
+    """How much a folder holds on disk: as far as it is walked."""
+    return sum(found.st_blocks * 512 for _, found in walk(folder, ""))
+
+
+def walk(root: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The plain files below a folder, by name relative to `root`; `MAX_WALKED` at most. What goes away is left out."""
+    waiting, seen = [below], 0
+    while waiting:
+        inside = waiting.pop()
+        try:
+            descriptor = open_inside(root, inside, os.O_RDONLY | os.O_DIRECTORY)
+        except (OSError, CloudcrestError):
+            continue
+        try:
+            for name in os.listdir(descriptor):
+                seen += 1
+                if seen > MAX_WALKED:
+                    return
+                path = f"{inside}/{name}" if inside else name
+                try:
+                    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except OSError:
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    waiting.append(path)
+                elif stat.S_ISREG(found.st_mode):
+                    yield path, found
+        finally:
+            os.close(descriptor)
 
 
 def _enter(folder: int, part: str, *, make: bool) -> int:

@@ -18,7 +18,7 @@ EndKind = Literal[
     "prepare",
     "lost",
 ]
-StopWhy = Literal["time_limit", "cancelled", "preempted", "gang", "budget", "disk", "lost"]
+StopWhy = Literal["prepare", "time_limit", "cancelled", "preempted", "gang", "budget", "disk", "lost"]
 RunnerPhase = Literal["waiting", "preparing", "ready", "running", "ended"]
 
 
@@ -36,14 +36,17 @@ class Input(msgspec.Struct, frozen=True):
 class Mount(msgspec.Struct, frozen=True):
     """A folder that the region's nodes share, seen at `target`: a volume, or the job's checkpoints.
 
-    `quota_bytes`: what may be in it in all; 0 for what a reader cannot fill.
+    `variable`: of the command's environment, in which its path is. `quota_bytes`: what may be in it in all; 0 for what
+    a reader cannot fill. `is_made`: where it is not there it is made.
     """
 
     name: str
     source: str
     target: str
+    variable: str = ""
     is_writable: bool = False
     quota_bytes: int = 0
+    is_made: bool = False
 
 
 class RunnerSpec(msgspec.Struct, frozen=True):

@@ -81,9 +81,12 @@ class SandboxProcess(Protocol):
 
 
 class Sandbox(Protocol):
-    """One way to hold a command. `isolation` names it ("bubblewrap", "docker", "rlimits", "plain")."""
+    """One way to hold a command. `isolation` names it ("bubblewrap", "docker", "rlimits", "plain"). `has_own_view`:
+    binds are at their targets; without, a command finds folders where the node has them.
+    """
 
     isolation: str
+    has_own_view: bool
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, its output to `output_fd`. Raises `InvalidInput` where the program is not there, `Unavailable`."""

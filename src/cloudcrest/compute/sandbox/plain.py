@@ -24,6 +24,7 @@ class PlainSandbox:
     """Implements `sandbox.api.Sandbox`. What it starts ends when this process does."""
 
     isolation = "plain"
+    has_own_view = False
 
     def __init__(self) -> None:
         self._lifeline = Lifeline()

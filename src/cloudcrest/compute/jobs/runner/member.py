@@ -7,6 +7,7 @@ waiting ─ prepare ─► preparing ─► ready ─ go ─► running ─► e
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -17,10 +18,11 @@ from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
-from cloudcrest.compute.jobs.runner.work import fetch, folder_bytes, list_outputs, receive
-from cloudcrest.compute.jobs.running import End, Go, Input, Outputs, RunnerPhase, RunnerSpec, RunnerState, Stop
+from cloudcrest.compute.jobs.runner.work import fetch, list_outputs, receive
+from cloudcrest.compute.jobs.running import End, Go, Input, Mount, Outputs, RunnerPhase, RunnerSpec, RunnerState, Stop
 from cloudcrest.compute.sandbox.api import Bind, Sandbox, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.infra.safe_paths import folder_bytes
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, Conflict, NotFound, SetupError
 from cloudcrest.kernel.ids import new_id
@@ -124,7 +126,9 @@ class Member:
         if self.phase != "ready" or spec is None:
             raise Conflict("the member is not ready")
         self.phase = "running"
-        environment = {**spec.environment, **order.environment, **spec.secrets}
+        has_view = self._sandbox.has_own_view
+        paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
+        environment = {**spec.environment, **order.environment, **paths, **spec.secrets}
         read_fd, write_fd = os.pipe()
         try:
             # Before the command: what has run without a record would not be charged.
@@ -174,6 +178,12 @@ class Member:
             raise Conflict("a shell needs a running job", hint="this one is not running")
         return await self.shells.open(self._process, argv, columns, rows)
 
+    async def forget(self) -> None:
+        """Removes what it left on this node. Raises `Conflict` before its end."""
+        if self.phase != "ended":
+            raise Conflict("the member has not ended")
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
     async def _prepare(self, spec: RunnerSpec) -> None:
         self.work.mkdir(mode=0o700, exist_ok=True)
         for folder in spec.outputs:
@@ -187,7 +197,7 @@ class Member:
                 self._detail = "waits for its input files"
                 await self._has_inputs.wait()
             for mount in spec.mounts:
-                await asyncio.to_thread(Path(mount.source).mkdir, 0o700, parents=True, exist_ok=True)
+                await asyncio.to_thread(_require_folder, mount)
         except (CloudcrestError, OSError) as error:
             self._end(End("prepare", str(error)))
             return
@@ -297,6 +307,15 @@ class Member:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _require_folder(mount: Mount) -> None:
+    """Makes a folder that is to be made. Raises `NotFound` where another is not there."""
+    source = Path(mount.source)
+    if mount.is_made:
+        source.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif not source.is_dir():
+        raise NotFound(f"there is no {mount.name}", hint="make it first")
 
 
 def _too_much(work: Path, spec: RunnerSpec) -> str | None:

@@ -7,6 +7,7 @@ POST /stop               Stop                        it ends, and why
 GET  /state              → RunnerState
 GET  /log?offset=&most=&wait=   → bytes; the header x-offset says where they begin
 GET  /metrics            → SandboxUsage
+    DELETE /                 what it left on this node goes; it must have ended
 GET  /outputs            → Outputs
 GET  /outputs/content?name=     → bytes
 POST /shells             {argv, columns, rows} → {id}
@@ -104,6 +105,10 @@ def _run_routes(member: Member) -> list[Route]:
     async def metrics(_: Request) -> Response:
         return _json(member.usage())
 
+    async def forget(_: Request) -> Response:
+        await member.forget()
+        return Response(status_code=204)
+
     async def outputs(_: Request) -> Response:
         return _json(await member.outputs())
 
@@ -119,6 +124,7 @@ def _run_routes(member: Member) -> list[Route]:
         Route("/state", state),
         Route("/log", log),
         Route("/metrics", metrics),
+        Route("/", forget, methods=["DELETE"]),
         Route("/outputs", outputs),
         Route("/outputs/content", content),
     ]

@@ -10,8 +10,7 @@ What a tenant wrote is never followed: links are neither read nor counted.
 import asyncio
 import hashlib
 import os
-import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -19,14 +18,12 @@ import httpx2
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import Input, Output, Outputs
 from cloudcrest.infra.outbound import OutboundPolicy, guarded_client
-from cloudcrest.infra.safe_paths import open_inside, split_name
+from cloudcrest.infra.safe_paths import open_inside, split_name, walk
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge, Unavailable
 from cloudcrest.kernel.units import format_bytes
 
 _PIECE_BYTES = 1024 * 1024
 _MAX_REDIRECTS = 5
-_MAX_WALKED = 100_000
-"""Files that are looked at, at most, to know how much a folder holds."""
 
 
 async def fetch(
@@ -78,38 +75,6 @@ def list_outputs(work: Path, folders: tuple[str, ...], settings: RunSettings) ->
             total += found.st_size
             kept.append(Output(name, found.st_size, f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"))
     return Outputs(tuple(kept), left_out)
-
-
-def folder_bytes(folder: Path) -> int:
-    """How much a folder holds on disk: as far as it is walked."""
-    return sum(found.st_blocks * 512 for _, found in walk(folder, ""))
-
-
-def walk(root: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The plain files below a folder, by name relative to `root`; `_MAX_WALKED` at most. What goes away is left out."""
-    waiting, seen = [below], 0
-    while waiting:
-        inside = waiting.pop()
-        try:
-            descriptor = open_inside(root, inside, os.O_RDONLY | os.O_DIRECTORY)
-        except (OSError, CloudcrestError):
-            continue
-        try:
-            for name in os.listdir(descriptor):
-                seen += 1
-                if seen > _MAX_WALKED:
-                    return
-                path = f"{inside}/{name}" if inside else name
-                try:
-                    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                except OSError:
-                    continue
-                if stat.S_ISDIR(found.st_mode):
-                    waiting.append(path)
-                elif stat.S_ISREG(found.st_mode):
-                    yield path, found
-        finally:
-            os.close(descriptor)
 
 
 def _is_nameable(name: str) -> bool:

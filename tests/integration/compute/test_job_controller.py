@@ -1,0 +1,323 @@
+"""Jobs in a region, with real runners and commands: to their end, whatever is killed on the way."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from cloudcrest.compute.api import ProcessStatus
+from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.compute.fakes import FakeMeter, FakePlacer
+from cloudcrest.compute.jobs.api import JobDocument, JobInput, JobReport, JobVolume
+from cloudcrest.compute.jobs.controller import JobController
+from cloudcrest.compute.jobs.entry import Entries
+from cloudcrest.compute.jobs.launch import Launcher
+from cloudcrest.compute.jobs.link import RunnerLink
+from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.jobs.store import JobStore, log_prefix
+from cloudcrest.compute.volumes.folders import VolumeFolders, data_folder
+from cloudcrest.infra.lifeline import Lifeline
+from cloudcrest.infra.objects import ObjectStore
+from cloudcrest.kernel.clock import SystemClock
+from tests.support.runners import python
+from tests.support.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+SECRET = "secret-of-the-region"
+FOREVER = python("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+
+
+def job(command: tuple[str, ...], job_id: str = "job_1", **changes: Any) -> JobDocument:
+    made = JobDocument(job_id, "org_1", "proj_1", "local", "test", command, 0.0, 100, 1000, grace_seconds=5.0)
+    return msgspec.structs.replace(made, **changes)
+
+
+class Region:
+    """A region's jobs, over a fabric of this process. `controller` may be killed and made again."""
+
+    def __init__(self, folder: Path, fabric: ProcessHost, placer: FakePlacer, meter: FakeMeter) -> None:
+        self.folder = folder
+        self.fabric = fabric
+        self.placer = placer
+        self.meter = meter
+        self.store = JobStore(ObjectStore(str(folder / "objects")))
+        self.documents: dict[str, JobDocument] = {}
+        self.reports: dict[str, JobReport] = {}
+        self.client = httpx2.AsyncClient(trust_env=False)
+        self.settings = RunSettings(
+            isolation="plain", poll_seconds=0.05, collect_seconds=0.2, backoff_first_seconds=0.1, unanswered_seconds=20
+        )
+        self.start()
+
+    def start(self) -> None:
+        """A new controller, which knows what is on disk."""
+        launcher = Launcher(
+            self.folder / "work", self.folder / "shared", self.settings, SECRET, lambda sealed: f"opened {sealed}"
+        )
+        self.controller = JobController(
+            region="local",
+            fabric=self.fabric,
+            placer=self.placer,
+            meter=self.meter,
+            store=self.store,
+            entries=Entries(self.folder / "jobs"),
+            launcher=launcher,
+            link=RunnerLink(self.client, SECRET),
+            clock=SystemClock(),
+            on_reports=self._take,
+        )
+        self.want()
+        self.running = asyncio.create_task(self.controller.run())
+
+    async def stop(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+    def want(self, *documents: JobDocument) -> None:
+        self.documents.update({document.id: document for document in documents})
+        self.controller.update(self.documents.values())
+
+    def _take(self, reports: tuple[JobReport, ...]) -> None:
+        self.reports = {report.id: report for report in reports}
+
+    async def state(self, *states: str, job_id: str = "job_1") -> JobReport:
+        def look() -> JobReport | None:
+            report = self.reports.get(job_id)
+            return report if report is not None and report.state in states else None
+
+        report = await until_async(look, f"{job_id} is {states}")
+        assert report is not None
+        return report
+
+    async def log(self, attempt: int = 1, member: int = 0, job_id: str = "job_1") -> str:
+        _, data = await self.store.read_log(log_prefix("proj_1", job_id, attempt, member), 0, 100_000)
+        return data.decode()
+
+    async def runner(self, job_id: str = "job_1") -> ProcessStatus:
+        async def look() -> ProcessStatus | None:
+            found = [each for each in await self.fabric.list() if each.labels["job"] == job_id]
+            return found[0] if found and found[0].pid else None
+
+        found = await until_async(look, "there is a runner")
+        assert found is not None
+        return found
+
+
+@asynccontextmanager
+async def running_region(
+    folder: Path, placer: FakePlacer | None = None, meter: FakeMeter | None = None
+) -> AsyncIterator[Region]:
+    lifeline = Lifeline()
+    for inner in ("logs", "shared"):
+        (folder / inner).mkdir()
+    fabric = ProcessHost(
+        log_folder=folder / "logs", working_folder=folder, lifeline=lifeline, environment=dict(os.environ)
+    )
+    region = Region(folder, fabric, placer or FakePlacer(), meter or FakeMeter())
+    try:
+        yield region
+    finally:
+        await region.stop()
+        await fabric.close()
+        await region.client.aclose()
+        lifeline.close()
+
+
+async def test_a_job_runs_to_its_end(tmp_path: Path) -> None:
+    volumes = VolumeFolders(tmp_path / "shared", most=5, most_bytes=10**9, now=lambda: 0.0)
+    async with running_region(tmp_path) as region:
+        volumes.create("proj_1", "models")
+        await region.store._objects.put("files/proj_1/file_1", b"an input")
+        code = (
+            "import os; print(open('in.txt').read(), os.environ['KEY'], os.environ['CLOUDCREST_MEMBERS']);"
+            "open(os.environ['CLOUDCREST_VOLUME_MODELS'] + '/made', 'w').write('in the volume');"
+            "open('outputs/result', 'w').write('42')"
+        )
+        region.want(
+            job(
+                python(code),
+                inputs=(JobInput("in.txt", file_id="file_1"),),
+                volumes=(JobVolume("models", "/models"),),
+                sealed_secrets={"KEY": "sealed"},
+            )
+        )
+        report = await region.state("succeeded")
+        assert report.attempt == 1
+        assert report.has_outputs
+        assert await region.log() == "an input opened sealed 1\n"
+        manifest = await region.store.manifest("proj_1", "job_1")
+        assert b"".join([piece async for piece in region.store.output(manifest["outputs/result"])]) == b"42"
+        assert (data_folder(tmp_path / "shared", "proj_1", "models") / "made").read_text() == "in the volume"
+        (closed,) = region.meter.closed.values()
+        assert closed == (report.started_at, report.ended_at)
+        assert set(region.meter.opened) == {"job_1-1-0"}
+        assert await region.fabric.list() == []
+        assert list((tmp_path / "work").iterdir()) == []
+        assert region.placer.news("jobs").placed == ()
+        assert "opened sealed" not in "".join(path.read_text() for path in (tmp_path / "jobs").iterdir())
+        assert await region.store.report("proj_1", "job_1") == report
+        # The control plane has it: the region forgets.
+        region.documents.clear()
+        region.want()
+        await until_async(lambda: not region.reports, "it is forgotten")
+        assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_failures_are_tried_again_and_then_final(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        code = "import os, sys; print('attempt', os.environ['CLOUDCREST_ATTEMPT']); sys.exit(5)"
+        region.want(job(python(code), retries=1))
+        report = await region.state("failed")
+        assert (report.attempt, report.failures, report.losses) == (2, 2, 0)
+        assert [attempt.members[0].exit_code for attempt in report.attempts] == [5, 5]
+        assert report.reason == "it exited with code 5"
+        assert await region.log(attempt=2) == "attempt 2\n"
+        assert set(region.meter.closed) == {"job_1-1-0", "job_1-2-0"}
+
+
+async def test_a_cancelled_job_ends(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(job(FOREVER))
+        await region.state("running")
+        region.want(job(FOREVER, is_cancelled=True))
+        report = await region.state("cancelled")
+        assert report.started_at is not None
+        assert report.attempts[0].outcome == "cancelled"
+        assert await region.fabric.list() == []
+
+
+async def test_the_time_limit_holds_over_attempts(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(job(FOREVER, time_limit_seconds=0.5))
+        report = await region.state("timed_out")
+        assert "time limit" in report.reason
+
+
+async def test_a_gang_has_all_its_members_or_none(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        code = (
+            "import os, sys, time; member = os.environ['CLOUDCREST_MEMBER'];"
+            "print(member, os.environ['CLOUDCREST_PEERS'], flush=True);"
+            "sys.exit(3) if member == '1' else time.sleep(600)"
+        )
+        region.want(job(python(code), members=3))
+        report = await region.state("failed")
+        assert report.reason == "it exited with code 3"
+        assert len(report.attempts[0].members) == 3
+        assert all(member.ended_at is not None for member in report.attempts[0].members)
+        assert await region.log(member=2) == "2 127.0.0.1,127.0.0.1,127.0.0.1\n"
+        assert len(region.meter.closed) == 3
+
+
+async def test_a_preempted_job_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, signal, sys, time
+kept = pathlib.Path(os.environ['CLOUDCREST_CHECKPOINTS']) / 'step'
+if kept.exists():
+    print('goes on from', kept.read_text()); sys.exit(0)
+def save(*_):
+    kept.write_text('17'); sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print('begins', flush=True)
+time.sleep(600)
+"""
+    async with running_region(tmp_path) as region:
+        region.want(job(python(code), has_checkpoints=True))
+        await region.state("running")
+        await until_async(region.log, "it has begun")
+        region.placer.preempt("job_1", "a job of higher priority needs its place")
+        report = await region.state("succeeded")
+        assert (report.attempt, report.preemptions, report.failures) == (2, 1, 0)
+        assert report.attempts[0].reason == "a job of higher priority needs its place"
+        assert await region.log(attempt=2) == "goes on from 17\n"
+
+
+async def test_a_new_controller_adopts_what_runs(tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    code = (
+        f"import pathlib, time; print('begins', flush=True); there = pathlib.Path({str(go_on)!r})\n"
+        "while not there.exists(): time.sleep(0.02)\n"
+        "print('goes on')"
+    )
+    async with running_region(tmp_path) as region:
+        region.want(job(python(code)))
+        begun = await region.state("running")
+        pid = (await region.runner()).pid
+        await region.stop()
+        region.start()
+        await until_async(lambda: region.placer.adopted, "it is adopted")
+        assert (await region.runner()).pid == pid
+        go_on.touch()
+        report = await region.state("succeeded")
+        assert (report.attempt, report.started_at) == (1, begun.started_at)
+        assert await region.log() == "begins\ngoes on\n"
+
+
+async def test_an_end_that_nobody_saw_is_learnt_later(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(job(python("print('done')")))
+        await region.state("preparing", "running")
+        await region.stop()
+        region.start()
+        report = await region.state("succeeded")
+        assert report.attempt == 1
+
+
+async def test_a_killed_runner_is_a_loss_and_charged_to_its_last_mark(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(job(FOREVER))
+        await region.state("running")
+        first = await region.runner()
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+
+        await until_async(lambda: region.reports["job_1"].attempt == 2, "it is tried again")
+        report = await region.state("running")
+        assert (report.losses, report.failures) == (1, 0)
+        assert report.attempts[0].outcome == "lost"
+        member = report.attempts[0].members[0]
+        assert region.meter.closed["job_1-1-0"] == (member.started_at, member.ended_at)
+        assert member.ended_at is not None
+
+
+async def test_a_budget_that_ends_ends_the_job(tmp_path: Path) -> None:
+    async with running_region(tmp_path, meter=FakeMeter(seconds=0.5)) as region:
+        region.want(job(FOREVER))
+        report = await region.state("failed")
+        assert report.reason == "the project's budget is spent"
+        assert report.started_at is not None
+
+
+async def test_without_a_budget_nothing_starts(tmp_path: Path) -> None:
+    async with running_region(tmp_path, meter=FakeMeter(seconds=0)) as region:
+        region.want(job((sys.executable, "-c", f"open({str(tmp_path / 'ran')!r}, 'w')")))
+        report = await region.state("failed")
+        assert report.started_at is None
+        assert not (tmp_path / "ran").exists()
+
+
+async def test_what_waits_says_why(tmp_path: Path) -> None:
+    async with running_region(tmp_path, placer=FakePlacer(most=1)) as region:
+        region.want(job(FOREVER), job(FOREVER, "job_2"))
+        await region.state("running")
+        await until_async(lambda: region.reports["job_2"].reason == "needs 1 node; all are taken", "it says why")
+        region.want(job(FOREVER, is_cancelled=True))
+        await region.state("running", job_id="job_2")
+
+
+async def test_a_missing_volume_or_file_is_said(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(
+            job(("true",), volumes=(JobVolume("none", "/none"),)),
+            job(("true",), "job_2", inputs=(JobInput("x", file_id="file_of_another"),)),
+        )
+        assert "there is no volume 'none'" in (await region.state("failed")).reason
+        assert "file_of_another" in (await region.state("failed", job_id="job_2")).reason
