@@ -8,7 +8,6 @@ away jobs run on and their ends are reported later.
 
 import asyncio
 import contextlib
-import copy
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
@@ -308,22 +307,10 @@ class JobController:
 
     async def _after(self, before: Entry, action: EndAttempt) -> None:
         """What it is from now on: on disk first, then to be seen."""
-        now, entry = self._clock.unix_seconds(), copy.copy(before)
-        records = [member.record for member in before.members if member.record is not None]
-        ran = [each.ended_at - each.started_at for each in records if each.started_at and each.ended_at]
-        entry.ran_seconds += max(ran, default=0.0)
-        ended = [*before.attempts, before.attempt_report(action.cause, action.message)]
-        entry.attempts = ended[-self._settings.attempts_kept :]
-        entry.members, entry.has_gone, entry.preempted, entry.broke = [], False, "", ""
-        entry.failures, entry.losses = action.failures, action.losses
-        entry.preemptions += action.cause == "preempted"
-        if action.retry_at is None:
-            entry.ended_at = max((each.ended_at for each in records if each.ended_at), default=now)
-            entry.enter("finished", now, action.state, action.message)
+        now = self._clock.unix_seconds()
+        entry = before.after(action, now, keep=self._settings.attempts_kept)
+        if entry.phase == "finished":
             await self._store.save_report(entry.document.project_id, entry.report(), now)
-        else:
-            entry.retry_at = action.retry_at
-            entry.enter("backoff", now, action.state, action.message)
         self._entries.save(entry)
         self._jobs[entry.id] = entry
         self._release(entry.id)

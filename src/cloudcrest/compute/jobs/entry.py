@@ -1,5 +1,6 @@
 """A job as its region knows it, kept on disk: what a new region service must know to go on, and no secret."""
 
+import copy
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from cloudcrest.compute.jobs.api import (
     MemberReport,
     MeteredMember,
 )
-from cloudcrest.compute.jobs.reconcile import JobPhase, Known, KnownMember, MemberPhase
+from cloudcrest.compute.jobs.reconcile import EndAttempt, JobPhase, Known, KnownMember, MemberPhase
 from cloudcrest.compute.jobs.running import RunRecord, StopWhy
 from cloudcrest.compute.scheduler.model import Demand, Running, Spot, Workload
 from cloudcrest.infra.files import write_atomic
@@ -145,6 +146,24 @@ class Entry(msgspec.Struct):
         """What is told of the present attempt."""
         members = tuple(member.report(number) for number, member in enumerate(self.members))
         return AttemptReport(self.attempt, self.accelerator_type, outcome, reason, members)
+
+    def after(self, action: EndAttempt, now: float, *, keep: int) -> "Entry":
+        """What it is when its attempt has ended; of those, `keep` are shown."""
+        entry = copy.copy(self)
+        records = [member.record for member in self.members if member.record is not None]
+        ran = [each.ended_at - each.started_at for each in records if each.started_at and each.ended_at]
+        entry.ran_seconds += max(ran, default=0.0)
+        entry.attempts = [*self.attempts, self.attempt_report(action.cause, action.message)][-keep:]
+        entry.members, entry.has_gone, entry.preempted, entry.broke = [], False, "", ""
+        entry.failures, entry.losses = action.failures, action.losses
+        entry.preemptions += action.cause == "preempted"
+        if action.retry_at is None:
+            entry.ended_at = max((each.ended_at for each in records if each.ended_at), default=now)
+            entry.enter("finished", now, action.state, action.message)
+        else:
+            entry.retry_at = action.retry_at
+            entry.enter("backoff", now, action.state, action.message)
+        return entry
 
     def workload(self) -> Workload:
         """What the placer is offered."""
