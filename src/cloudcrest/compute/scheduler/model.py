@@ -62,6 +62,7 @@ class Workload(msgspec.Struct, frozen=True):
     `together`: all members within one such domain. `spread`: as evenly as can be over such domains, counting what runs
     of the same `group`. `labels`: what nodes must have. `zones`: where it may run, empty for anywhere. `prefers`: how
     types that will do are chosen between; `order` is `type_order`. `since`: when it began to wait.
+    `is_promised`: a decision before has stopped others for it (`waits_for_preemption`), so it comes first.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Workload(msgspec.Struct, frozen=True):
     prefers: Literal["packing", "cheapest", "order"] = "packing"
     type_order: tuple[str, ...] = ()
     since: float = 0.0
+    is_promised: bool = False
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -90,13 +92,15 @@ class Spot(msgspec.Struct, frozen=True):
 
 class Running(msgspec.Struct, frozen=True):
     """A workload that has its places, a `Spot` a member. `since`: when it got them. `preemption_cost_seconds`: work
-    that is lost when it is stopped now (since its last checkpoint), summed over its members.
+    that is lost when it is stopped now (since its last checkpoint), summed over its members. `is_leaving`: it has been
+    told to stop, and still has its places.
     """
 
     workload: Workload
     spots: tuple[Spot, ...]
     since: float
     preemption_cost_seconds: float = 0.0
+    is_leaving: bool = False
 
 
 class Placed(msgspec.Struct, frozen=True):

@@ -31,6 +31,10 @@ class Packing(Protocol):
         """Remembers that this was asked for."""
         ...
 
+    def look_again(self) -> None:
+        """Reckons anew with what is free, at the beginning of a decision: what it chooses follows from that alone."""
+        ...
+
     def choose(self, demand: Demand, among: Iterable[str] | None = None) -> Spot | None:
         """The place for a demand, of all nodes that are schedulable or `among` those named. None: it fits nowhere;
         what fits somewhere is never declined. Nothing is taken yet.

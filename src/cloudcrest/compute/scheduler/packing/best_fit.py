@@ -22,6 +22,9 @@ class BestFit:
     def observe(self, demand: Demand) -> None:
         """It does not look ahead."""
 
+    def look_again(self) -> None:
+        """It reckons with nothing."""
+
     def choose(self, demand: Demand, among: Iterable[str] | None = None) -> Spot | None:
         names = self._books if among is None else among
         fitting = [book for name in names if (book := self._books[name]).node.is_schedulable and book.fits(demand)]

@@ -21,16 +21,17 @@ def fits_type(node: Node, demand: Demand) -> bool:
 
 class NodeBook:
     """One node's. `left` has what is free of each accelerator. Memory is counted in whole mebibytes: what a node has is
-    rounded down, what is asked for up. `shape`: for whoever keeps shapes.
+    rounded down, what is asked for up. `shape` and `number`: for whoever keeps shapes, and an order of nodes.
     """
 
-    __slots__ = ("cpu_milli", "left", "memory_mib", "node", "shape")
+    __slots__ = ("cpu_milli", "left", "memory_mib", "node", "number", "shape")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.cpu_milli = node.cpu_milli
         self.memory_mib = node.memory_bytes // MIB
         self.shape = 0
+        self.number = 0
         self.left = [WHOLE] * node.accelerators
 
     def free(self) -> Free:

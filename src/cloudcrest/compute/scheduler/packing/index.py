@@ -17,6 +17,7 @@ from cloudcrest.compute.scheduler.model import Demand, Node, Spot
 from cloudcrest.compute.scheduler.packing.api import Free
 from cloudcrest.compute.scheduler.packing.books import NodeBook
 from cloudcrest.compute.scheduler.packing.classes import Classes, Flags, History, Shape, holds, shape_key
+from cloudcrest.compute.scheduler.packing.crowd import Crowd
 from cloudcrest.compute.scheduler.packing.states import Ids, States
 from cloudcrest.compute.scheduler.packing.successors import Successors
 from cloudcrest.compute.scheduler.packing.worth import Worth
@@ -37,7 +38,9 @@ class PackingIndex:
     def __init__(self) -> None:
         self._books: dict[str, NodeBook] = {}
         self._state_of: dict[str, int] = {}
-        self._nodes_in: dict[int, dict[str, None]] = {}
+        self._nodes_in: dict[int, Crowd] = {}
+        self._named: dict[int, NodeBook] = {}
+        self._added = 0
         self._shapes: list[Shape] = []
         self._shape_of: dict[tuple[object, ...], int] = {}
         self._states = States(_ACCELERATORS)
@@ -62,8 +65,9 @@ class PackingIndex:
             shape = self._shape_of[key] = len(self._shapes)
             self._shapes.append(Shape(node))
             self._successors = {}  # each knows the shapes there were
-        self._books[node.id] = NodeBook(node)
-        self._books[node.id].shape = shape
+        book = self._books[node.id] = self._named[self._added] = NodeBook(node)
+        book.shape, book.number = shape, self._added
+        self._added += 1
         if node.is_schedulable:
             self._shapes[shape].nodes += 1
         self._enter(node.id)
@@ -74,7 +78,7 @@ class PackingIndex:
         self._leave(node_id)
         if book.node.is_schedulable:
             self._shapes[book.shape].nodes -= 1
-        del self._books[node_id]
+        del self._books[node_id], self._named[book.number]
         self._choices_until_prices = 0
 
     def free(self, node_id: str) -> Free:
@@ -87,20 +91,24 @@ class PackingIndex:
 
     def choose(self, demand: Demand, among: Iterable[str] | None = None) -> Spot | None:
         self._learn()
-        if among is None:
-            candidates, names = self._active(), None
-        else:
-            names = {name: None for name in among if self._books[name].node.is_schedulable}
-            candidates = np.array(sorted({self._state_of[name] for name in names}), dtype=np.int64)
+        first: dict[int, int] | None = None
+        if among is not None:
+            first = {}
+            books = (book for name in among if (book := self._books[name]).node.is_schedulable)
+            for book in sorted(books, key=lambda book: book.number):
+                first.setdefault(self._state_of[book.node.id], book.number)
+        candidates = self._active() if first is None else np.array(sorted(first), dtype=np.int64)
         if not len(candidates):
             return None
-        found = self._best(demand, candidates)
+        found = self._best(demand, candidates, first)
         if found is None:
             return None
-        source, level = found
-        there = self._nodes_in[source]
-        node_id = next(iter(there)) if names is None else next(name for name in names if name in there)
-        return Spot(node_id, self._books[node_id].indexes(demand, level))
+        number, level = found
+        book = self._named[number]
+        return Spot(book.node.id, book.indexes(demand, level))
+
+    def look_again(self) -> None:
+        self._choices_until_prices = 0
 
     def take(self, spot: Spot, demand: Demand) -> None:
         self._books[spot.node_id].take(spot, demand)
@@ -112,8 +120,12 @@ class PackingIndex:
 
     # inside
 
-    def _best(self, demand: Demand, candidates: Ids) -> tuple[int, int] | None:
-        """The state to place it in, and the level of the accelerators to take."""
+    def _best(self, demand: Demand, candidates: Ids, first: dict[int, int] | None) -> tuple[int, int] | None:
+        """The number of the node to place it on, and the level of the accelerators to take.
+
+        `first`: the first node of each candidate; None: of all that are in it. Of equals the first node is taken, so
+        that nothing depends on what was tried before.
+        """
         states = self._states
         ways = self._ways(demand)
         ways.look_at(states, candidates)
@@ -127,8 +139,11 @@ class PackingIndex:
         penalties = self._worth.penalties(ways.fits_shape, demand.accelerators * demand.milli)
         if penalties is not None:
             scores -= penalties[states.rows[sources, 0]]
-        best = usable[int(scores.argmax())]
-        return int(ways.sources[best]), int(ways.levels[best])
+        best = usable[np.flatnonzero(scores == scores.max())]
+        found = []
+        for source, level in zip(ways.sources[best].tolist(), ways.levels[best].tolist(), strict=True):
+            found.append((self._nodes_in[source].first() if first is None else first[source], level))
+        return min(found)
 
     def _ways(self, demand: Demand) -> Successors:
         ways = self._successors.get(demand)
@@ -152,7 +167,9 @@ class PackingIndex:
         self._choices_until_prices -= 1
 
     def _active(self) -> Ids:
-        return np.fromiter(self._nodes_in, dtype=np.int64, count=len(self._nodes_in))
+        active = np.fromiter(self._nodes_in, dtype=np.int64, count=len(self._nodes_in))
+        active.sort()
+        return active
 
     def _move(self, node_id: str) -> None:
         self._leave(node_id)
@@ -164,16 +181,19 @@ class PackingIndex:
         state = int(self._states.ids(row[None, :])[0])
         self._state_of[node_id] = state
         if book.node.is_schedulable:
-            self._nodes_in.setdefault(state, {})[node_id] = None
+            there = self._nodes_in.get(state)
+            if there is None:
+                there = self._nodes_in[state] = Crowd()
+            there.add(book.number)
             self._states.nodes[state] += 1
 
     def _leave(self, node_id: str) -> None:
-        state = self._state_of.pop(node_id)
-        there = self._nodes_in.get(state)
-        if there is not None and node_id in there:
-            del there[node_id]
+        state, book = self._state_of.pop(node_id), self._books[node_id]
+        if book.node.is_schedulable:
+            there = self._nodes_in[state]
+            there.remove(book.number)
             self._states.nodes[state] -= 1
-            if not there:
+            if not len(there):
                 del self._nodes_in[state]
 
     def _start_over(self, accelerators: int) -> None:

@@ -1,0 +1,151 @@
+"""Whom to stop so that a workload finds room: the least work lost, then the fewest.
+
+May be stopped for a workload: spot work, by what is not spot; what another organization runs on a borrowed share, by
+who claims what he is guaranteed; and lower priority, by who claims what he is guaranteed, or where it is borrowed.
+Never what is as important, nor what is leaving already.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+
+import msgspec
+
+from cloudcrest.compute.scheduler.cluster import Cluster
+from cloudcrest.compute.scheduler.feasible import Feasible
+from cloudcrest.compute.scheduler.fit import fit
+from cloudcrest.compute.scheduler.model import Running, Spot, Workload
+from cloudcrest.compute.scheduler.quotas import Claim
+
+MAX_EXACT = 8
+"""With so few candidates on a node every set of them is looked at."""
+MAX_NODES = 200
+"""Nodes looked at for one member, those with least to lose first."""
+
+
+class Victims(msgspec.Struct, frozen=True):
+    """Whom to stop, and the places that are free then."""
+
+    workload_ids: tuple[str, ...]
+    spots: tuple[Spot, ...]
+
+
+def may_preempt(workload: Workload, claims: Mapping[str, Claim], running: Running, borrowed: Collection[str]) -> bool:
+    """Whether what runs may be stopped for this workload. `claims`: the workload's, by resource; `borrowed`: resources
+    that the other has borrowed.
+    """
+    other = running.workload  # whoever may be stopped is also behind in line (line.py), or it would come back at once
+    if running.is_leaving:
+        return False
+    if other.is_spot and not workload.is_spot:
+        return True
+    if workload.is_spot and (not other.is_spot or other.priority >= workload.priority):
+        return False
+    is_reclaimed = any(claims.get(resource) == "guaranteed" for resource in borrowed)
+    if is_reclaimed and workload.owner and workload.owner[:1] != other.owner[:1]:
+        return True
+    return other.priority < workload.priority and (bool(borrowed) or "guaranteed" in claims.values())
+
+
+def victims(cluster: Cluster, workload: Workload, room: Feasible, candidates: Sequence[Running]) -> Victims | None:
+    """Who is stopped. None: not even all of them together would make room."""
+    if not candidates or not room.nodes:
+        return None
+    with without(cluster, candidates):
+        if fit(cluster, workload, room) is None:
+            return None
+    if workload.members == 1:
+        chosen = _for_one(cluster, workload, room, candidates)
+    else:
+        chosen = _one_by_one(cluster, workload, room, candidates)
+    chosen = _spare(cluster, workload, room, chosen)
+    with without(cluster, chosen):
+        spots = fit(cluster, workload, room)
+    if spots is None:
+        return None
+    return Victims(tuple(each.workload.id for each in chosen), spots)
+
+
+@contextmanager
+def without(cluster: Cluster, running: Iterable[Running]) -> Iterator[None]:
+    """The cluster as it would be if these ran no longer, while the block runs."""
+    running = list(running)
+    for each in running:
+        cluster.stop(each.workload.id)
+    try:
+        yield
+    finally:
+        for each in reversed(running):
+            cluster.start(each)
+
+
+def cost(running: Iterable[Running]) -> tuple[int, float, int]:
+    """How dear it is to stop these: what is not spot, then the work lost, then how many."""
+    running = list(running)
+    lost = sum(each.preemption_cost_seconds for each in running)
+    return sum(1 for each in running if not each.workload.is_spot), lost, len(running)
+
+
+def _for_one(cluster: Cluster, workload: Workload, room: Feasible, candidates: Sequence[Running]) -> Sequence[Running]:
+    """The cheapest set on any one node."""
+    by_node: dict[str, list[Running]] = {}
+    for each in candidates:
+        for node_id in {spot.node_id for spot in each.spots}:
+            by_node.setdefault(node_id, []).append(each)
+    usable = [node_id for node_id in room.nodes if node_id in by_node]
+    usable.sort(key=lambda node_id: (cost(by_node[node_id]), node_id))
+    best: Sequence[Running] | None = None
+    for node_id in usable[:MAX_NODES]:
+        only = Feasible((node_id,), False)
+        found = _cheapest_on(cluster, workload, only, by_node[node_id], None if best is None else cost(best))
+        if found is not None:
+            best = found
+    return candidates if best is None else best
+
+
+def _cheapest_on(
+    cluster: Cluster,
+    workload: Workload,
+    node: Feasible,
+    candidates: Sequence[Running],
+    below: tuple[int, float, int] | None,
+) -> Sequence[Running] | None:
+    """The cheapest set on this node that is cheaper than `below`; None: there is none."""
+    if len(candidates) > MAX_EXACT:
+        chosen = _spare(cluster, workload, node, candidates)
+        is_enough = _makes_room(cluster, workload, node, chosen)
+        return chosen if is_enough and (below is None or cost(chosen) < below) else None
+    sets = [chosen for size in range(1, len(candidates) + 1) for chosen in combinations(candidates, size)]
+    for chosen in sorted(sets, key=cost):
+        if below is not None and cost(chosen) >= below:
+            return None
+        if _makes_room(cluster, workload, node, chosen):
+            return chosen
+    return None
+
+
+def _one_by_one(
+    cluster: Cluster, workload: Workload, room: Feasible, candidates: Sequence[Running]
+) -> Sequence[Running]:
+    """The cheapest first, until all members find room."""
+    chosen: list[Running] = []
+    for each in sorted(candidates, key=lambda each: (cost([each]), each.workload.id)):
+        chosen.append(each)
+        if _makes_room(cluster, workload, room, chosen):
+            break
+    return chosen
+
+
+def _spare(cluster: Cluster, workload: Workload, room: Feasible, chosen: Sequence[Running]) -> Sequence[Running]:
+    """Without those that need not go, the dearest spared first."""
+    kept = list(chosen)
+    for each in sorted(chosen, key=lambda each: (cost([each]), each.workload.id), reverse=True):
+        fewer = [other for other in kept if other is not each]
+        if len(kept) > 1 and _makes_room(cluster, workload, room, fewer):
+            kept = fewer
+    return kept
+
+
+def _makes_room(cluster: Cluster, workload: Workload, room: Feasible, gone: Iterable[Running]) -> bool:
+    with without(cluster, gone):
+        return fit(cluster, workload, room) is not None

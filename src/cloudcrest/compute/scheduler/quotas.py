@@ -1,0 +1,145 @@
+"""Who may use how much of what: a tree of guaranteed and borrowed shares. Pure.
+
+A quota says of an organization, or of one of its projects, how much of a resource it is guaranteed, and the most it may
+have. What nobody uses of what he is guaranteed may be borrowed by anyone, up to his own ceiling, and is given back by
+preemption. A project without a quota shares its organization's; an organization without one is guaranteed nothing, and
+borrows. Work without an owner is the cloud's own and outside the tree.
+
+Resources are accelerator types, in thousandths of accelerators, and, for work without accelerators, `cpu`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from cloudcrest.compute.scheduler.model import Node, Running, Workload
+
+CPU = "cpu"
+Owner = tuple[str, ...]
+Claim = Literal["guaranteed", "borrowed"]
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """Of an owner (organization, or organization and project). `ceiling_milli` None: whatever is free."""
+
+    owner: Owner
+    resource: str
+    guaranteed_milli: int
+    ceiling_milli: int | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What would go past a ceiling."""
+
+    quota: Quota
+    used_milli: int
+    asked_milli: int
+
+    def __str__(self) -> str:
+        whose = "organization" if len(self.quota.owner) == 1 else "project"
+        resource = self.quota.resource
+        return (
+            f"the quota of this {whose} allows {amount(self.quota.ceiling_milli or 0, resource)}; "
+            f"{amount(self.used_milli, resource)} in use, {amount(self.asked_milli, resource)} asked for"
+        )
+
+
+class QuotaTree:
+    """Quotas and what is used of them."""
+
+    def __init__(self, quotas: Iterable[Quota] = ()) -> None:
+        self._quotas = {(quota.owner, quota.resource): quota for quota in quotas}
+        self._used: defaultdict[tuple[Owner, str], int] = defaultdict(int)
+
+    def use(self, owner: Owner, usage: Mapping[str, int]) -> None:
+        """Counts thousandths by resource, at every level; negative to give back."""
+        for resource, milli in usage.items():
+            for level in _levels(owner):
+                self._used[level, resource] += milli
+
+    def used(self, owner: Owner, resource: str) -> int:
+        """What an owner and what is below it use."""
+        return self._used[owner, resource]
+
+    def refusal(self, owner: Owner, resource: str, milli: int) -> Refusal | None:
+        """The first ceiling that so much more would pass; None: it may have it."""
+        for level in _levels(owner):
+            quota = self._quotas.get((level, resource))
+            if quota is not None and quota.ceiling_milli is not None:
+                used = self._used[level, resource]
+                if used + milli > quota.ceiling_milli:
+                    return Refusal(quota, used, milli)
+        return None
+
+    def claim(self, owner: Owner, resource: str, milli: int) -> Claim:
+        """Whether so much more would be what it is guaranteed, or borrowed."""
+        if not owner:
+            return "guaranteed"
+        if (owner[:1], resource) not in self._quotas:
+            return "borrowed"
+        for level in _levels(owner):
+            quota = self._quotas.get((level, resource))
+            if quota is not None and self._used[level, resource] + milli > quota.guaranteed_milli:
+                return "borrowed"
+        return "guaranteed"
+
+    def share(self, owner: Owner) -> float:
+        """How much of its guarantees an organization uses, of the resource it uses most of; what it uses without a
+        guarantee counts a thousand times. The less, the sooner it is served.
+        """
+        shares = [
+            used / self._weight(level, resource)
+            for (level, resource), used in self._used.items()
+            if level == owner[:1] and used
+        ]
+        return max(shares, default=0.0)
+
+    def _weight(self, owner: Owner, resource: str) -> float:
+        quota = self._quotas.get((owner, resource))
+        return float(quota.guaranteed_milli) if quota is not None and quota.guaranteed_milli else 1.0
+
+    def borrowed(self, running: Sequence[Running], nodes: Mapping[str, Node]) -> dict[str, frozenset[str]]:
+        """By id, of which resources what it runs on is not its owner's: the least important and latest are beyond."""
+        tree = QuotaTree(self._quotas.values())
+        borrowed = {}
+        for each in sorted(running, key=_importance):
+            owner, usage = each.workload.owner, usage_of(each, nodes)
+            borrowed[each.workload.id] = frozenset(
+                resource for resource, milli in usage.items() if tree.claim(owner, resource, milli) == "borrowed"
+            )
+            tree.use(owner, usage)
+        return borrowed
+
+
+def _importance(running: Running) -> tuple[bool, int, float, str]:
+    workload = running.workload
+    return workload.is_spot, -workload.priority, running.since, workload.id
+
+
+def usage_of(running: Running, nodes: Mapping[str, Node]) -> dict[str, int]:
+    """What a running workload uses, by resource."""
+    usage: defaultdict[str, int] = defaultdict(int)
+    demand = running.workload.demand
+    for spot in running.spots:
+        if demand.accelerators == 0:
+            usage[CPU] += demand.cpu_milli
+        elif (node := nodes.get(spot.node_id)) is not None and node.accelerator_type is not None:
+            usage[node.accelerator_type] += demand.accelerators * demand.milli
+    return dict(usage)
+
+
+def asked_milli(workload: Workload) -> int:
+    """What all members of a workload would use of their resource."""
+    demand = workload.demand
+    return workload.members * (demand.accelerators * demand.milli if demand.accelerators else demand.cpu_milli)
+
+
+def amount(milli: int, resource: str) -> str:
+    """An amount for people: `2.5 × nvidia-h100-80gb`, `4 CPUs`."""
+    return f"{milli / 1000:g} CPUs" if resource == CPU else f"{milli / 1000:g} × {resource}"
+
+
+def _levels(owner: Owner) -> list[Owner]:
+    return [owner[:depth] for depth in range(1, len(owner) + 1)]
