@@ -1,4 +1,4 @@
-"""The content service of a region: files, batches, responses, conversations, over the region's database and objects.
+"""The content service of a region: files, batches, responses, conversations, volumes, over its database and objects.
 
 A process of its own, so that uploads and batches never disturb what runs replicas and ships usage.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from cloudcrest.bootstrap.patience import once_database_answers
 from cloudcrest.bootstrap.settings import ContentProcessSettings, read_settings
 from cloudcrest.bootstrap.web import serve_on
+from cloudcrest.compute.volumes.folders import VolumeFolders
 from cloudcrest.content.api import MIGRATIONS
 from cloudcrest.content.http import make_app
 from cloudcrest.content.inference import Inference
@@ -20,6 +21,7 @@ from cloudcrest.content.routes import batches as batch_routes
 from cloudcrest.content.routes import conversations as conversation_routes
 from cloudcrest.content.routes import files as file_routes
 from cloudcrest.content.routes import responses as response_routes
+from cloudcrest.content.routes import volumes as volume_routes
 from cloudcrest.content.service.background import Background
 from cloudcrest.content.service.batch_runner import BatchRunner
 from cloudcrest.content.service.batches import Batches
@@ -58,12 +60,19 @@ async def run(settings: ContentProcessSettings) -> None:
     conversations = Conversations(database, limits, clock, new_id)
     responses = Responses(database, inference, conversations, limits, clock=clock, new_id=new_id)
     background = Background(responses, clock)
+    volumes = VolumeFolders(
+        settings.shared_folder,
+        most=settings.jobs.project_volumes,
+        most_bytes=settings.jobs.volume_bytes,
+        now=clock.unix_seconds,
+    )
     await once_database_answers(partial(_prepare, database, files, responses))
     routes = [
         *file_routes.routes(files),
         *batch_routes.routes(batches),
         *response_routes.routes(responses, background),
         *conversation_routes.routes(conversations),
+        *volume_routes.routes(volumes),
     ]
     app = make_app(settings.token, routes)
     gc.collect()

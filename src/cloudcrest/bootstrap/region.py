@@ -5,7 +5,6 @@ the fabric, and what was served is in the spool, so kill -9 costs it nothing.
 """
 
 import asyncio
-import hashlib
 import hmac
 import secrets
 from collections.abc import Awaitable, Coroutine, Mapping
@@ -24,11 +23,15 @@ from cloudcrest.billing.api import RATE_CARD_KIND
 from cloudcrest.billing.grants import GRANTS_PATH
 from cloudcrest.billing.periods import BUDGET_KIND
 from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
-from cloudcrest.bootstrap.settings import RegionSettings, read_settings
+from cloudcrest.bootstrap.region_jobs import RegionJobs
+from cloudcrest.bootstrap.settings import RegionSettings, derived_secret, read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.catalog.api import MODEL_PULL_KIND, ModelPullDocument
 from cloudcrest.catalog.store import ArtifactStore
 from cloudcrest.compute.fabric.local import LocalFabric
+from cloudcrest.compute.fakes import FakePlacer
+from cloudcrest.compute.jobs.api import JOB_KIND, JobDocument
+from cloudcrest.compute.jobs.meter import FreeOfCharge
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
@@ -75,8 +78,10 @@ class RegionService:
             secrets_path=settings.secrets_path,
             outbound_allowed=settings.allowed_upstreams,
         )
+        fabric = LocalFabric(settings.node_socket)
+        self._jobs = RegionJobs(settings, fabric, FakePlacer(), FreeOfCharge())
         self._controller = Controller(
-            LocalFabric(settings.node_socket),
+            fabric,
             ArtifactStore(settings.models_folder, settings.catalog),
             create_engines(engines),
             settings.region,
@@ -85,7 +90,7 @@ class RegionService:
             on_routes=self._on_routes,
             on_status=self._on_status,
             settings=settings.serving,
-            replica_secret=_replica_secret(settings.gateway_token),
+            replica_secret=derived_secret("replicas", settings.gateway_token),
         )
 
     async def run(self) -> None:
@@ -99,6 +104,8 @@ class RegionService:
             parts: list[Awaitable[object]] = [
                 self._follow(client),
                 self._controller.run(),
+                self._jobs.run(),
+                self._jobs.push_reports(client),
                 grants.run(),
                 Shipper(settings.spool_folder, send, retry_seconds=_SHIP_RETRY_SECONDS).run(),
                 self._push_status(client),
@@ -139,6 +146,7 @@ class RegionService:
             _decoded(self._state, DEPLOYMENT_KIND, DeploymentDocument),
             _decoded(self._state, MODEL_PULL_KIND, ModelPullDocument),
         )
+        self._jobs.update(_decoded(self._state, JOB_KIND, JobDocument))
 
     def _on_routes(self, routes: dict[str, RouteDocument]) -> None:
         self._feed.replace(ROUTE_KIND, routes)
@@ -168,7 +176,7 @@ class RegionService:
                 continue
 
     def _app(self, relay: GrantRelay) -> Starlette:
-        """The link to gateways, with the gateway token: the feed, and requests for grants of budgets."""
+        """The link to gateways, with the gateway token: the feed, requests for grants of budgets; tenants' jobs."""
         expected = f"Bearer {self._settings.gateway_token}"
 
         def is_known(request: Request) -> bool:
@@ -205,6 +213,7 @@ class RegionService:
             Route("/internal/v1/feed", feed),
             Route(GRANTS_PATH, grants, methods=["POST"]),
             Route("/healthz", healthz),
+            self._jobs.mount(),
         ]
         return Starlette(routes=routes)
 
@@ -218,11 +227,6 @@ def _decoded(state: FeedState, kind: str, struct: type[Any]) -> list[Any]:
         except msgspec.ValidationError as error:
             _log.error("document_not_understood", kind=kind, id=document_id, error=str(error))
     return decoded
-
-
-def _replica_secret(gateway_token: str) -> str:
-    """What replicas' tokens are derived from: the same in every life of this region's service."""
-    return hashlib.sha256(f"replicas:{gateway_token}".encode()).hexdigest()
 
 
 def _wait_seconds(query: Mapping[str, str]) -> float:

@@ -1,6 +1,5 @@
 """The processes that are always there: how each is started, and what it is told."""
 
-import hashlib
 import re
 import shutil
 import sys
@@ -22,11 +21,13 @@ from cloudcrest.bootstrap.settings import (
     LogSettings,
     RegionSettings,
     UpSettings,
+    derived_secret,
     write_settings,
 )
 from cloudcrest.bootstrap.supervise import Service
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import create_table
@@ -100,7 +101,18 @@ class Plan:
     @property
     def content_token(self) -> str:
         """What gateways and the content service show each other: the same in every life of this cloud."""
-        return hashlib.sha256(f"content:{self.secrets.gateway_token}".encode()).hexdigest()
+        return derived_secret("content", self.secrets.gateway_token)
+
+    @property
+    def objects_url(self) -> str:
+        """The region's object store: tenants' files, what jobs leave."""
+        given = load_settings(ContentSettings, self.environment, "CLOUDCREST_CONTENT_")
+        return given.objects_url or str(self.region_folder / "objects")
+
+    @property
+    def shared_folder(self) -> Path:
+        """Where volumes and checkpoints are, the same on every node of the region."""
+        return self.jobs().shared_folder or self.region_folder / "shared"
 
     @property
     def certificate(self) -> Path | None:
@@ -112,6 +124,9 @@ class Plan:
 
     def catalog(self) -> CatalogSettings:
         return load_settings(CatalogSettings, self.environment, "CLOUDCREST_CATALOG_")
+
+    def jobs(self) -> RunSettings:
+        return load_settings(RunSettings, self.environment, "CLOUDCREST_JOBS_")
 
     def identity(self) -> IdentitySettings:
         given = load_settings(IdentitySettings, self.environment)
@@ -170,6 +185,10 @@ def region_service(plan: Plan) -> Service:
         runtimes_folder=plan.folder.root / "runtimes",
         catalog=plan.catalog(),
         serving=load_settings(ServingSettings, plan.environment, "CLOUDCREST_SERVING_"),
+        jobs=plan.jobs(),
+        jobs_folder=region / "jobs",
+        shared_folder=plan.shared_folder,
+        objects_url=plan.objects_url,
         log=plan.log,
         allowed_upstreams=plan.settings.allowed_upstreams,
     )
@@ -178,16 +197,17 @@ def region_service(plan: Plan) -> Service:
 
 def content_service(plan: Plan, database_url: str) -> Service:
     """The content service of `local`: files, batches and responses, over the region's own database."""
-    content = load_settings(ContentSettings, plan.environment, "CLOUDCREST_CONTENT_")
     settings = ContentProcessSettings(
         region=REGION,
         listen_fd=plan.sockets.content.fileno(),
         database_url=database_url,
-        objects_url=content.objects_url or str(plan.region_folder / "objects"),
+        objects_url=plan.objects_url,
         gateway_url=plan.base_url,
         gateway_certificate_path=plan.certificate,
         token=plan.content_token,
-        content=content,
+        content=load_settings(ContentSettings, plan.environment, "CLOUDCREST_CONTENT_"),
+        jobs=plan.jobs(),
+        shared_folder=plan.shared_folder,
         log=plan.log,
     )
     return _own(plan, CONTENT, settings, plan.sockets.content)
@@ -236,6 +256,8 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         control_url=plan.sockets.control_url,
         content_url=plan.sockets.content_url,
         content_token=plan.content_token,
+        jobs_url=plan.sockets.region_url,
+        jobs_token=derived_secret("jobs", plan.secrets.gateway_token),
         tls_certificate_path=plan.certificate,
         tls_key_path=_absolute(plan.settings.tls_key),
         cors_origins=plan.settings.cors_origins,

@@ -27,11 +27,13 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_CATALOG_…         catalog/settings.py: mirrors, the disk reserve
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
     CLOUDCREST_CONTENT_…         content/settings.py: what tenants may store in a region, and where
+    CLOUDCREST_JOBS_…            compute/jobs/run_settings.py: how jobs are held, where volumes are
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
     CLOUDCREST_PRESIDIO          true: guardrails ask Presidio's recognizers too, which are to be installed
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
 """
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -39,6 +41,7 @@ import msgspec
 
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.catalog.settings import CatalogSettings
+from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
@@ -104,7 +107,11 @@ class ControlSettings(msgspec.Struct, frozen=True):
 
 
 class RegionSettings(msgspec.Struct, frozen=True):
-    """A region service's. `control_url` has no path; `listen_fd` is an inherited loopback socket for gateways."""
+    """A region service's. `control_url` has no path; `listen_fd` is an inherited loopback socket for gateways.
+
+    `jobs_folder`: what it knows of jobs, and under it on each node what their members have there. `shared_folder`:
+    volumes and checkpoints. `objects_url`: the region's object store.
+    """
 
     region: str
     listen_fd: int
@@ -119,6 +126,10 @@ class RegionSettings(msgspec.Struct, frozen=True):
     runtimes_folder: Path
     catalog: CatalogSettings
     serving: ServingSettings
+    jobs: RunSettings
+    jobs_folder: Path
+    shared_folder: Path
+    objects_url: str
     log: LogSettings
     allowed_upstreams: tuple[str, ...] = ()
 
@@ -126,6 +137,7 @@ class RegionSettings(msgspec.Struct, frozen=True):
 class ContentProcessSettings(msgspec.Struct, frozen=True):
     """A region's content service's. `gateway_url`: where it asks for inference, with TLS by `gateway_certificate_path`;
     `token` is what it and the gateways show each other; `listen_fd` is an inherited loopback socket for gateways.
+    `shared_folder`: where volumes are.
     """
 
     region: str
@@ -135,8 +147,15 @@ class ContentProcessSettings(msgspec.Struct, frozen=True):
     gateway_url: str
     token: str
     content: ContentSettings
+    jobs: RunSettings
+    shared_folder: Path
     log: LogSettings
     gateway_certificate_path: Path | None = None
+
+
+def derived_secret(purpose: str, secret: str) -> str:
+    """Another secret that follows from one: for this purpose alone, and the same in every life of this cloud."""
+    return hashlib.sha256(f"{purpose}:{secret}".encode()).hexdigest()
 
 
 def write_settings(path: Path, settings: msgspec.Struct) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Origin
-from cloudcrest.gateway.behalf import is_content, take_behalf
+from cloudcrest.gateway.behalf import is_content, is_of_job, take_behalf
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.dialects.anthropic import models as anthropic
@@ -21,7 +21,7 @@ from cloudcrest.gateway.http1 import JSON
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.moderations import PATH as MODERATIONS
 from cloudcrest.gateway.moderations import Moderations
-from cloudcrest.gateway.proxy import ContentExchange, ProxyExchange, is_internal
+from cloudcrest.gateway.proxy import ProxyExchange, RegionExchange, is_internal
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
@@ -31,6 +31,9 @@ from cloudcrest.kernel.errors import CloudcrestError, NotFound
 
 CONTROL_CONNECTIONS = 32
 CONTENT_CONNECTIONS = 32
+JOB_CONNECTIONS = 32
+_CONTENT_IS = "files, batches, responses, conversations and volumes"
+_JOBS_ARE = "what jobs write and show"
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_LIFETIME_SECONDS = 600
 _READ = (b"GET", b"HEAD")
@@ -67,6 +70,7 @@ class GatewayApp:
         self._content = (
             Upstream(settings.content_url, name="content", slots=CONTENT_CONNECTIONS) if settings.content_url else None
         )
+        self._jobs = Upstream(settings.jobs_url, name="jobs", slots=JOB_CONNECTIONS) if settings.jobs_url else None
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self.metrics_page: Callable[[], bytes] = lambda: b""
         self._pages: dict[str, Page] = {
@@ -84,7 +88,7 @@ class GatewayApp:
         for route in self._snapshot.deployments.values():
             for replica in route.replicas:
                 replica.prune(now)
-        for passed_to in (self._control, self._content):
+        for passed_to in (self._control, self._content, self._jobs):
             if passed_to is not None:
                 passed_to.prune(now)
 
@@ -113,7 +117,7 @@ class GatewayApp:
                 return
             if is_internal(path):
                 raise _no_such_path()
-            if self._content is not None and is_content(path) and request.method != b"OPTIONS":
+            if self._service_of(path) is not None and request.method != b"OPTIONS":
                 self._inference.authenticate(request)
                 request.is_streamed = True
                 return
@@ -139,11 +143,12 @@ class GatewayApp:
             page = self._pages.get(path)
             if page is None and path.startswith("/v1/models/"):
                 page = self._model
-            if self._content is not None and is_content(path):
+            service = self._service_of(path)
+            if service is not None:
                 key = self._inference.authenticate(request)
-                content = ContentExchange(self._calls, self._content, connection, request, key)
-                content.start()
-                return content
+                passed = RegionExchange(self._calls, service[0], connection, request, key, service[1], service[2])
+                passed.start()
+                return passed
             if page is not None:
                 if request.method not in _READ:
                     raise MethodNotAllowed(f"{path} is read with GET")
@@ -158,6 +163,14 @@ class GatewayApp:
         exchange = ProxyExchange(self._calls, self._control, connection, request)
         exchange.start()
         return exchange
+
+    def _service_of(self, path: str) -> tuple[Upstream, str, str] | None:
+        """The region's service that answers a path, the token it knows, and what is away without it."""
+        if self._content is not None and is_content(path):
+            return self._content, self._settings.content_token, _CONTENT_IS
+        if self._jobs is not None and is_of_job(path):
+            return self._jobs, self._settings.jobs_token, _JOBS_ARE
+        return None
 
     # pages
 

@@ -1,8 +1,8 @@
-"""The link between gateways and their region's content service, in both directions. Pure.
+"""The link between gateways and their region's services, in both directions. Pure.
 
-A gateway passes the content paths on with who it authenticated. The content service asks for inference on behalf of a
-key, so that all that holds for the key's requests holds for these. Both show the same internal token; whoever does not
-have it is not believed a word of it.
+A gateway passes the content paths, and what is asked of jobs, on with who it authenticated. The content service asks
+for inference on behalf of a key, so that all that holds for the key's requests holds for these. Both show the same
+internal token; whoever does not have it is not believed a word of it.
 """
 
 import re
@@ -26,7 +26,7 @@ STILL_RUNS = "request_still_runs"
 INTERNAL_HEADERS = frozenset(
     name.encode() for name in (ORGANIZATION_HEADER, PROJECT_HEADER, KEY_HEADER, BEHALF_HEADER, TIER_HEADER)
 )
-CONTENT_PATHS = ("/v1/files", "/v1/batches", "/v1/responses", "/v1/conversations")
+CONTENT_PATHS = ("/v1/files", "/v1/batches", "/v1/responses", "/v1/conversations", "/v1/volumes")
 _UNDER_CONTENT_PATHS = tuple(f"{path}/" for path in CONTENT_PATHS)
 _RESERVED_SHARE = 0.25
 _BACK_OFF_SECONDS = 2.0
@@ -38,8 +38,13 @@ def is_content(path: str) -> bool:
     return path in CONTENT_PATHS or path.startswith(_UNDER_CONTENT_PATHS)
 
 
+def is_of_job(path: str) -> bool:
+    """Whether the region service answers this path: what a job writes and shows while it runs."""
+    return path.startswith("/v1/jobs/")
+
+
 def identity_lines(key: KeyDocument, token: str) -> list[bytes]:
-    """The header lines that tell the content service who calls."""
+    """The header lines that tell a service of the region who calls."""
     return [
         b"authorization: Bearer " + token.encode(),
         f"{ORGANIZATION_HEADER}: {key.organization_id}".encode(),

@@ -1,7 +1,8 @@
-"""Pass-through: the management API and the console to the control plane, what tenants store to the content service.
+"""Pass-through: the management API and the console to the control plane, what tenants store to the content service,
+what they ask of their jobs to the region service.
 
 Bodies stream both ways with backpressure, so nothing is gathered here. With the control plane away the answer is an
-RFC 9457 problem, with the content service away an error in OpenAI's shape; inference does not notice.
+RFC 9457 problem, with a service of the region away an error in OpenAI's shape; inference does not notice.
 """
 
 import asyncio
@@ -245,14 +246,25 @@ class ProxyExchange:
         )
 
 
-class ContentExchange(ProxyExchange):
-    """One request passed to the content service, with the key that it was authenticated by."""
+class RegionExchange(ProxyExchange):
+    """One request passed to a service of the region, with the key that it was authenticated by and the `token` that
+    the service knows. `away`: what is away where it does not answer.
+    """
 
-    def __init__(
-        self, calls: Calls, upstream: Upstream, connection: Connection, request: Request, key: KeyDocument
+    def __init__(  # noqa: PLR0917 - as its parent has them
+        self,
+        calls: Calls,
+        upstream: Upstream,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        token: str,
+        away: str,
     ) -> None:
         super().__init__(calls, upstream, connection, request)
         self._key = key
+        self._token = token
+        self._away = away
 
     def _silence_seconds(self) -> float:
         # A whole answer by the service may take as long as the inference behind it.
@@ -262,12 +274,11 @@ class ContentExchange(ProxyExchange):
         return super()._may_pass(name) and name not in (b"authorization", b"x-api-key", b"cookie")
 
     def _own_lines(self) -> list[bytes]:
-        return identity_lines(self._key, self._calls.settings.content_token)
+        return identity_lines(self._key, self._token)
 
     def _unavailable(self) -> None:
-        away = "files, batches, responses and conversations are away or starting"
+        code = f"{self._upstream.name}_unavailable"
+        away = f"{self._away} are away or starting"
         self._client.respond_error(
-            Unavailable(
-                away, code="content_unavailable", hint="try again shortly", retry_after_seconds=RETRY_AFTER_SECONDS
-            )
+            Unavailable(away, code=code, hint="try again shortly", retry_after_seconds=RETRY_AFTER_SECONDS)
         )

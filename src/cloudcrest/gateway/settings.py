@@ -16,7 +16,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service's feed; without it the worker serves what `feed_state_path` holds. `grants_url` is where it asks for grants
     of budgets, with the same token; without it nothing can be spent of one. `control_url` is where the management API
     and the console are passed through to; None: nothing is. `content_url` is the region's content service,
-    `content_token` what both show each other (behalf.py). `tls_*_path` set: TLS on the listening socket.
+    `content_token` what both show each other (behalf.py); `jobs_url`, `jobs_token` the same of the region service.
+    `tls_*_path` set: TLS on the listening socket.
     `leave_ahead_seconds`: how long before its replica is stopped a stream goes on elsewhere.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
@@ -41,6 +42,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control_url: str | None = None
     content_url: str | None = None
     content_token: str = ""
+    jobs_url: str | None = None
+    jobs_token: str = ""
     tls_certificate_path: Path | None = None
     tls_key_path: Path | None = None
     cors_origins: tuple[str, ...] = ()

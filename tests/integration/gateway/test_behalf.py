@@ -83,6 +83,39 @@ async def test_content_is_for_keys_that_are_known(tmp_path: Path, path: str) -> 
         assert content.received == []
 
 
+@pytest.mark.parametrize("path", ["/v1/volumes", "/v1/volumes/v/objects/a/b", "/v1/jobs/job_1/logs?follow=true"])
+async def test_jobs_and_volumes_go_to_their_service_with_its_own_token(tmp_path: Path, path: str) -> None:
+    async with ScriptedUpstream(json_answer({})) as jobs:
+        changes = {"jobs_url": jobs.url, "jobs_token": "of-jobs"}
+        async with front(tmp_path, json_answer({}), **changes) as (client, content, _):
+            for headers in ({}, {"authorization": "Bearer sk-cc-unknown"}, {"authorization": "Bearer of-jobs"}):
+                assert (await client.get(path, headers=headers)).status_code == 401
+            assert (await client.get(path, headers={"authorization": f"Bearer {KEY}"})).status_code == 200
+            is_job = "/jobs/" in path
+            (received,) = (jobs if is_job else content).received
+            assert content.received == [] or jobs.received == []
+            lines = received.head.lower().split("\r\n")
+            assert lines[0] == f"get {path} http/1.1".lower()
+            assert f"authorization: bearer {'of-jobs' if is_job else TOKEN}" in lines
+            assert "x-cloudcrest-project: proj_1" in lines
+            jobs.stop()
+            content.stop()
+            away = await client.get(path, headers={"authorization": f"Bearer {KEY}"})
+            code = "jobs_unavailable" if is_job else "content_unavailable"
+            assert (away.status_code, away.json()["error"]["code"]) == (503, code)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/../../internal/v1/feed", "/v1/jobs/%2e%2e/%2e%2e/internal/v1/feed"])
+async def test_jobs_lead_to_no_internal_path(tmp_path: Path, path: str) -> None:
+    async with ScriptedUpstream(json_answer({})) as jobs:
+        async with front(tmp_path, json_answer({}), jobs_url=jobs.url, jobs_token="of-jobs") as (client, _, __):
+            reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\n\r\n".encode())
+            assert b" 404 " in await reader.readline()
+            writer.close()
+        assert jobs.received == []
+
+
 async def test_content_that_is_away_is_an_openai_error(tmp_path: Path) -> None:
     async with front(tmp_path, json_answer({})) as (client, content, _):
         content.stop()

@@ -1,0 +1,165 @@
+"""Jobs in the region service: their controller, its reports to the control plane, what tenants ask of their jobs."""
+
+import asyncio
+import hmac
+from collections.abc import Iterable
+
+import httpx2
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cloudcrest.bootstrap.settings import RegionSettings, derived_secret
+from cloudcrest.compute.api import Fabric, Placer
+from cloudcrest.compute.jobs.access import JobAccess
+from cloudcrest.compute.jobs.api import JOB_REPORTS_PATH, JobDocument, JobMeter, JobReport, JobReports
+from cloudcrest.compute.jobs.controller import JobController
+from cloudcrest.compute.jobs.entry import Entries
+from cloudcrest.compute.jobs.launch import Launcher
+from cloudcrest.compute.jobs.link import RunnerLink
+from cloudcrest.compute.jobs.store import JobStore
+from cloudcrest.gateway.behalf import PROJECT_HEADER
+from cloudcrest.gateway.errors import MethodNotAllowed, error_document
+from cloudcrest.infra.objects import ObjectStore
+from cloudcrest.infra.sealing import Sealer
+from cloudcrest.kernel.clock import SystemClock
+from cloudcrest.kernel.errors import CloudcrestError, NotFound
+
+_REPORT_EVERY_SECONDS = 5.0
+_REPORT_AT_MOST_EVERY_SECONDS = 0.1
+_REPORT_TIMEOUT_SECONDS = 10.0
+_log = structlog.get_logger(__name__)
+
+
+class RegionJobs:
+    """The jobs of one region, from its settings. `run` and `push_reports` go on until they are cancelled."""
+
+    def __init__(self, settings: RegionSettings, fabric: Fabric, placer: Placer, meter: JobMeter) -> None:
+        self._settings = settings
+        self._reports: tuple[JobReport, ...] | None = None
+        self._changed = asyncio.Event()
+        self._client = httpx2.AsyncClient(
+            trust_env=False, limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=64)
+        )
+        secret = derived_secret("runners", settings.gateway_token)
+        store, link = JobStore(ObjectStore(settings.objects_url)), RunnerLink(self._client, secret)
+        settings.shared_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        launcher = Launcher(
+            settings.jobs_folder / "work",
+            settings.shared_folder,
+            settings.jobs,
+            secret,
+            self._open_secret,
+            settings.allowed_upstreams,
+        )
+        self._controller = JobController(
+            region=settings.region,
+            fabric=fabric,
+            placer=placer,
+            meter=meter,
+            store=store,
+            entries=Entries(settings.jobs_folder / "known"),
+            launcher=launcher,
+            link=link,
+            clock=SystemClock(),
+            on_reports=self._take,
+        )
+        self._access = JobAccess(
+            self._controller, link, store, project_of=lambda request: request.headers[PROJECT_HEADER]
+        )
+
+    def update(self, documents: Iterable[JobDocument]) -> None:
+        """What is wanted."""
+        self._controller.update(documents)
+
+    async def run(self) -> None:
+        """Runs them."""
+        try:
+            await self._controller.run()
+        finally:
+            await self._client.aclose()
+
+    async def push_reports(self, client: httpx2.AsyncClient) -> None:
+        """Reports on change and at least every five seconds; a report that is lost is followed by a newer one."""
+        url = f"{self._settings.control_url}{JOB_REPORTS_PATH}"
+        headers = {"authorization": f"Bearer {self._settings.region_token}", "content-type": "application/json"}
+        while True:
+            self._changed.clear()
+            if self._reports is not None:
+                body = msgspec.json.encode(JobReports(self._settings.region, self._reports))
+                try:
+                    answer = await client.put(url, content=body, headers=headers, timeout=_REPORT_TIMEOUT_SECONDS)
+                    answer.raise_for_status()
+                except httpx2.HTTPError as error:
+                    _log.warning("jobs_not_reported", error=repr(error))
+            await asyncio.sleep(_REPORT_AT_MOST_EVERY_SECONDS)
+            try:
+                await asyncio.wait_for(self._changed.wait(), _REPORT_EVERY_SECONDS)
+            except TimeoutError:
+                continue
+
+    def mount(self) -> Mount:
+        """What tenants ask of their jobs, for gateways with their token alone."""
+        token = derived_secret("jobs", self._settings.gateway_token)
+        app = Starlette(
+            routes=self._access.routes(),
+            middleware=[Middleware(_FromGateways, token=token)],
+            exception_handlers={CloudcrestError: _on_error, HTTPException: _on_http_exception, Exception: _on_fault},
+        )
+        # At the root, behind all other routes: paths stay whole.
+        return Mount("/", app=app)
+
+    def _take(self, reports: tuple[JobReport, ...]) -> None:
+        self._reports = reports
+        self._changed.set()
+
+    def _open_secret(self, sealed: str) -> str:
+        """Reads the master key each time: it is needed as seldom as a job starts."""
+        kept = msgspec.json.decode(self._settings.secrets_path.read_bytes(), type=dict[str, object])
+        return Sealer(str(kept["master_key"])).open(sealed)
+
+
+class _FromGateways:
+    """Answers nothing to who has not the token, or does not say whose key came."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            has_token = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
+            if not has_token or not headers.get(PROJECT_HEADER.encode()):
+                await Response(status_code=401)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _answer(error: CloudcrestError) -> Response:
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_seconds)))
+    return Response(error_document(error), status_code=error.status, media_type="application/json", headers=headers)
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CloudcrestError)  # noqa: S101 - as it is registered
+    return _answer(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return _answer(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
+    return _answer(NotFound("there is nothing at this path", hint="see docs/how/jobs.md"))
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    _log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
+    return _answer(CloudcrestError("something went wrong on our side; it is logged"))
