@@ -17,7 +17,7 @@ RATE_CARD_KIND = "rate_card"
 LineKind = Literal[
     "input", "cached_input", "cache_write", "output",
     "batch_input", "batch_cached_input", "batch_cache_write", "batch_output",
-    "characters", "audio", "images",
+    "characters", "audio", "images", "accelerators", "cpu",
 ]  # fmt: skip
 
 
@@ -25,7 +25,8 @@ class RateCard(msgspec.Struct, frozen=True):
     """Prices of one model from a moment on, in one currency.
 
     `cached_input` is what cached input tokens cost instead of `input`, `cache_write` those that are written into a
-    cache (None: as `input`). `batch_…`: what tokens cost in a batch (None: half). What has no price costs nothing.
+    cache (None: as `input`). `batch_…`: what tokens cost in a batch (None: half). What has no price costs nothing. Of
+    `compute/<accelerator type>` and `compute/cpu` a second has a price.
     """
 
     id: str
@@ -42,6 +43,8 @@ class RateCard(msgspec.Struct, frozen=True):
     price_per_million_characters: Decimal | None = None
     price_per_audio_second: Decimal | None = None
     price_per_image: Decimal | None = None
+    price_per_accelerator_second: Decimal | None = None
+    price_per_cpu_second: Decimal | None = None
 
 
 class RateCardsDocument(msgspec.Struct, frozen=True):
@@ -56,7 +59,7 @@ class PricedLine(msgspec.Struct, frozen=True):
     """One line of a charge: `quantity` at `price` is `amount`, exactly.
 
     The quantity is in tokens, characters, milliseconds or images; the price is for a million tokens or characters, for
-    a second, or for an image.
+    a second (of sound, of an accelerator, of a processor), or for an image.
     """
 
     kind: LineKind

@@ -24,6 +24,8 @@ class Prices(msgspec.Struct, frozen=True):
     characters: Decimal
     audio: Decimal
     images: Decimal
+    accelerators: Decimal
+    cpu: Decimal
 
 
 def prices_of(card: RateCard, tier: Tier) -> Prices:
@@ -43,6 +45,8 @@ def prices_of(card: RateCard, tier: Tier) -> Prices:
         card.price_per_million_characters or _NOTHING,
         card.price_per_audio_second or _NOTHING,
         card.price_per_image or _NOTHING,
+        card.price_per_accelerator_second or _NOTHING,
+        card.price_per_cpu_second or _NOTHING,
     )
 
 
@@ -63,6 +67,8 @@ def price_usage(usage: Usage, rate_card: RateCard, tier: Tier = "standard") -> C
         ("characters", usage.characters, prices.characters, _PER_MILLION),
         ("audio", usage.audio_milliseconds, prices.audio, _PER_THOUSAND),
         ("images", usage.images, prices.images, _PER_ONE),
+        ("accelerators", usage.accelerator_milliseconds, prices.accelerators, _PER_THOUSAND),
+        ("cpu", usage.cpu_milliseconds, prices.cpu, _PER_THOUSAND),
     )
     lines = tuple(
         PricedLine(msgspec.convert(kind, LineKind), quantity, price, charge_per(price, quantity, exponent))

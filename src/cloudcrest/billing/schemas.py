@@ -104,7 +104,8 @@ class TokensView(BaseModel):
     """What was used, in tokens and otherwise.
 
     `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` of `output_tokens`.
-    `characters` were spoken, `audio_milliseconds` listened to, `images` made.
+    `characters` were spoken, `audio_milliseconds` listened to, `images` made; `accelerator_milliseconds` and
+    `cpu_milliseconds` were held by a job.
     `is_estimate`: counted from what was relayed, because the engine's own count was lost.
     """
 
@@ -117,6 +118,8 @@ class TokensView(BaseModel):
     characters: int = 0
     audio_milliseconds: int = 0
     images: int = 0
+    accelerator_milliseconds: int = 0
+    cpu_milliseconds: int = 0
 
 
 class UsageView(BaseModel):
@@ -162,6 +165,8 @@ class UsageGroupView(BaseModel):
     characters: int = 0
     audio_milliseconds: int = 0
     images: int = 0
+    accelerator_milliseconds: int = 0
+    cpu_milliseconds: int = 0
     unpriced_requests: int
     charges: list[AmountView]
     amount: str | None = None
@@ -207,6 +212,13 @@ class CreateRateCard(Closed):
     price_per_million_characters: Annotated[Price | None, Field(description="Of text that is spoken")] = None
     price_per_audio_second: Annotated[Price | None, Field(description="Of sound that is listened to")] = None
     price_per_image: Annotated[Price | None, Field(description="Of an image that is made")] = None
+    price_per_accelerator_second: Annotated[
+        Price | None, Field(description="Of a second of an accelerator; the model is compute/<accelerator type>")
+    ] = None
+    price_per_cpu_second: Annotated[
+        Price | None,
+        Field(description="Of a second of a processor; the model is compute/cpu or that of its accelerator"),
+    ] = None
     valid_from: Annotated[AwareDatetime | None, Field(description="null: from now on")] = None
 
 
@@ -227,6 +239,8 @@ class RateCardView(BaseModel):
     price_per_million_characters: str | None = Field(default=None, examples=["15"])
     price_per_audio_second: str | None = Field(default=None, examples=["0.0001"])
     price_per_image: str | None = Field(default=None, examples=["0.02"])
+    price_per_accelerator_second: str | None = Field(default=None, examples=["0.0008"])
+    price_per_cpu_second: str | None = Field(default=None, examples=["0.00001"])
 
 
 class EntryView(BaseModel):

@@ -36,6 +36,8 @@ class RateCardRow(Base):
     price_per_million_characters: Mapped[Decimal | None] = mapped_column(PRICE)
     price_per_audio_second: Mapped[Decimal | None] = mapped_column(PRICE)
     price_per_image: Mapped[Decimal | None] = mapped_column(PRICE)
+    price_per_accelerator_second: Mapped[Decimal | None] = mapped_column(PRICE)
+    price_per_cpu_second: Mapped[Decimal | None] = mapped_column(PRICE)
     created_at: Mapped[datetime]
     created_by: Mapped[str | None]
 

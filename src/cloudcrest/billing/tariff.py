@@ -27,6 +27,8 @@ class Tariff(msgspec.Struct, frozen=True):
     character: int = 0
     audio_millisecond: int = 0
     image: int = 0
+    accelerator_millisecond: int = 0
+    cpu_millisecond: int = 0
 
 
 def to_units(amount: Decimal) -> int:
@@ -50,6 +52,8 @@ def tariff_of(card: RateCard, tier: Tier = "standard") -> Tariff:
         _whole(prices.characters, PRICE_DECIMALS),
         _whole(prices.audio, AMOUNT_DECIMALS - 3),
         _whole(prices.images, AMOUNT_DECIMALS),
+        _whole(prices.accelerators, AMOUNT_DECIMALS - 3),
+        _whole(prices.cpu, AMOUNT_DECIMALS - 3),
     )
 
 
@@ -61,12 +65,18 @@ def charge_units(usage: Usage, tariff: Tariff) -> int:
         charge += plain * tariff.input + cached * tariff.cached_input + written * tariff.cache_write
     else:
         charge += usage.input_tokens * tariff.input
-    return charge + beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
+    charge += beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
+    return charge + compute_units(usage.accelerator_milliseconds, usage.cpu_milliseconds, tariff)
 
 
 def beside_units(characters: int, audio_milliseconds: int, images: int, tariff: Tariff) -> int:
     """What is not counted in tokens costs."""
     return characters * tariff.character + audio_milliseconds * tariff.audio_millisecond + images * tariff.image
+
+
+def compute_units(accelerator_milliseconds: int, cpu_milliseconds: int, tariff: Tariff) -> int:
+    """What a job holds costs."""
+    return accelerator_milliseconds * tariff.accelerator_millisecond + cpu_milliseconds * tariff.cpu_millisecond
 
 
 def most_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:

@@ -35,7 +35,13 @@ from cloudcrest.kernel.money import Money, plain
 from cloudcrest.metering.api import GroupBy
 
 Unit = Literal["million_tokens", "million_characters", "second", "image"]
-_UNITS: dict[LineKind, Unit] = {"characters": "million_characters", "audio": "second", "images": "image"}
+_UNITS: dict[LineKind, Unit] = {
+    "characters": "million_characters",
+    "audio": "second",
+    "images": "image",
+    "accelerators": "second",
+    "cpu": "second",
+}
 
 
 def _lines(lines: tuple[PricedLine, ...]) -> list[LineView]:
@@ -87,6 +93,8 @@ def view_usage(item: ChargedUsage) -> UsageView:
             characters=event.usage.characters,
             audio_milliseconds=event.usage.audio_milliseconds,
             images=event.usage.images,
+            accelerator_milliseconds=event.usage.accelerator_milliseconds,
+            cpu_milliseconds=event.usage.cpu_milliseconds,
         ),
         tier=event.tier,
         charge=charge,
@@ -117,6 +125,8 @@ def view_group(item: ChargedGroup, group_by: GroupBy) -> UsageGroupView:
         characters=item.usage.characters,
         audio_milliseconds=item.usage.audio_milliseconds,
         images=item.usage.images,
+        accelerator_milliseconds=item.usage.accelerator_milliseconds,
+        cpu_milliseconds=item.usage.cpu_milliseconds,
         unpriced_requests=item.unpriced_requests,
         charges=charges,
         amount=None if only is None else only.amount,
@@ -153,6 +163,8 @@ def view_card(card: RateCard) -> RateCardView:
         price_per_million_characters=_plain_or_none(card.price_per_million_characters),
         price_per_audio_second=_plain_or_none(card.price_per_audio_second),
         price_per_image=_plain_or_none(card.price_per_image),
+        price_per_accelerator_second=_plain_or_none(card.price_per_accelerator_second),
+        price_per_cpu_second=_plain_or_none(card.price_per_cpu_second),
     )
 
 

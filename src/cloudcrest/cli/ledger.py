@@ -59,10 +59,13 @@ _CARD: list[Column] = [
     ("output/M", "output_price_per_million_tokens"),
     ("cache write/M", "cache_write_price_per_million_tokens"),
     ("batch in/M", "batch_input_price_per_million_tokens"),
+    ("batch cached/M", "batch_cached_input_price_per_million_tokens"),
     ("batch out/M", "batch_output_price_per_million_tokens"),
     ("characters/M", "price_per_million_characters"),
     ("sound/s", "price_per_audio_second"),
     ("image", "price_per_image"),
+    ("accelerator/s", "price_per_accelerator_second"),
+    ("CPU/s", "price_per_cpu_second"),
 ]
 
 
@@ -130,7 +133,7 @@ def list_rate_cards(
     limit: Annotated[int, Parameter(help="How many at most.")] = 100,
     options: Options = DEFAULTS,
 ) -> None:
-    """Lists prices: per million tokens or characters, per second of sound, per image."""
+    """Lists prices: per million tokens or characters, per second of sound and compute, per image."""
     with Client(management(options)) as cloud:
         found = cloud.items(at("rate-cards"), limit=limit, model=model, history=history or None)
         show_rows(found, _CARD, options.format, empty="no rate cards yet: usage is recorded and waits")
@@ -155,6 +158,12 @@ def create_rate_card(
     characters: Annotated[str | None, Parameter(help="Price of a million characters that are spoken.")] = None,
     audio_second: Annotated[str | None, Parameter(help="Price of a second of sound that is listened to.")] = None,
     image: Annotated[str | None, Parameter(help="Price of an image that is made.")] = None,
+    accelerator_second: Annotated[
+        str | None, Parameter(help="Price of a second of an accelerator, of the model compute/<accelerator type>.")
+    ] = None,
+    cpu_second: Annotated[
+        str | None, Parameter(help="Price of a second of a processor, of compute/cpu or compute/<accelerator type>.")
+    ] = None,
     currency: Annotated[str, Parameter(help="ISO 4217.")] = "USD",
     valid_from: Annotated[datetime | None, Parameter(help="From then on (UTC); else from now on.")] = None,
     options: Options = DEFAULTS,
@@ -175,6 +184,8 @@ def create_rate_card(
         "price_per_million_characters": characters,
         "price_per_audio_second": audio_second,
         "price_per_image": image,
+        "price_per_accelerator_second": accelerator_second,
+        "price_per_cpu_second": cpu_second,
     }
     body |= {name: price for name, price in others.items() if price is not None}
     if valid_from is not None:

@@ -31,9 +31,14 @@ def _other(row: Row) -> str | None:
     said = [f"{usage[field]} {word}" for field, word in _OTHERS if usage.get(field)]
     if usage.get("audio_milliseconds"):
         said.append(f"{usage['audio_milliseconds'] / 1000:g} s")
+    said += [f"{usage[field] / 1000:g} {word} s" for field, word in _COMPUTE if usage.get(field)]
     if row.get("tier") == "batch":
         said.append("batch")
     return ", ".join(said) or None
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:g} s" if milliseconds else ""
 
 
 def _charge(row: Row) -> str:
@@ -42,6 +47,7 @@ def _charge(row: Row) -> str:
 
 
 _OTHERS = (("cache_write_tokens", "written"), ("characters", "characters"), ("images", "images"))
+_COMPUTE = (("accelerator_milliseconds", "accelerator"), ("cpu_milliseconds", "CPU"))
 _REQUEST: list[Column] = [
     ("time (UTC)", moment("started_at")),
     ("request", "id"),
@@ -64,8 +70,10 @@ _SUMS: list[Column] = [
     ("written", "cache_write_tokens"),
     ("output", "output_tokens"),
     ("characters", "characters"),
-    ("sound", lambda row: f"{row['audio_milliseconds'] / 1000:g} s" if row["audio_milliseconds"] else ""),
+    ("sound", lambda row: _seconds(row["audio_milliseconds"])),
     ("images", "images"),
+    ("accelerators", lambda row: _seconds(row["accelerator_milliseconds"])),
+    ("CPU", lambda row: _seconds(row["cpu_milliseconds"])),
     ("charge", lambda row: [f"{charge['amount']} {charge['currency']}" for charge in row["charges"]]),
     ("not priced yet", "unpriced_requests"),
 ]

@@ -131,6 +131,10 @@ class Claims:
             beside=most,
         )
 
+    def has_price(self, model: str) -> bool:
+        """Whether there is a rate card of it, in any currency."""
+        return any(name == model for _, name in self._cards)
+
     def _held(self, key: KeyDocument, model: str, now: int, tier: Tier) -> tuple[_Plan, _Price] | None:
         """What holds a key's request for a model, and its price; None: nothing does. Raises `LimitExceeded`."""
         plan = self._plans.get(key.id)

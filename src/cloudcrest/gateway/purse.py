@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cloudcrest.billing.grants import Ask, Grant
-from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, most_units
+from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, compute_units, most_units
 from cloudcrest.kernel.usage import Hold, Usage
 
 
@@ -17,6 +17,8 @@ class Beside(NamedTuple):
     characters: int = 0
     audio_milliseconds: int = 0
     images: int = 0
+    accelerator_milliseconds: int = 0
+    cpu_milliseconds: int = 0
 
 
 NOTHING_BESIDE = Beside()
@@ -105,7 +107,10 @@ class Claim:
         self.is_capped = False
         self.until = until
         self.beside = beside
-        extra = beside_units(beside.characters, beside.audio_milliseconds, beside.images, tariff)
+        extra = 0
+        if beside is not NOTHING_BESIDE:
+            extra = beside_units(beside.characters, beside.audio_milliseconds, beside.images, tariff)
+            extra += compute_units(beside.accelerator_milliseconds, beside.cpu_milliseconds, tariff)
         self.most = most_units(input_tokens, output_tokens, tariff) + extra or 1
         self.least = (most_units(input_tokens, branches, tariff) + extra or 1) if is_open else self.most
         self.parts: list[tuple[Purse, int]] = []
@@ -122,6 +127,7 @@ class Claim:
         if (
             usage.input_tokens <= self.input_tokens
             and usage.output_tokens <= self.output_tokens
+            and self.beside is NOTHING_BESIDE
             and not (usage.characters or usage.audio_milliseconds or usage.images)
         ):
             return usage
@@ -141,6 +147,8 @@ class Claim:
             min(usage.characters, beside.characters),
             min(usage.audio_milliseconds, beside.audio_milliseconds),
             min(usage.images, beside.images),
+            min(usage.accelerator_milliseconds, beside.accelerator_milliseconds),
+            min(usage.cpu_milliseconds, beside.cpu_milliseconds),
         )
 
     def limit_for(self, engine: str, context_tokens: int) -> int:

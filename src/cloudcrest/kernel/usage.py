@@ -14,13 +14,14 @@ Tier = Literal["standard", "batch"]
 """How a request was asked: at once, or in a batch, which may wait for idle capacity and has prices of its own."""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one request used: tokens, and what is not counted in tokens.
 
     `cached_input_tokens` (read from a cache of prompts) and `cache_write_tokens` (written into one, where that is
     asked for and priced) are parts of `input_tokens`, `reasoning_tokens` a part of `output_tokens`. `characters` were
-    spoken, `audio_milliseconds` listened to, `images` made. `is_estimate`: counted from what was relayed because the
-    engine's own count was lost.
+    spoken, `audio_milliseconds` listened to, `images` made. `accelerator_milliseconds` and `cpu_milliseconds` were held
+    by a job: a quarter of an accelerator for four seconds is a second. `is_estimate`: counted from what was relayed
+    because the engine's own count was lost.
     """
 
     input_tokens: int
@@ -32,6 +33,8 @@ class Usage(msgspec.Struct, frozen=True):
     characters: int = 0
     audio_milliseconds: int = 0
     images: int = 0
+    accelerator_milliseconds: int = 0
+    cpu_milliseconds: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):

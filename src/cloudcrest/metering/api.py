@@ -101,6 +101,8 @@ class UsageGroup(msgspec.Struct, frozen=True):
     characters: int = 0
     audio_milliseconds: int = 0
     images: int = 0
+    accelerator_milliseconds: int = 0
+    cpu_milliseconds: int = 0
 
 
 class UsageEvents(Protocol):

@@ -36,7 +36,7 @@ _TEXTS = (
 )
 _COUNTS = (
     *("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"),
-    *("characters", "audio_milliseconds", "images"),
+    *("characters", "audio_milliseconds", "images", "accelerator_milliseconds", "cpu_milliseconds"),
 )
 
 
@@ -105,6 +105,8 @@ class UsageRepository:
                 func.sum(UsageEventRow.characters),
                 func.sum(UsageEventRow.audio_milliseconds),
                 func.sum(UsageEventRow.images),
+                func.sum(UsageEventRow.accelerator_milliseconds),
+                func.sum(UsageEventRow.cpu_milliseconds),
             )
             .where(*_conditions(wanted))
             .group_by(literal_column("group_key"))

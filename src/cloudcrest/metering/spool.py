@@ -51,7 +51,9 @@ from cloudcrest.metering.segments import (
 
 NEW_FOLDER_PREFIX = ".new-"
 END_GROWTH_BYTES = 256
-"""How much longer than a request's open record its end may be: six numbers that grow, another replica's name."""
+"""How much longer than a request's open record its end may be: counts that come in with their names, another replica's
+name.
+"""
 
 _RECHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0

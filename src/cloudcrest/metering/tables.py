@@ -44,6 +44,8 @@ class UsageEventRow(Base):
     characters: Mapped[int] = mapped_column(BigInteger, server_default="0")
     audio_milliseconds: Mapped[int] = mapped_column(BigInteger, server_default="0")
     images: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    accelerator_milliseconds: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    cpu_milliseconds: Mapped[int] = mapped_column(BigInteger, server_default="0")
     is_estimate: Mapped[bool]
     is_stream: Mapped[bool]
     grants: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))

@@ -101,6 +101,8 @@ async def test_a_request_is_shown_with_prices_and_charge(client: httpx2.AsyncCli
         "characters": 0,
         "audio_milliseconds": 0,
         "images": 0,
+        "accelerator_milliseconds": 0,
+        "cpu_milliseconds": 0,
     }
     assert shown["tier"] == "standard"
     assert (shown["outcome"], shown["started_at"]) == ("completed", "2026-01-01T00:00:00.000001Z")

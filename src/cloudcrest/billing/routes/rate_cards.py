@@ -89,6 +89,8 @@ def _prices(body: CreateRateCard) -> Prices:
         characters=_price(body.price_per_million_characters, "price_per_million_characters"),
         audio=_price(body.price_per_audio_second, "price_per_audio_second"),
         image=_price(body.price_per_image, "price_per_image"),
+        accelerator=_price(body.price_per_accelerator_second, "price_per_accelerator_second"),
+        cpu=_price(body.price_per_cpu_second, "price_per_cpu_second"),
     )
 
 

@@ -1,6 +1,6 @@
 """The prices a cloud starts with: `prices.json`. A model that has any card keeps its own.
 
-They are per million tokens or characters, per second of sound, per image.
+They are per million tokens or characters, per second of sound, accelerators and processors, per image.
 """
 
 from datetime import datetime
@@ -25,6 +25,8 @@ class _ModelPrices(msgspec.Struct, frozen=True):
     characters: Decimal | None = None
     audio: Decimal | None = None
     image: Decimal | None = None
+    accelerator: Decimal | None = None
+    cpu: Decimal | None = None
 
 
 class _Prices(msgspec.Struct, frozen=True):
@@ -58,6 +60,8 @@ async def seed(session: AsyncSession, clock: Clock, new_id: NewId) -> None:
             price_per_million_characters=item.characters,
             price_per_audio_second=item.audio,
             price_per_image=item.image,
+            price_per_accelerator_second=item.accelerator,
+            price_per_cpu_second=item.cpu,
         )
         await repository.add_rate_card(session, card, created_at=clock.now(), created_by=None)
     await publish_missing_cards(session, clock.now())

@@ -33,6 +33,8 @@ class Prices(msgspec.Struct, frozen=True):
     characters: Decimal | None = None
     audio: Decimal | None = None
     image: Decimal | None = None
+    accelerator: Decimal | None = None
+    cpu: Decimal | None = None
 
 
 async def publish_cards(session: AsyncSession, model: str, currency: str, now: datetime) -> None:
@@ -98,6 +100,8 @@ class RateCards:
             price_per_million_characters=prices.characters,
             price_per_audio_second=prices.audio,
             price_per_image=prices.image,
+            price_per_accelerator_second=prices.accelerator,
+            price_per_cpu_second=prices.cpu,
         )
         latest = await repository.latest_priced_at(session, model, currency)
         if latest is not None and latest >= card.valid_from:

@@ -140,7 +140,8 @@ class MeteredMember(msgspec.Struct, frozen=True):
     """What one member of one attempt is charged for while its command runs. `id` is unique for good, and the same
     after a restart: `<job>-<attempt>-<member>`.
 
-    `accelerators` × `milli` of `accelerator_type` (empty: none), and `cpu_milli` of processors.
+    `accelerators` × `milli` of `accelerator_type` (empty: none), and `cpu_milli` of processors. `grace_seconds`: so
+    long it may go on after it was told to stop.
     """
 
     id: str
@@ -152,6 +153,7 @@ class MeteredMember(msgspec.Struct, frozen=True):
     milli: int = WHOLE
     cpu_milli: int = 0
     is_spot: bool = False
+    grace_seconds: float = 30.0
 
 
 class JobMeter(Protocol):

@@ -187,6 +187,7 @@ class Entry(msgspec.Struct):
             milli=document.milli,
             cpu_milli=document.cpu_milli,
             is_spot=document.is_spot,
+            grace_seconds=document.grace_seconds,
         )
 
     def labels(self, number: int) -> dict[str, str]:
