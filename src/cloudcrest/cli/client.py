@@ -19,6 +19,9 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_PAGE_ITEMS = 200
 CSRF_HEADER = "x-csrf-token"
 
+_UNHURRIED = httpx2.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
+"""For what takes as long as it takes."""
+
 Json = dict[str, Any]
 
 
@@ -112,6 +115,28 @@ class Client:
                 response.read()
                 raise refusal(response)
             yield response
+
+    @contextmanager
+    def reading(self, path: str, *, last_event_id: str = "", **query: str | int | None) -> Iterator[httpx2.Response]:
+        """A GET whose answer is read as it comes, for as long as it takes; events after `last_event_id`."""
+        params = {name: value for name, value in query.items() if value is not None}
+        headers = {"last-event-id": last_event_id} if last_event_id else {}
+        with (
+            self._reaching(),
+            self._http.stream("GET", path, params=params, headers=headers, timeout=_UNHURRIED) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise refusal(response)
+            yield response
+
+    def send_bytes(self, method: str, path: str, content: bytes | Iterator[bytes]) -> Json:
+        """A request whose body is bytes: all there are, or as they come."""
+        with self._reaching():
+            response = self._http.request(method, path, content=content, timeout=_UNHURRIED)
+        if response.is_error:
+            raise refusal(response)
+        return _json(response)
 
     def cookies(self) -> dict[str, str]:
         """The cookies that the cloud has set."""

@@ -11,6 +11,7 @@ from cloudcrest.cli import (
     chat,
     deployments,
     doctor,
+    jobs,
     keys,
     ledger,
     local,
@@ -20,6 +21,7 @@ from cloudcrest.cli import (
     regions,
     sound,
     usage,
+    volumes,
 )
 from cloudcrest.cli.errors import FAILURE, USAGE, exit_code_of
 from cloudcrest.cli.options import DEFAULTS, Options
@@ -56,7 +58,7 @@ def build() -> App:
     for used in (chat.chat, sound.speak, sound.transcribe):
         app.command(used, group=_USE)
     for group, commands in (
-        (_USE, (models.app, deployments.app, regions.app)),
+        (_USE, (models.app, deployments.app, jobs.app, volumes.app, regions.app)),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
         (_MONEY, (ledger.app, ledger.rate_cards, budgets.app)),
     ):

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from cloudcrest.compute.jobs.api import JobReport
 from cloudcrest.compute.jobs.controller import JobController
 from cloudcrest.compute.jobs.entry import Entry, MemberEntry
-from cloudcrest.compute.jobs.follow import Followed, follow
+from cloudcrest.compute.jobs.follow import Followed, follow, last_event
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.runner.server import EXIT_HEADER, OFFSET_HEADER, OPEN_HEADER, ShellWish
 from cloudcrest.compute.jobs.store import JobStore, log_prefix
@@ -102,7 +102,10 @@ class JobAccess:
         if request.query_params.get("follow") == "true":
             if not self._followers.is_free(project_id):
                 raise LimitExceeded("too many logs of this project are followed at once", retry_after_seconds=5)
-            followed = Followed(project_id, job_id, attempt or max(report.attempt, 1), member, offset, attempt == 0)
+            begins = attempt or max(report.attempt, 1)
+            if (last := last_event(request.headers.get("last-event-id", ""))) is not None:
+                begins, offset = last
+            followed = Followed(project_id, job_id, begins, member, offset, attempt == 0)
             events = follow(followed, self._controller, self._link, self._store)
             return StreamingResponse(
                 self._counted(project_id, events), media_type="text/event-stream", headers=_NO_STORE

@@ -1,13 +1,14 @@
 """A job's output as it comes: server-sent events, over its attempts, until it has ended.
 
     event: log
+    id: 1:6
     data: {"attempt": 1, "member": 0, "offset": 0, "next_offset": 6, "text": "hello\n"}
 
     event: end
     data: {"state": "succeeded", "reason": "it exited with code 0"}
 
-A comment comes every few seconds where there is nothing to say. Text that is no UTF-8 is shown as far as it goes; a
-character is never cut in two.
+Who comes back with the id of the last event (Last-Event-ID) goes on after it. A comment comes every few seconds where
+there is nothing to say. Text that is no UTF-8 is shown as far as it goes; a character is never cut in two.
 """
 
 import asyncio
@@ -54,16 +55,8 @@ async def follow(at: Followed, controller: JobController, link: RunnerLink, stor
                 decoder.reset()
             at.offset = begin + len(data)
             if text := decoder.decode(data):
-                yield _event(
-                    "log",
-                    {
-                        "attempt": at.attempt,
-                        "member": at.member,
-                        "offset": begin,
-                        "next_offset": at.offset,
-                        "text": text,
-                    },
-                )
+                place = {"attempt": at.attempt, "member": at.member, "offset": begin, "next_offset": at.offset}
+                yield _event("log", {**place, "text": text}, f"{at.attempt}:{at.offset - _held(decoder)}")
             continue
         report = await _report(at, controller, store)
         is_over = report is None or report.state in FINAL_STATES
@@ -110,5 +103,19 @@ async def _report(at: Followed, controller: JobController, store: JobStore) -> J
         return None
 
 
-def _event(name: str, body: Mapping[str, object]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(body))
+def last_event(event_id: str) -> tuple[int, int] | None:
+    """The attempt and the offset that an event's id names; None for what is no such id."""
+    attempt, _, offset = event_id.partition(":")
+    if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in (attempt, offset)):
+        return None
+    return int(attempt), int(offset)
+
+
+def _held(decoder: codecs.IncrementalDecoder) -> int:
+    """Bytes of a character that is not whole yet."""
+    return len(decoder.getstate()[0])
+
+
+def _event(name: str, body: Mapping[str, object], event_id: str = "") -> bytes:
+    head = f"event: {name}\nid: {event_id}\n" if event_id else f"event: {name}\n"
+    return b"%bdata: %b\n\n" % (head.encode(), msgspec.json.encode(body))
