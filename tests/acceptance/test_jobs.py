@@ -1,0 +1,163 @@
+"""Jobs in a running cloud: followed live, cancelled, timed out, tried again, adopted after kill -9; what they leave."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from cloudcrest.compute.jobs.api import JobDocument
+from tests.acceptance.tenants import Tenant, sign_up
+from tests.support.cloud import Cloud, new_cloud
+from tests.support.cloud_jobs import job_of, publish
+from tests.support.waiting import until
+
+FOREVER = (sys.executable, "-c", "import time; print('begins', flush=True); time.sleep(600)")
+
+
+@pytest.fixture(scope="module")
+def jobs_cloud() -> Iterator[Cloud]:
+    """A cloud whose processes these tests kill."""
+    environment = {"CLOUDCREST_JOBS_ISOLATION": "plain", "CLOUDCREST_JOBS_BACKOFF_FIRST_SECONDS": "0.1"}
+    with new_cloud(flags=["--no-default-models"], environment=environment) as started:
+        started.start()
+        yield started
+
+
+@pytest.fixture
+def tenant(jobs_cloud: Cloud) -> Iterator[Tenant]:
+    made = sign_up(jobs_cloud.base_url)
+    yield made
+    made.http.close()
+
+
+class Jobs:
+    """A tenant's jobs, over the public API and the command line."""
+
+    def __init__(self, cloud: Cloud, tenant: Tenant) -> None:
+        self.cloud = cloud
+        self.tenant = tenant
+        self.http = cloud.client(tenant.key["key"])
+
+    def run(self, name: str, command: tuple[str, ...], **more: Any) -> JobDocument:
+        job_id = f"job_{name}_{self.tenant.project_id.removeprefix('proj_')}"
+        made = job_of(job_id, self.tenant.organization_id, self.tenant.project_id, command, **more)
+        publish(self.cloud, made)
+        return made
+
+    def log(self, job: JobDocument) -> str:
+        answer = self.http.get(f"/v1/jobs/{job.id}/logs")
+        return answer.text if answer.status_code == 200 else ""
+
+    def cli(self, *tokens: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        argv = [str(Path(sys.executable).parent / "cloudcrest"), *tokens, "--url", self.cloud.base_url]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDCREST_")}
+        environment = {**clean, "CLOUDCREST_API_KEY": self.tenant.key["key"], "NO_COLOR": "1"}
+        return subprocess.run(
+            argv, env=environment, input=stdin, capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+@pytest.fixture
+def jobs(jobs_cloud: Cloud, tenant: Tenant) -> Iterator[Jobs]:
+    made = Jobs(jobs_cloud, tenant)
+    yield made
+    made.http.close()
+
+
+def test_a_job_is_followed_to_its_end_and_its_outputs_are_fetched(jobs: Jobs, tmp_path: Path) -> None:
+    assert jobs.cli("volumes", "create", "data").returncode == 0
+    (tmp_path / "in.txt").write_text("from the volume")
+    assert jobs.cli("volumes", "put", "data", str(tmp_path / "in.txt"), "--as", "a/in.txt").returncode == 0
+    code = (
+        "import os, pathlib; folder = pathlib.Path(os.environ['CLOUDCREST_VOLUME_DATA'])\n"
+        "print((folder / 'a/in.txt').read_text()); (folder / 'out.txt').write_text('back')\n"
+        "pathlib.Path('outputs/result.txt').write_text('42')"
+    )
+    volumes = [{"name": "data", "target": "/data"}]
+    job = jobs.run("first", (sys.executable, "-c", code), volumes=volumes)
+    until(lambda: jobs.http.get(f"/v1/jobs/{job.id}/logs").status_code == 200, "the region knows it")
+    followed = jobs.cli("jobs", "logs", job.id, "--follow")
+    assert (followed.returncode, followed.stdout) == (0, "from the volume\n")
+    assert "succeeded" in followed.stderr
+    assert "outputs/result.txt" in jobs.cli("jobs", "outputs", job.id).stdout
+    assert jobs.cli("jobs", "outputs", job.id, "--into", str(tmp_path / "got")).returncode == 0
+    assert (tmp_path / "got/outputs/result.txt").read_text() == "42"
+    assert jobs.cli("volumes", "get", "data", "out.txt", "--into", str(tmp_path)).returncode == 0
+    assert (tmp_path / "out.txt").read_text() == "back"
+    assert jobs.cli("jobs", "logs", job.id).stdout == "from the volume\n"
+
+
+def test_a_terminal_in_a_job_and_a_cancelled_jobs_end(jobs: Jobs) -> None:
+    job = jobs.run("shell", FOREVER, environment={"OF": "the job"})
+    until(lambda: "begins" in jobs.log(job), "it runs")
+    ran = jobs.cli("jobs", "shell", job.id, stdin="echo is $OF; exit 7\n")
+    assert ran.returncode == 7
+    assert "is the job" in ran.stdout
+    assert "cpu seconds" in jobs.cli("jobs", "metrics", job.id).stdout
+    jobs.run("shell", FOREVER, is_cancelled=True)
+    followed = jobs.cli("jobs", "logs", job.id, "-f")
+    assert (followed.returncode, followed.stdout) == (1, "begins\n")
+    assert "cancelled" in followed.stderr
+
+
+def test_a_failure_is_tried_again_and_time_is_limited(jobs: Jobs) -> None:
+    code = "import os, sys; print(os.environ['CLOUDCREST_ATTEMPT']); sys.exit(os.environ['CLOUDCREST_ATTEMPT'] == '1')"
+    again = jobs.run("again", (sys.executable, "-c", code), retries=1)
+    limited = jobs.run("limited", FOREVER, time_limit_seconds=0.5)
+    until(lambda: "2" in jobs.log(again), "it is tried again")
+    assert "succeeded" in jobs.cli("jobs", "logs", again.id, "-f").stderr
+    assert "time limit" in jobs.cli("jobs", "logs", limited.id, "-f").stderr
+
+
+def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs: Jobs, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    code = (
+        f"import os, pathlib, time; there = pathlib.Path({str(go_on)!r}); print(os.getpid(), flush=True)\n"
+        "while not there.exists(): time.sleep(0.02)\n"
+        "print('goes on')"
+    )
+    job = jobs.run("adopted", (sys.executable, "-c", code))
+    pid = int(until(lambda: jobs.log(job).strip(), "it runs"))
+    following = subprocess.Popen(
+        [str(Path(sys.executable).parent / "cloudcrest"), "jobs", "logs", job.id, "-f", "--url", jobs.cloud.base_url],
+        env={**os.environ, "CLOUDCREST_API_KEY": jobs.tenant.key["key"], "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout is not None
+    assert following.stdout.readline() == f"{pid}\n"
+    os.kill(jobs.cloud.pid_of("control"), signal.SIGKILL)
+    region = jobs.cloud.pid_of("region")
+    os.kill(region, signal.SIGKILL)
+    until(lambda: jobs.cloud.pid_of("region") != region, "a new region service")
+    os.kill(pid, 0)  # it runs on
+    go_on.touch()
+    assert following.communicate(timeout=60)[0] == "goes on\n"
+    assert following.returncode == 0
+    assert jobs.log(job) == f"{pid}\ngoes on\n"
+
+
+def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
+    job = jobs.run("private", FOREVER)
+    until(lambda: "begins" in jobs.log(job), "it runs")
+    jobs.http.post("/v1/volumes", json={"name": "private"})
+    other = sign_up(jobs_cloud.base_url)
+    with httpx2.Client(base_url=jobs_cloud.base_url, trust_env=False) as http, closing(other.http):
+        for path in ("logs", "logs?follow=true", "metrics", "outputs", "outputs/x", "shells/0.x"):
+            for key, status in ((other.key["key"], 404), ("sk-cc-unknown", 401)):
+                answer = http.get(f"/v1/jobs/{job.id}/{path}", headers={"authorization": f"Bearer {key}"})
+                assert answer.status_code == status, path
+                assert "error" in answer.json()
+        headers = {"authorization": f"Bearer {other.key['key']}"}
+        assert http.post(f"/v1/jobs/{job.id}/shells", json={}, headers=headers).status_code == 404
+        assert http.get("/v1/volumes/private", headers=headers).status_code == 404
+        assert http.get("/v1/volumes", headers=headers).json()["data"] == []
+    publish(jobs_cloud, None, job.id)
+    until(lambda: jobs.http.get(f"/v1/jobs/{job.id}/metrics").status_code == 404, "it is ended and forgotten")
