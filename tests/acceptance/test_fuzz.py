@@ -32,7 +32,7 @@ from tests.support import databases
 from tests.support.waiting import until
 
 EXAMPLES_PER_OPERATION = 6
-MIN_OPERATIONS = 60
+MIN_OPERATIONS = 72
 OPERATOR_KEY = "sk-cc-" + "o" * 43
 
 load_all_checks()

@@ -32,6 +32,7 @@ from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.compute.jobs.api import JOB_KIND, JobDocument
 from cloudcrest.compute.jobs.meter import FreeOfCharge
+from cloudcrest.compute.nodes.reporter import NodeReporter
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
@@ -78,10 +79,10 @@ class RegionService:
             secrets_path=settings.secrets_path,
             outbound_allowed=settings.allowed_upstreams,
         )
-        fabric = LocalFabric(settings.node_socket)
-        self._jobs = RegionJobs(settings, fabric, FakePlacer(), FreeOfCharge())
+        self._fabric = LocalFabric(settings.node_socket)
+        self._jobs = RegionJobs(settings, self._fabric, FakePlacer(), FreeOfCharge())
         self._controller = Controller(
-            fabric,
+            self._fabric,
             ArtifactStore(settings.models_folder, settings.catalog),
             create_engines(engines),
             settings.region,
@@ -99,10 +100,13 @@ class RegionService:
             if self._state.cursor:
                 self._take({*self._state.documents})
             settings = self._settings
-            send = usage_sender(client, settings.control_url, settings.region_token)
-            grants = GrantRelay(client, settings.control_url, settings.region_token, settings.spool_folder)
+            link = (client, settings.control_url, settings.region_token)
+            send = usage_sender(*link)
+            grants = GrantRelay(*link, settings.spool_folder)
+            nodes = NodeReporter(self._fabric, *link, clock=SystemClock())
             parts: list[Awaitable[object]] = [
                 self._follow(client),
+                nodes.run(),
                 self._controller.run(),
                 self._jobs.run(),
                 self._jobs.push_reports(client),

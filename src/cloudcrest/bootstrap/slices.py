@@ -10,6 +10,8 @@ import cloudcrest.billing.seed
 import cloudcrest.billing.tasks
 import cloudcrest.catalog.routes
 import cloudcrest.catalog.seed
+import cloudcrest.compute.accelerator_types.routes
+import cloudcrest.compute.nodes.routes
 import cloudcrest.identity.pages
 import cloudcrest.identity.routes
 import cloudcrest.identity.seed
@@ -27,6 +29,8 @@ from cloudcrest.billing.service.usage import UsageReport
 from cloudcrest.billing.service.verification import Verification
 from cloudcrest.bootstrap.settings import ControlSettings
 from cloudcrest.catalog.service import CatalogService
+from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
+from cloudcrest.compute.nodes.service import NodeService
 from cloudcrest.identity.api import OrganizationCreated
 from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
 from cloudcrest.identity.passwords import Passwords
@@ -74,6 +78,8 @@ class Slices:
         self.billing = _Billing(base)
         self.identity = _Identity(base, self.billing.accounts)
         self.catalog = CatalogService(clock=base.clock, new_id=base.new_id, regions=self.regions)
+        self.accelerators = AcceleratorTypes(base.clock)
+        self.nodes = NodeService(types=self.accelerators, regions=self.regions, clock=base.clock, new_id=base.new_id)
         self.deployments = DeploymentService(
             models=self.catalog,
             pulls=self.catalog,
@@ -91,9 +97,12 @@ class Slices:
             cloudcrest.identity.pages.router(),
             cloudcrest.regions.routes.router(self.regions, self._base.clock),
             cloudcrest.catalog.routes.router(self.catalog),
+            cloudcrest.compute.nodes.routes.router(self.nodes),
+            cloudcrest.compute.accelerator_types.routes.router(self.accelerators),
             cloudcrest.serving.routes.router(self.deployments),
             self.billing.router(),
             cloudcrest.regions.routes.internal_router(self._notifier),
+            cloudcrest.compute.nodes.routes.internal_router(self.nodes),
             cloudcrest.serving.routes.internal_router(self.deployments),
             cloudcrest.billing.routes.internal_router(self.billing.ingest, self.billing.granting),
         ]
@@ -109,6 +118,8 @@ class Slices:
             )
         async with base.database.transaction() as session:
             await cloudcrest.catalog.seed.seed(session, clock=base.clock)
+        async with base.database.transaction() as session:
+            await self.accelerators.seed(session)
         async with base.database.transaction() as session:
             await cloudcrest.billing.seed.seed(session, base.clock, base.new_id)
             await self.billing.budgets.publish_missing(session)

@@ -24,6 +24,7 @@ from cloudcrest.bootstrap.ready import become_ready
 from cloudcrest.bootstrap.settings import UpSettings
 from cloudcrest.bootstrap.supervise import Supervisor
 from cloudcrest.bootstrap.ui import Ui, make_ui, welcome
+from cloudcrest.compute.accelerators.known import known_types
 from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.accelerators.tools import MachineTools
 from cloudcrest.compute.fabric.agent import NodeAgent
@@ -65,7 +66,7 @@ class Up:
         run = self._folder.run
         host = partial(ProcessHost, log_folder=self._folder.logs, working_folder=run, lifeline=self._lifeline)
         self._services = host(environment=services.service_environment(plan.environment))
-        machine = Machine(families=families(), tools=MachineTools(), clock=SystemClock())
+        machine = Machine(families=families(), tools=MachineTools(), clock=SystemClock(), types=known_types())
         self._replicas = host(environment=services.replica_environment(plan.environment), machine=machine)
         self._agent = NodeAgent(self._replicas, plan.node_socket)
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)

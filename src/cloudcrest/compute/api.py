@@ -15,13 +15,16 @@ NODE_KIND = "node"
 RACK_KIND = "rack"
 ACCELERATOR_TYPE_KIND = "accelerator_type"
 """Kinds of documents that the control plane publishes: `NodeDocument`, `RackDocument`, `AcceleratorType`."""
+NODES_PATH = "/internal/v1/nodes"
+"""`PUT`: a region's report of all its nodes, a list of `NodeStatus`, on change and at least every half minute."""
 
 
 class ProcessSpec(msgspec.Struct, frozen=True):
     """A process to run. `id` names it and its log file; `labels` come back with its status, for adoption.
 
     `environment` is added to the agent's own. `stop_grace_seconds`: between SIGTERM and SIGKILL. `node_id`: where to
-    run it (empty: on the node that is asked). `accelerators`: the indexes of those it may see, others are hidden.
+    run it (empty: on the node that is asked). `accelerators`: those it may see, counted from 0 among those that the
+    node gives out (`accelerators/given_out.py`); others are hidden.
     """
 
     id: str
@@ -52,7 +55,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
 
 class AcceleratorFacts(msgspec.Struct, frozen=True):
     """One accelerator of a node, as its vendor's tools tell. `type` is a name of the catalog of accelerator types
-    ("nvidia-h100-80gb"); `index` is what hides or shows it to a process.
+    ("nvidia-h100-80gb"); `index` is what its vendor calls it.
     """
 
     index: int
@@ -82,7 +85,7 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 
 class NodeAllocation(msgspec.Struct, frozen=True):
-    """What is given out of a node. `accelerators_milli`: thousandths by the accelerator's index."""
+    """What is given out of a node. `accelerators_milli`: thousandths by the place among those it gives out."""
 
     cpu_milli: int = 0
     memory_bytes: int = 0
@@ -119,10 +122,11 @@ class NodeDocument(msgspec.Struct, frozen=True):
 
 
 class RackDocument(msgspec.Struct, frozen=True):
-    """What the nodes of a rack may draw together, published to its region."""
+    """What the nodes of a rack may draw together, published to its region. Racks are told apart by their zones too."""
 
     name: str
     power_limit_watts: int
+    zone: str = ""
 
 
 class AcceleratorType(msgspec.Struct, frozen=True, omit_defaults=True):

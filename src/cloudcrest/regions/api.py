@@ -41,3 +41,7 @@ class Regions(Protocol):
     async def list_ids(self, session: "AsyncSession") -> list[str]:
         """Every region's id, sorted."""
         ...
+
+    async def connected_ids(self, session: "AsyncSession") -> frozenset[str]:
+        """The regions whose services were heard of lately."""
+        ...

@@ -29,6 +29,11 @@ async def page(session: AsyncSession, request: PageRequest) -> list[Region]:
     return [_region(row) for row in rows]
 
 
+async def all_regions(session: AsyncSession) -> list[Region]:
+    """Every region; operators make them, and there are few."""
+    return [_region(row) for row in await session.scalars(select(RegionRow))]
+
+
 async def ids(session: AsyncSession) -> list[str]:
     """Every region's id, sorted."""
     return [*(await session.scalars(select(RegionRow.id).order_by(RegionRow.id)))]

@@ -42,6 +42,11 @@ class RegionService:
         """Every region's id, sorted."""
         return await repository.ids(session)
 
+    async def connected_ids(self, session: AsyncSession) -> frozenset[str]:
+        """The regions whose services were heard of lately."""
+        now = self._clock.now()
+        return frozenset(region.id for region in await repository.all_regions(session) if region.is_connected(now))
+
     async def get(self, session: AsyncSession, region_id: str) -> Region:
         """One region. Raises `NotFound`."""
         region = await repository.find(session, region_id)

@@ -39,6 +39,9 @@ class OneRegion:
     async def exists(self, session: AsyncSession, region_id: str) -> bool:  # noqa: ARG002 - the protocol's
         return region_id == "local"
 
+    async def connected_ids(self, session: AsyncSession) -> frozenset[str]:  # noqa: ARG002 - the protocol's
+        return frozenset({"local"})
+
     async def list_ids(self, session: AsyncSession) -> list[str]:  # noqa: ARG002 - the protocol's
         return ["local"]
 

@@ -13,7 +13,7 @@ from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
-from cloudcrest.compute.fabric.machine import Machine
+from cloudcrest.compute.fabric.machine import REFRESH_SECONDS, Machine
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import ManualClock
@@ -154,9 +154,9 @@ async def test_the_agent_refuses_what_is_no_call(host: ProcessHost) -> None:
         await agent.close()
 
 
-async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path) -> None:
+async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path, clock: ManualClock) -> None:
     tools = FakeTools({"mx-smi": printed("mx-smi.txt")})
-    machine = Machine(families=families(), tools=tools, clock=ManualClock())
+    machine = Machine(families=families(), tools=tools, clock=clock)
     lifeline = Lifeline()
     host = ProcessHost(
         log_folder=tmp_path, working_folder=tmp_path, lifeline=lifeline, environment=os.environ, machine=machine
@@ -171,9 +171,15 @@ async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path)
         await host.start(ProcessSpec(id="job_2", argv=says, environment=theirs))
         assert (await settled(host, "job_1", "exited")).log_tail == "1"
         assert (await settled(host, "job_2", "exited")).log_tail == "-1"
-        with pytest.raises(InvalidInput, match="gives out no accelerator 7"):
+        with pytest.raises(InvalidInput, match="gives out 2 accelerators"):
             await host.start(ProcessSpec(id="job_3", argv=says, accelerators=(7,)))
         assert len(tools.ran) == len(families()) - 1  # each was asked once, save Apple's, which asks no Linux
+        tools.prints.clear()
+        clock.advance(REFRESH_SECONDS)
+        (node,) = await host.nodes()
+        assert len(node.accelerators) == 2
+        assert not node.is_ready
+        assert "2 of 2 accelerators no longer answer (MetaX C500 0, MetaX C500 1)" in (node.reason or "")
     finally:
         await host.close()
         lifeline.close()

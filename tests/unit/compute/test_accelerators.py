@@ -12,6 +12,8 @@ from cloudcrest.compute.accelerators import cpu, nvidia, reading
 from cloudcrest.compute.accelerators.api import Detected, Family
 from cloudcrest.compute.accelerators.detect import detect
 from cloudcrest.compute.accelerators.given_out import given_out, visible_environment
+from cloudcrest.compute.accelerators.known import known_types
+from cloudcrest.compute.accelerators.naming import TypeIndex, made_type
 from cloudcrest.compute.accelerators.registry import BUILT_IN, families
 from cloudcrest.compute.accelerators.tools import MachineTools
 from cloudcrest.compute.api import AcceleratorFacts
@@ -169,8 +171,11 @@ def test_other_kinds_are_hidden_and_shared_variables_show_what_is_given() -> Non
 
 
 def test_what_is_not_given_out_cannot_be_asked_for() -> None:
-    with pytest.raises(InvalidInput, match="no accelerator 0"):
-        visible_environment(facts("nvidia", "h100", 1) + facts("nvidia", "t4", 0, gib=16), (0,), families())
+    node = facts("nvidia", "h100", 1) + facts("nvidia", "t4", 0, gib=16)
+    assert visible_environment(node, (0,), families())["CUDA_VISIBLE_DEVICES"] == "1"
+    for chosen in ((1,), (0, 1), (-1,)):
+        with pytest.raises(InvalidInput, match="gives out 1 accelerators"):
+            visible_environment(node, chosen, families())
 
 
 @pytest.fixture
@@ -201,7 +206,7 @@ def others_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 def test_others_add_a_family_by_entry_point(others_family: str) -> None:
     known = families()
     assert {*known} == {create().name for create in BUILT_IN} | {others_family}
-    found = detect(known.values(), FakeTools({"acme-smi": "one"}), ())
+    found = detect(known.values(), FakeTools({"acme-smi": "one"}), TypeIndex())
     assert found == (AcceleratorFacts(0, "acme", "acme-one-8gb", "Acme One", 8 * GIB),)
     assert visible_environment(found, (0,), known) == {"ACME_VISIBLE_DEVICES": "0"}
 
@@ -217,7 +222,7 @@ def test_a_family_that_fails_hides_no_others() -> None:
             return {}
 
     tools = FakeTools({"mx-smi": printed("mx-smi.txt")})
-    assert len(detect([Failing(), families()["metax"]], tools, ())) == 2
+    assert len(detect([Failing(), families()["metax"]], tools, TypeIndex())) == 2
 
 
 def script(folder: Path, name: str, code: str) -> None:
@@ -242,3 +247,40 @@ def test_a_tool_is_bounded_in_time_and_output(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert MachineTools().read(str(tmp_path / "gone")) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "mib", "type_id"),
+    [
+        ("nvidia", "NVIDIA H100 80GB HBM3", 81559, "nvidia-h100-80gb"),
+        ("nvidia", "NVIDIA H200", 143771, "nvidia-h200-141gb"),
+        ("nvidia", "NVIDIA A100-SXM4-40GB", 40960, "nvidia-a100-40gb"),
+        ("nvidia", "NVIDIA L40S", 46068, "nvidia-l40s-48gb"),
+        ("nvidia", "Tesla T4", 15360, "nvidia-t4-16gb"),
+        ("nvidia", "NVIDIA H800", 81559, "nvidia-h800-80gb"),
+        ("nvidia", "NVIDIA H100 80GB HBM3", 40000, "nvidia-h100-80gb-hbm3-39gb"),
+        ("amd", "NVIDIA H200", 143771, "amd-nvidia-h200-140gb"),
+        ("intel", "Intel(R) Data Center GPU Max 1550", 131072, "intel-max-1550-128gb"),
+        ("ascend", "910B4-1", 65536, "ascend-910b4-1-64gb"),
+        ("metax", "MetaX C500", 65536, "metax-c500-64gb"),
+        ("moore-threads", "MTT S4000", 49152, "moore-threads-mtt-s4000-48gb"),
+        ("nvidia", "", 0, "nvidia"),
+    ],
+)
+def test_a_chip_is_of_a_known_type_or_of_one_made_for_it(family: str, name: str, mib: int, type_id: str) -> None:
+    assert TypeIndex(known_types()).id_of(family, name, mib * MIB) == type_id
+
+
+def test_known_types_are_whole() -> None:
+    types = known_types()
+    assert len({each.id for each in types}) == len(types)
+    for each in types:
+        assert each.sources, f"{each.id} names no source"
+        assert {*each.peak_tflops} <= {*each.dtypes}, each.id
+        assert each.power_watts or each.family == "moore-threads"
+        # What its vendor's tool would say leads back to it.
+        assert all(TypeIndex(types).id_of(each.family, name, each.memory_bytes) == each.id for name in each.names)
+
+
+def test_made_names_are_bounded() -> None:
+    assert len(made_type("acme", "x" * 5000, 8 * GIB).id) <= 100

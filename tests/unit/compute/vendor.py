@@ -30,14 +30,14 @@ class FakeTools:
     def __init__(
         self, prints: Mapping[tuple[str, ...] | str, str], *, system: str = "Linux", files: Mapping[str, str] = {}
     ) -> None:
-        self._prints = prints
+        self.prints = dict(prints)
         self._system = system
         self._files = files
         self.ran: list[tuple[str, ...]] = []
 
     def run(self, *argv: str) -> str | None:
         self.ran.append(argv)
-        return self._prints.get(argv, self._prints.get(argv[0]))
+        return self.prints.get(argv, self.prints.get(argv[0]))
 
     def read(self, path: str) -> str | None:
         return self._files.get(path)

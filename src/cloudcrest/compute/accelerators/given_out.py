@@ -21,21 +21,22 @@ def given_out(accelerators: Sequence[AcceleratorFacts]) -> tuple[AcceleratorFact
 def visible_environment(
     accelerators: Sequence[AcceleratorFacts], chosen: Sequence[int], families: Mapping[str, Family]
 ) -> dict[str, str]:
-    """The variables for a process on a node that has `accelerators` and gives it `chosen` of those given out.
+    """The variables for a process on a node that has `accelerators` and gives it `chosen` of those given out, counted
+    from 0.
 
     What it is not given is hidden: all of them where nothing is chosen. Nothing on a node that has none. Raises
-    `InvalidInput` for an index that is not given out. A process can take a variable back: what keeps a tenant from
-    others' chips is its sandbox.
+    `InvalidInput` where there are not so many. A process can take a variable back: what keeps a tenant from others'
+    chips is its sandbox.
     """
     offered = given_out(accelerators)
-    unknown = sorted({*chosen} - {each.index for each in offered})
-    if unknown:
-        raise InvalidInput(f"this node gives out no accelerator {unknown[0]}", param="accelerators")
+    if chosen and not 0 <= min(chosen) <= max(chosen) < len(offered):
+        raise InvalidInput(f"this node gives out {len(offered)} accelerators", param="accelerators")
     environment: dict[str, str] = {}
     for name in sorted({each.family for each in accelerators}):
         if name in families:
             environment |= families[name].environment(())
     # Families share variables: what shows the chosen ones has the last word.
     if chosen and offered[0].family in families:
-        environment |= families[offered[0].family].environment(sorted({*chosen}))
+        indexes = sorted({offered[place].index for place in chosen})
+        environment |= families[offered[0].family].environment(indexes)
     return environment

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import psutil
@@ -12,6 +12,7 @@ from cloudcrest.compute.accelerators.api import Family, Tools
 from cloudcrest.compute.accelerators.cpu import cpu_model
 from cloudcrest.compute.accelerators.detect import detect
 from cloudcrest.compute.accelerators.given_out import visible_environment
+from cloudcrest.compute.accelerators.naming import TypeIndex
 from cloudcrest.compute.api import AcceleratorFacts, AcceleratorType, NodeFacts
 from cloudcrest.kernel.clock import Clock
 
@@ -24,7 +25,9 @@ REFRESH_SECONDS = 600.0
 class Machine:
     """What this machine has. Its chips are looked for once, before the first answer, and seldom again.
 
-    `types` name the chips; `families` are asked for them through `tools`. Looking blocks a thread, never the loop.
+    Chips are given out by their place in the list, so it stays as it was: one that answers no longer makes the node not
+    ready, and one that is new is taken up at the next start. `types` name the chips; `families` are asked for them
+    through `tools`. Looking blocks a thread, never the loop.
     """
 
     def __init__(
@@ -33,27 +36,35 @@ class Machine:
         families: Mapping[str, Family],
         tools: Tools,
         clock: Clock,
-        types: Sequence[AcceleratorType] = (),
+        types: Iterable[AcceleratorType] = (),
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
         self._families = families
         self._tools = tools
         self._clock = clock
-        self._types = types
+        self._types = TypeIndex(types)
         self._refresh_seconds = refresh_seconds
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._accelerators: tuple[AcceleratorFacts, ...] = ()
         self._cpu_model = ""
+        self._reason: str | None = None
 
     async def facts(self) -> NodeFacts:
         """The node that this machine is; looks again where that was long ago."""
         async with self._looking:
             if self._clock.monotonic() - self._looked_at >= self._refresh_seconds:
-                self._accelerators, self._cpu_model = await asyncio.to_thread(self._look)
+                found, self._cpu_model = await asyncio.to_thread(self._look)
                 self._looked_at = self._clock.monotonic()
-        facts = this_machine()
-        return msgspec.structs.replace(facts, accelerators=self._accelerators, cpu_model=self._cpu_model)
+                self._accelerators = self._accelerators or found
+                self._reason = _missing(self._accelerators, found)
+        return msgspec.structs.replace(
+            this_machine(),
+            accelerators=self._accelerators,
+            cpu_model=self._cpu_model,
+            is_ready=self._reason is None,
+            reason=self._reason,
+        )
 
     async def environment(self, chosen: Sequence[int]) -> dict[str, str]:
         """The variables for a process that is given these accelerators. Raises `InvalidInput` where there is one
@@ -76,6 +87,16 @@ def this_machine() -> NodeFacts:
         memory_bytes=int(psutil.virtual_memory().total),
         labels={HOSTNAME_LABEL: socket.gethostname()},
     )
+
+
+def _missing(before: Sequence[AcceleratorFacts], now: Sequence[AcceleratorFacts]) -> str | None:
+    """What no longer answers, in a sentence."""
+    there = {(each.family, each.index, each.uuid) for each in now}
+    gone = [each for each in before if (each.family, each.index, each.uuid) not in there]
+    if not gone:
+        return None
+    names = ", ".join(f"{each.name} {each.index}" for each in gone[:3])
+    return f"{len(gone)} of {len(before)} accelerators no longer answer ({names}): restart the node or its driver"
 
 
 def _cpus() -> int:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0024"
-down_revision: str | None = "0020"
+down_revision: str | None = "0021"
 
 _PRICES = ("price_per_accelerator_second", "price_per_cpu_second")
 _COUNTS = ("accelerator_milliseconds", "cpu_milliseconds")

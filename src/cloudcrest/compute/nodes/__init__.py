@@ -1,0 +1,1 @@
+"""Nodes: what regions report of them, and what operators set."""
