@@ -92,6 +92,9 @@ def test_a_job_is_followed_to_its_end_and_its_outputs_are_fetched(jobs: Jobs, tm
     assert jobs.cli("volumes", "get", "data", "out.txt", "--into", str(tmp_path)).returncode == 0
     assert (tmp_path / "out.txt").read_text() == "back"
     assert jobs.cli("jobs", "logs", job.id).stdout == "from the volume\n"
+    # Its seconds are in the tenant's usage, at the price of a processor's second.
+    usage = until(jobs.tenant.usage, "its seconds are charged")
+    assert [(each["model"], each["endpoint"]) for each in usage] == [("compute/cpu", "/v1/jobs")]
 
 
 def test_a_terminal_in_a_job_and_a_cancelled_jobs_end(jobs: Jobs) -> None:

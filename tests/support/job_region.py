@@ -50,7 +50,12 @@ class Region:
         self.client = httpx2.AsyncClient(trust_env=False)
         self.link = RunnerLink(self.client, SECRET)
         self.settings = RunSettings(
-            isolation="plain", poll_seconds=0.05, collect_seconds=0.2, backoff_first_seconds=0.1, unanswered_seconds=20
+            isolation="plain",
+            poll_seconds=0.05,
+            collect_seconds=0.2,
+            charge_seconds=0.1,
+            backoff_first_seconds=0.1,
+            unanswered_seconds=20,
         )
         self.start()
 

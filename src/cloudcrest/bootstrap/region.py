@@ -24,6 +24,7 @@ from cloudcrest.billing.grants import GRANTS_PATH
 from cloudcrest.billing.periods import BUDGET_KIND
 from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
 from cloudcrest.bootstrap.region_jobs import RegionJobs
+from cloudcrest.bootstrap.region_meter import RegionMeter
 from cloudcrest.bootstrap.settings import RegionSettings, derived_secret, read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.catalog.api import MODEL_PULL_KIND, ModelPullDocument
@@ -31,7 +32,6 @@ from cloudcrest.catalog.store import ArtifactStore
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.compute.jobs.api import JOB_KIND, JobDocument
-from cloudcrest.compute.jobs.meter import FreeOfCharge
 from cloudcrest.compute.nodes.reporter import NodeReporter
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
 from cloudcrest.infra.feed import FeedState
@@ -80,7 +80,8 @@ class RegionService:
             outbound_allowed=settings.allowed_upstreams,
         )
         self._fabric = LocalFabric(settings.node_socket)
-        self._jobs = RegionJobs(settings, self._fabric, FakePlacer(), FreeOfCharge())
+        self._meter = RegionMeter(settings, self._state)
+        self._jobs = RegionJobs(settings, self._fabric, FakePlacer(), self._meter)
         self._controller = Controller(
             self._fabric,
             ArtifactStore(settings.models_folder, settings.catalog),
@@ -108,6 +109,7 @@ class RegionService:
                 self._follow(client),
                 nodes.run(),
                 self._controller.run(),
+                self._meter.run(grants),
                 self._jobs.run(),
                 self._jobs.push_reports(client),
                 grants.run(),
@@ -150,6 +152,7 @@ class RegionService:
             _decoded(self._state, DEPLOYMENT_KIND, DeploymentDocument),
             _decoded(self._state, MODEL_PULL_KIND, ModelPullDocument),
         )
+        self._meter.update(kinds)
         self._jobs.update(_decoded(self._state, JOB_KIND, JobDocument))
 
     def _on_routes(self, routes: dict[str, RouteDocument]) -> None:

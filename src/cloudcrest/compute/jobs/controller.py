@@ -85,10 +85,11 @@ class JobController:
         self._not_before: dict[str, float] = {}
         self._polled: dict[str, float] = {}
         self._collected: dict[str, float] = {}
+        self._charged: dict[str, float] = {}
         self._swept_at = float("-inf")
         self._is_loaded = False
         self._listing = 0
-        self._visible_from: dict[str, int] = {}
+        self._visible_from: dict[str, float] = {}
         self._reports: tuple[JobReport, ...] | None = None
         self._collector = Collector(link, store, self._settings)
         self._members = Members(
@@ -290,9 +291,10 @@ class JobController:
     async def _end(self, entry: Entry, action: EndAttempt) -> None:
         """All that must be done before its places are free: its output is kept, its seconds are charged."""
         for number, member in enumerate(entry.members):
-            if (collecting := self._work.get(f"collect {member.process_id}")) is not None:
-                collecting.cancel()
-                await asyncio.wait([collecting])
+            for what in ("collect", "charge"):
+                if (beside := self._work.get(f"{what} {member.process_id}")) is not None:
+                    beside.cancel()
+                    await asyncio.wait([beside])
             await self._collector.try_collect(entry, number, is_last=True)
             record = member.record
             started_at = None if record is None else record.started_at
@@ -303,6 +305,8 @@ class JobController:
             with contextlib.suppress(CloudcrestError):
                 await self._fabric.stop(member.process_id)
             self._members.forget(member)
+            for due in (self._polled, self._collected, self._charged, self._visible_from):
+                due.pop(member.process_id, None)
         await self._after(entry, action)
 
     async def _after(self, before: Entry, action: EndAttempt) -> None:
@@ -350,6 +354,11 @@ class JobController:
                 if now - self._polled.get(name, float("-inf")) >= self._settings.poll_seconds:
                     self._polled[name] = now
                     self._beside(name, partial(self._members.poll, entry, number))
+                if member.phase == "running" and now - self._charged.get(name, float("-inf")) >= (
+                    self._settings.charge_seconds
+                ):
+                    self._charged[name] = now
+                    self._beside(f"charge {name}", partial(self._members.charge, entry, number))
                 is_due = now - self._collected.setdefault(name, now) >= self._settings.collect_seconds
                 if member.phase == "running" and is_due:
                     self._collected[name] = now

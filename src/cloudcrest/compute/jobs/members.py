@@ -95,7 +95,19 @@ class Members:
             return
         if member in entry.members and member.phase != "ended":
             self._take(entry, member, state)
-            await self._charge(entry, number)
+
+    async def charge(self, entry: Entry, number: int) -> None:
+        """Tells the meter how far it has run. Where that is not paid for any longer the job is to end."""
+        record = entry.members[number].record
+        if record is None or record.started_at is None or record.marked_at is None or record.end is not None:
+            return
+        try:
+            await self._meter.mark(entry.metered(number), record.started_at, record.marked_at)
+        except LimitExceeded as error:
+            entry.broke = entry.broke or error.message
+            self._wake()
+        except CloudcrestError as error:
+            _log.warning("job_not_marked", job=entry.id, error=error.message)
 
     def is_silent(self, member: MemberEntry, most_seconds: float) -> bool:
         """Whether it has not answered for so long."""
@@ -153,18 +165,6 @@ class Members:
             self._entries.save(entry)
         if has_changed:
             self._wake()
-
-    async def _charge(self, entry: Entry, number: int) -> None:
-        record = entry.members[number].record
-        if record is None or record.started_at is None or record.marked_at is None or record.end is not None:
-            return
-        try:
-            await self._meter.mark(entry.metered(number), record.started_at, record.marked_at)
-        except LimitExceeded as error:
-            entry.broke = entry.broke or error.message
-            self._wake()
-        except CloudcrestError as error:
-            _log.warning("job_not_marked", job=entry.id, error=error.message)
 
     def _ended(self, entry: Entry, member: MemberEntry, end: End) -> None:
         record = member.record or RunRecord(f"{entry.id}-{entry.attempt}", entry.members.index(member))
