@@ -98,7 +98,7 @@ class Slices:
             cloudcrest.regions.routes.router(self.regions, self._base.clock),
             cloudcrest.catalog.routes.router(self.catalog),
             cloudcrest.compute.nodes.routes.router(self.nodes),
-            cloudcrest.compute.accelerator_types.routes.router(self.accelerators),
+            cloudcrest.compute.accelerator_types.routes.router(self.accelerators, self.billing.cards),
             cloudcrest.serving.routes.router(self.deployments),
             self.billing.router(),
             cloudcrest.regions.routes.internal_router(self._notifier),
@@ -225,7 +225,7 @@ class _Billing:
         self.budgets = Budgets(base.clock, base.new_id)
         self.ingest = UsageIngest(events, self.accounts, self.granting, base.clock, base.new_id)
         self._owners = OwnerLookup()
-        self._cards = RateCards(base.clock, base.new_id, cloudcrest.billing.tasks.deferrer(base.jobs))
+        self.cards = RateCards(base.clock, base.new_id, cloudcrest.billing.tasks.deferrer(base.jobs))
         self._report = UsageReport(events)
         self._verification = Verification(events)
         tasks = cloudcrest.billing.tasks.blueprint(self.ingest, self.granting, base.database)
@@ -234,7 +234,7 @@ class _Billing:
     def router(self) -> APIRouter:
         return cloudcrest.billing.routes.router(
             self._report,
-            self._cards,
+            self.cards,
             self.accounts,
             self._verification,
             budget_service=self.budgets,

@@ -7,6 +7,7 @@ from cyclopts import App, CycloptsError, Group
 
 from cloudcrest import __version__
 from cloudcrest.cli import (
+    accelerators,
     budgets,
     chat,
     deployments,
@@ -17,6 +18,7 @@ from cloudcrest.cli import (
     local,
     login,
     models,
+    nodes,
     organizations,
     regions,
     sound,
@@ -58,7 +60,7 @@ def build() -> App:
     for used in (chat.chat, sound.speak, sound.transcribe):
         app.command(used, group=_USE)
     for group, commands in (
-        (_USE, (models.app, deployments.app, jobs.app, volumes.app, regions.app)),
+        (_USE, (models.app, deployments.app, jobs.app, volumes.app, regions.app, nodes.app, accelerators.app)),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
         (_MONEY, (ledger.app, ledger.rate_cards, budgets.app)),
     ):

@@ -4,12 +4,16 @@
 exactly as long as that process, so they outlive the region service that asked for them and are adopted by the next.
 """
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from cloudcrest.compute.scheduler.model import Plan, Running, Workload
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 NODE_KIND = "node"
 RACK_KIND = "rack"
@@ -150,6 +154,16 @@ class AcceleratorType(msgspec.Struct, frozen=True, omit_defaults=True):
     engines: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+
+
+class AcceleratorPrices(Protocol):
+    """What accelerators cost, as rate cards say it."""
+
+    async def per_accelerator_second(
+        self, session: "AsyncSession", types: Sequence[str]
+    ) -> dict[str, dict[str, Decimal]]:
+        """What a second of one costs now, by type and then by currency; types without a price are left out."""
+        ...
 
 
 class Fabric(Protocol):

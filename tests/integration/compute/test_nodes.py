@@ -1,14 +1,18 @@
 """The routes of nodes, racks and accelerator types over a real database."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import cloudcrest.compute.accelerator_types.routes
 import cloudcrest.compute.nodes.routes
+from cloudcrest.billing.service.rate_cards import Prices, RateCards
 from cloudcrest.compute.accelerator_types import service as types_service
 from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.accelerators.known import known_types
@@ -34,10 +38,13 @@ OPERATOR, TENANT = {"x-caller": "operator"}, {"x-caller": "tenant"}
 class Cloud:
     """The routes in memory over a database, and a region that reports."""
 
-    def __init__(self, client: httpx2.AsyncClient, types: AcceleratorTypes, database: Database) -> None:
+    def __init__(
+        self, client: httpx2.AsyncClient, types: AcceleratorTypes, database: Database, cards: RateCards
+    ) -> None:
         self.client = client
         self.types = types
         self.database = database
+        self.cards = cards
 
     async def report(self, *statuses: NodeStatus, status_code: int = 204) -> httpx2.Response:
         headers = {"authorization": f"Bearer {REGION_TOKEN}"}
@@ -64,15 +71,20 @@ async def cloud(database: Database, clock: ManualClock) -> AsyncIterator[Cloud]:
     regions = await linked_region(database, clock)
     types = AcceleratorTypes(clock)
     nodes = NodeService(types=types, regions=regions, clock=clock, new_id=id_maker(clock))
+    cards = RateCards(clock, id_maker(clock), price_waiting)
     async with database.transaction() as session:
         await types.seed(session)
     routers = (
         cloudcrest.compute.nodes.routes.router(nodes),
         cloudcrest.compute.nodes.routes.internal_router(nodes),
-        cloudcrest.compute.accelerator_types.routes.router(types),
+        cloudcrest.compute.accelerator_types.routes.router(types, cards),
     )
     async with management_client(database, *routers, callers=CALLERS, regions=regions) as client:
-        yield Cloud(client, types, database)
+        yield Cloud(client, types, database, cards)
+
+
+async def price_waiting(_: AsyncSession) -> None:
+    """Nothing waits for a price here."""
 
 
 def gpus(count: int, name: str = "NVIDIA H100 80GB HBM3", mib: int = 81559) -> tuple[AcceleratorFacts, ...]:
@@ -263,6 +275,22 @@ async def test_known_types_are_there_and_unknown_ones_are_learnt(cloud: Cloud) -
     h100 = await cloud.call("GET", "/accelerators/nvidia-h100-80gb")
     assert (h100["origin"], h100["regions"], h100["peak_tflops"]["bf16"]) == ("known", [], 989.4)
     assert {*(await cloud.documents("accelerator_type"))} == {each["id"] for each in listed}
+
+
+async def test_a_type_has_the_price_of_its_rate_card_in_force(cloud: Cloud, clock: ManualClock) -> None:
+    none = Decimal(0)
+    later = clock.now() + timedelta(days=1)
+    for price, valid_from in (("0.0008", None), ("0.0007", later)):
+        prices = Prices(none, none, none, accelerator=Decimal(price))
+        async with cloud.database.transaction() as session:
+            await cloud.cards.create(
+                session, "compute/nvidia-l4-24gb", "USD", prices, valid_from=valid_from, created_by=None
+            )
+    path = "/accelerators/nvidia-l4-24gb"
+    assert (await cloud.call("GET", path))["prices"] == [{"currency": "USD", "per_second": "0.0008"}]
+    clock.advance(86_400)
+    assert (await cloud.call("GET", path))["prices"] == [{"currency": "USD", "per_second": "0.0007"}]
+    assert (await cloud.call("GET", "/accelerators/nvidia-t4-16gb"))["prices"] == []
 
 
 async def test_accelerators_come_in_pages(cloud: Cloud) -> None:

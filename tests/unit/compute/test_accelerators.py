@@ -97,8 +97,9 @@ def test_apples_gpu_has_the_machines_memory() -> None:
 
 
 def test_a_processor_is_named() -> None:
-    files = {cpu.CPU_INFO: "processor\t: 0\nmodel name\t: AMD EPYC 9654 96-Core Processor\n"}
-    assert cpu.cpu_model(FakeTools({}, files=files)) == "AMD EPYC 9654 96-Core Processor"
+    # Of the virtual machine this was written on.
+    files = {cpu.CPU_INFO: "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Processor\n"}
+    assert cpu.cpu_model(FakeTools({}, files=files)) == "Intel(R) Xeon(R) Processor"
     assert cpu.cpu_model(FakeTools({})) == ""
 
 

@@ -1,6 +1,6 @@
 """Rate cards: made by operators, read by all, never changed once in force; a newer one supersedes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -124,6 +124,21 @@ class RateCards:
             raise Conflict("this rate card is or was in force and stays", hint="create a new one that supersedes it")
         await repository.delete_rate_card(session, rate_card_id)
         await publish_cards(session, card.model, card.currency, self._clock.now())
+
+    async def per_accelerator_second(
+        self, session: AsyncSession, types: Sequence[str]
+    ) -> dict[str, dict[str, Decimal]]:
+        """What a second of an accelerator costs now, by type and then by currency. Implements `AcceleratorPrices`."""
+        models = {f"compute/{type_id}": type_id for type_id in types}
+        cards: dict[tuple[str, str], list[RateCard]] = {}
+        for card in await repository.rate_cards(session, models=models):
+            cards.setdefault((card.model, card.currency), []).append(card)
+        prices: dict[str, dict[str, Decimal]] = {}
+        for (model, currency), known in sorted(cards.items()):
+            card_now = card_in_force(known, self._clock.now())
+            if card_now is not None and card_now.price_per_accelerator_second is not None:
+                prices.setdefault(models[model], {})[currency] = card_now.price_per_accelerator_second
+        return prices
 
     async def get(self, session: AsyncSession, rate_card_id: str) -> RateCard:
         """The card. Raises `NotFound`."""

@@ -14,6 +14,7 @@ from cloudcrest.compute.accelerator_types.schemas import (
     view,
 )
 from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
+from cloudcrest.compute.api import AcceleratorPrices
 from cloudcrest.compute.nodes.repository import count_accelerators
 from cloudcrest.identity.api import Caller
 from cloudcrest.identity.http import CallerDep
@@ -24,16 +25,26 @@ from cloudcrest.infra.http.session import SessionDep
 AcceleratorPath = Annotated[str, Path(max_length=64, examples=["nvidia-h100-80gb"])]
 
 
-def router(service: AcceleratorTypes) -> APIRouter:
+def router(service: AcceleratorTypes, prices: AcceleratorPrices) -> APIRouter:
     """The management routes."""
     routes = APIRouter(prefix="/api/v1/accelerators", tags=["accelerators"], responses=responses(401))
 
     async def views(session: AsyncSession, caller: Caller, stored: list[StoredType]) -> list[AcceleratorView]:
+        ids = [each.type.id for each in stored]
+        costs = await prices.per_accelerator_second(session, ids)
         counts: dict[str, list[AcceleratorCount]] = {}
-        for type_id, region, total, taken in await count_accelerators(session, [each.type.id for each in stored]):
+        for type_id, region, total, taken in await count_accelerators(session, ids):
             count = AcceleratorCount(region=region, total=total, allocated_milli=taken)
             counts.setdefault(type_id, []).append(count)
-        return [view(each, counts.get(each.type.id, []), for_operator=caller.is_operator) for each in stored]
+        return [
+            view(
+                each,
+                counts.get(each.type.id, []),
+                costs.get(each.type.id, {}),
+                for_operator=caller.is_operator,
+            )
+            for each in stored
+        ]
 
     @routes.get("", operation_id="list_accelerators", summary="List accelerator types")
     async def list_accelerators(session: SessionDep, caller: CallerDep, request: PageDep) -> Page[AcceleratorView]:

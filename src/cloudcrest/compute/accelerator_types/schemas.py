@@ -1,7 +1,8 @@
 """What the management API says about accelerator types."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
 from cloudcrest.compute.accelerator_types.repository import StoredType
 from cloudcrest.compute.api import AcceleratorType
+from cloudcrest.kernel.money import plain
 
 _MAX_COUNT = 2**53
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()+/-]{0,99}$")]
@@ -23,6 +25,13 @@ class AcceleratorCount(BaseModel):
     region: str
     total: int
     allocated_milli: int
+
+
+class AcceleratorPrice(BaseModel):
+    """What a second of one costs."""
+
+    currency: str = Field(examples=["USD"])
+    per_second: str = Field(examples=["0.0008"])
 
 
 class AcceleratorView(BaseModel):
@@ -42,6 +51,7 @@ class AcceleratorView(BaseModel):
     dtypes: list[str]
     sources: list[str] = Field(description="Where the figures are from")
     origin: Literal["known", "detected", "operator"]
+    prices: list[AcceleratorPrice] = Field(description="As rate cards of compute/<id> have it now")
     regions: list[str]
     counts: list[AcceleratorCount] | None = None
     updated_at: datetime
@@ -99,11 +109,14 @@ class ChangeAccelerator(_Figures):
         }
 
 
-def view(stored: StoredType, counts: Collection[AcceleratorCount], *, for_operator: bool) -> AcceleratorView:
+def view(
+    stored: StoredType, counts: Collection[AcceleratorCount], prices: Mapping[str, Decimal], *, for_operator: bool
+) -> AcceleratorView:
     """A type as a caller may see it: tenants see where there are any, operators how many."""
     return AcceleratorView(
         **msgspec.to_builtins(msgspec.structs.asdict(stored.type)),
         origin=stored.origin,
+        prices=[AcceleratorPrice(currency=name, per_second=plain(price)) for name, price in sorted(prices.items())],
         regions=sorted({count.region for count in counts if count.total}),
         counts=sorted(counts, key=lambda count: count.region) if for_operator else None,
         updated_at=stored.updated_at,
