@@ -53,9 +53,11 @@ async def serving(region: Region) -> AsyncIterator[httpx2.AsyncClient]:
         await running
 
 
-async def events(client: httpx2.AsyncClient, path: str) -> AsyncIterator[tuple[str, Any]]:
+async def events(
+    client: httpx2.AsyncClient, path: str, headers: dict[str, str] | None = None
+) -> AsyncIterator[tuple[str, Any]]:
     """Server-sent events as they come."""
-    async with client.stream("GET", path, timeout=30) as answer:
+    async with client.stream("GET", path, timeout=30, headers=headers) as answer:
         assert answer.status_code == 200
         name = ""
         async for line in answer.aiter_lines():
@@ -92,6 +94,10 @@ async def test_logs_are_followed_over_attempts_to_the_end(tmp_path: Path) -> Non
         plain = await client.get("/v1/jobs/job_1/logs", params={"attempt": 1, "offset": 8})
         assert plain.text == "1 größe\ngoes on\n"
         assert plain.headers["x-cloudcrest-next-offset"] == str(len(first.encode()))
+        # Who comes back goes on after what it has seen.
+        again = {"last-event-id": f"1:{len('attempt 1 größe'.encode())}"}
+        missed = [body async for _, body in events(client, "/v1/jobs/job_1/logs?follow=true", again)]
+        assert "".join(body["text"] for body in missed[:-1]) == "\ngoes on\n" + second
         # What the region has forgotten is still read.
         region.documents.clear()
         region.want()

@@ -83,6 +83,15 @@ def test_a_command_that_is_not_there_has_not_run(tmp_path: Path) -> None:
         assert not record.end.is_success
 
 
+def test_where_nothing_can_hold_a_command_it_does_not_run(tmp_path: Path) -> None:
+    with running_runner(tmp_path, "no-such-isolation") as runner:
+        runner.run(spec((*python("open('ran', 'w')"),)))
+        end = runner.ended().record.end
+        assert end is not None
+        assert (end.kind, "no-such-isolation" in end.message) == ("prepare", True)
+        assert not (tmp_path / "work/ran").exists()
+
+
 def test_it_is_asked_to_end_and_may_save_its_work(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time\n"

@@ -33,6 +33,7 @@ from cloudcrest.compute.jobs.reconcile import (
     reconcile,
 )
 from cloudcrest.compute.jobs.store import JobStore
+from cloudcrest.compute.jobs.sweep import Sweeper
 from cloudcrest.compute.scheduler.model import Placed
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded
@@ -92,6 +93,7 @@ class JobController:
         self._visible_from: dict[str, float] = {}
         self._reports: tuple[JobReport, ...] | None = None
         self._collector = Collector(link, store, self._settings)
+        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints")
         self._members = Members(
             fabric=fabric,
             link=link,
@@ -366,13 +368,8 @@ class JobController:
                     self._beside(f"collect {name}", collect)
         if now - self._swept_at >= _SWEEP_SECONDS:
             self._swept_at = now
-            self._beside("sweep", self._sweep)
-
-    async def _sweep(self) -> None:
-        before = self._clock.unix_seconds() - self._settings.keep_days * _DAY_SECONDS
-        removed = await self._store.sweep(before)
-        if removed:
-            _log.info("jobs_swept", count=removed)
+            before = self._clock.unix_seconds() - self._settings.keep_days * _DAY_SECONDS
+            self._beside("sweep", partial(self._sweeper.sweep, {*self._jobs}, before))
 
     def _beside(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """Runs `work` beside the steps, unless something runs under this name already: then its time comes again."""

@@ -8,6 +8,7 @@
 Names that tenants give are never keys.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -73,15 +74,15 @@ class JobStore:
         """Output from `offset`, or from the first after it that is kept: where that is, and its bytes."""
         starts = await self._starts(prefix)
         start = find_segment(starts, offset)
-        if start is None:
-            return 0, b""
-        begin = max(offset, start)
-        try:
-            return begin, await self._objects.part(
-                f"{prefix}/{segment_name(start)}", begin - start, begin - start + most_bytes
-            )
-        except NotFound:
-            return begin, b""
+        while start is not None:
+            begin = max(offset, start)
+            key = f"{prefix}/{segment_name(start)}"
+            with contextlib.suppress(NotFound):  # it was the oldest, and went just now
+                if data := await self._objects.part(key, begin - start, begin - start + most_bytes):
+                    return begin, data
+            # Between this one and the next is what was gone before it could be collected.
+            start = next((later for later in starts if later > begin), None)
+        return offset if starts else 0, b""
 
     async def manifest(self, project_id: str, job_id: str) -> Manifest:
         """The output files that are kept, by name."""

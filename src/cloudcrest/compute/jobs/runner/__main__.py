@@ -47,7 +47,7 @@ def main() -> None:
 async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
     member = Member(
         arguments.folder,
-        choose_sandbox(arguments.isolation),
+        choose_sandbox(arguments.isolation, is_trusted=arguments.trusted),
         SystemClock(),
         settings,
         policy=OutboundPolicy(arguments.allow),
@@ -80,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--isolation", required=True)
+    parser.add_argument("--trusted", action="store_true")
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--allow", action="append", default=[])
     return parser.parse_args()
