@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from cloudcrest.compute.jobs.running import Input, RunRecord, Stop
 from tests.integration.compute.processes import is_alive
@@ -50,6 +51,19 @@ def test_nothing_is_answered_without_the_token(tmp_path: Path) -> None:
         for method, path in (("GET", "/state"), ("GET", "/log"), ("POST", "/go"), ("POST", "/shells")):
             answer = runner.http.request(method, path, headers={"authorization": "Bearer guess"})
             assert answer.status_code == 401
+
+
+def test_a_command_sees_the_accelerators_that_its_runner_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    wanted = spec(
+        python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"), environment={"CUDA_VISIBLE_DEVICES": "0"}
+    )
+    with running_runner(tmp_path) as runner:
+        runner.run(wanted)
+        runner.ended()
+        assert runner.log() == "3\n"
 
 
 def test_inputs_are_handed_in_and_checked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from cloudcrest.compute.accelerators.given_out import given_out
 from cloudcrest.compute.api import Fabric, NodeFacts, Placer, ProcessStatus
 from cloudcrest.compute.jobs.api import JobDocument, JobMeter, JobReport
 from cloudcrest.compute.jobs.collect import Collector
@@ -263,8 +264,8 @@ class JobController:
             for number, spot in enumerate(spots)
         ]
         facts = self._nodes.get(spots[0].node_id)
-        types = {each.index: each.type for each in facts.accelerators} if facts is not None else {}
-        entry.accelerator_type = next((types[index] for index in spots[0].accelerators if index in types), "")
+        offered = given_out(facts.accelerators) if facts is not None else ()
+        entry.accelerator_type = offered[0].type if offered and spots[0].accelerators else ""
         entry.has_gone, entry.preempted, entry.broke = False, "", ""
         entry.enter("attempt", now, "placing")
         self._entries.save(entry)

@@ -8,13 +8,14 @@ import argparse
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import uvicorn
 
+from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.member import Member
 from cloudcrest.compute.jobs.runner.server import make_app
@@ -51,6 +52,7 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
         SystemClock(),
         settings,
         policy=OutboundPolicy(arguments.allow),
+        shown=_shown(os.environ),
     )
     config = uvicorn.Config(
         make_app(member, token),
@@ -72,6 +74,12 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
     await member.settle()
     server.should_exit = True
     await serving
+
+
+def _shown(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the fabric told this process of its accelerators, which its command is to hear too."""
+    names = {name for family in families().values() for name in family.environment(())}
+    return {name: environment[name] for name in names if name in environment}
 
 
 def _arguments() -> argparse.Namespace:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 
 import structlog
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Member:
-    """Runs it in `folder`, through `sandbox`."""
+    """Runs it in `folder`, through `sandbox`. `shown`: the variables that show it its accelerators and hide others'."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Member:
         settings: RunSettings,
         *,
         policy: OutboundPolicy,
+        shown: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work = folder / "work"
@@ -58,6 +59,7 @@ class Member:
         self._clock = clock
         self._settings = settings
         self._policy = policy
+        self._shown = dict(shown or {})
         self._recorder = Recorder(folder, clock)
         self._log = SegmentedLog(folder / "log")
         self._log_grew = asyncio.Event()
@@ -128,7 +130,7 @@ class Member:
         self.phase = "running"
         has_view = self._sandbox.has_own_view
         paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
-        environment = {**spec.environment, **order.environment, **paths, **spec.secrets}
+        environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **self._shown}
         read_fd, write_fd = os.pipe()
         try:
             # Before the command: what has run without a record would not be charged.
