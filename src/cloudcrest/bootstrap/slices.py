@@ -12,6 +12,8 @@ import cloudcrest.catalog.routes
 import cloudcrest.catalog.seed
 import cloudcrest.compute.accelerator_types.routes
 import cloudcrest.compute.nodes.routes
+import cloudcrest.compute.jobs.routes
+import cloudcrest.compute.jobs.tasks
 import cloudcrest.identity.pages
 import cloudcrest.identity.routes
 import cloudcrest.identity.seed
@@ -31,6 +33,8 @@ from cloudcrest.bootstrap.settings import ControlSettings
 from cloudcrest.catalog.service import CatalogService
 from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.nodes.service import NodeService
+from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
+from cloudcrest.compute.jobs.service import JobService
 from cloudcrest.identity.api import OrganizationCreated
 from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
 from cloudcrest.identity.passwords import Passwords
@@ -90,6 +94,8 @@ class Slices:
             new_id=base.new_id,
         )
 
+        self.compute = _Compute(base, self.regions)
+
     def routers(self) -> list[APIRouter]:
         """All the routes, of people and of regions."""
         return [
@@ -101,9 +107,11 @@ class Slices:
             cloudcrest.compute.accelerator_types.routes.router(self.accelerators, self.billing.cards),
             cloudcrest.serving.routes.router(self.deployments),
             self.billing.router(),
+            self.compute.router(),
             cloudcrest.regions.routes.internal_router(self._notifier),
             cloudcrest.compute.nodes.routes.internal_router(self.nodes),
             cloudcrest.serving.routes.internal_router(self.deployments),
+            cloudcrest.compute.jobs.routes.internal_router(self.compute.jobs),
             cloudcrest.billing.routes.internal_router(self.billing.ingest, self.billing.granting),
         ]
 
@@ -240,6 +248,18 @@ class _Billing:
             budget_service=self.budgets,
             owners=self._owners,
         )
+
+
+class _Compute:
+    def __init__(self, base: Base, regions: RegionService) -> None:
+        self.jobs = JobService(regions=regions, owners=OwnerLookup(), clock=base.clock, new_id=base.new_id)
+        self._secrets = ProjectSecrets(base.sealer, base.clock)
+        self._policies = ComputePolicies(base.clock)
+        tasks = cloudcrest.compute.jobs.tasks.blueprint(self.jobs, base.database)
+        base.jobs.register(cloudcrest.compute.jobs.tasks.NAMESPACE, tasks)
+
+    def router(self) -> APIRouter:
+        return cloudcrest.compute.jobs.routes.router(self.jobs, self._secrets, self._policies)
 
 
 def _mailer(base: Base) -> Mailer:

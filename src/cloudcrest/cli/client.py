@@ -67,6 +67,9 @@ class Client:
     def patch(self, path: str, body: Json) -> Json:
         return _json(self.send("PATCH", path, body=body))
 
+    def put(self, path: str, body: Json) -> Json:
+        return _json(self.send("PUT", path, body=body))
+
     def delete(self, path: str) -> Json:
         return _json(self.send("DELETE", path))
 

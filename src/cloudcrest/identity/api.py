@@ -22,13 +22,17 @@ Permission = Literal[
     "keys:read",
     "keys:write",
     "deployments:read",
+    "jobs:read",
+    "jobs:write",
     "usage:read",
     "billing:read",
     "billing:write",
 ]
 
-_READ: frozenset[Permission] = frozenset({"organization:read", "members:read", "projects:read", "deployments:read"})
-_DEVELOP: frozenset[Permission] = _READ | {"keys:read", "keys:write", "usage:read"}
+_READ: frozenset[Permission] = frozenset(
+    {"organization:read", "members:read", "projects:read", "deployments:read", "jobs:read"}
+)
+_DEVELOP: frozenset[Permission] = _READ | {"keys:read", "keys:write", "usage:read", "jobs:write"}
 _PAY: frozenset[Permission] = _READ | {"usage:read", "billing:read", "billing:write"}
 _ADMINISTER: frozenset[Permission] = _DEVELOP | {"members:write", "projects:write", "billing:read"}
 

@@ -99,8 +99,8 @@ class History:
 
 
 WINDOW = 2
-SEQUENCES = 32
-WINDOWS = 24
+SEQUENCES = 64
+WINDOWS = 32
 
 
 class Futures:
