@@ -24,7 +24,7 @@ SHARED = {
     "rack_id": "rack_00000000000000000000000000",
 }
 """What belongs to the whole cloud: everyone may read it, only operators may change it."""
-OPERATORS_ALONE = ("/api/v1/nodes", "/api/v1/racks")
+OPERATORS_ALONE = ("/api/v1/nodes", "/api/v1/racks", "/api/v1/compute-policies")
 """What tenants may not even read."""
 CHANGES_WHO_CALLS = ("/api/v1/auth/", "/api/v1/invitations/accept")
 """These carry no ids, and walking them would swap the walker's session."""
@@ -48,7 +48,7 @@ class Victim:
         organization = f"/api/v1/organizations/{self.ids['organization_id']}"
         paths = [organization, f"{organization}/members", f"{organization}/invitations", "/api/v1/projects"]
         paths += ["/api/v1/keys", "/api/v1/usage", "/api/v1/ledger/entries", "/api/v1/ledger/balance"]
-        paths += ["/api/v1/budgets"]
+        paths += ["/api/v1/budgets", f"/api/v1/projects/{self.ids['project_id']}/secrets"]
         paths += [f"/api/v1/deployments/{self.ids['deployment_id']}"]
         seen = [answered(self.tenant.http.get(path)) for path in paths]
         for report in seen[-1]["replica_states"]:
@@ -66,6 +66,10 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
     member = answered(tenant.http.get(f"{organization}/members"))["data"][0]
     entry = answered(tenant.http.get("/api/v1/ledger/entries"))["data"][0]
     budget = answered(tenant.http.post("/api/v1/budgets", json={"period": "month", "amount": "1000"}), 201)
+    secrets = f"/api/v1/projects/{tenant.project_id}/secrets"
+    answered(tenant.http.put(f"{secrets}/THEIR_TOKEN", json={"value": "their value"}))
+    nowhere = {"project_id": tenant.project_id, "command": ["true"], "labels": {"no": "node"}}
+    job = answered(tenant.http.post("/api/v1/jobs", json=nowhere), 201)
     private = {"model": CHAT_MODEL, "name": "private-model", "engine": "simulated", "replicas": {"min": 0}}
     with cloud.client(cloud.operator_key) as operator:
         body = {**private, "organization_id": tenant.organization_id}
@@ -83,10 +87,12 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
             "entry_id": entry["id"],
             "deployment_id": deployment["id"],
             "budget_id": budget["id"],
+            "job_id": job["id"],
             "node_id": node["id"],
         }
         words = {*ids.values(), tenant.email, "private-model", served["id"], tenant.key["prefix"]}
-        yield Victim(tenant, {**ids, **SHARED, "rate_card_id": card["id"]}, words)
+        # A secret's name means something in its project alone: others may have one of that name.
+        yield Victim(tenant, {**ids, **SHARED, "rate_card_id": card["id"], "secret_name": "THEIR_TOKEN"}, words)
         operator.delete(f"/api/v1/deployments/{deployment['id']}")
     tenant.http.close()
 

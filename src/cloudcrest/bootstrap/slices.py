@@ -11,9 +11,9 @@ import cloudcrest.billing.tasks
 import cloudcrest.catalog.routes
 import cloudcrest.catalog.seed
 import cloudcrest.compute.accelerator_types.routes
-import cloudcrest.compute.nodes.routes
 import cloudcrest.compute.jobs.routes
 import cloudcrest.compute.jobs.tasks
+import cloudcrest.compute.nodes.routes
 import cloudcrest.identity.pages
 import cloudcrest.identity.routes
 import cloudcrest.identity.seed
@@ -32,9 +32,9 @@ from cloudcrest.billing.service.verification import Verification
 from cloudcrest.bootstrap.settings import ControlSettings
 from cloudcrest.catalog.service import CatalogService
 from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
-from cloudcrest.compute.nodes.service import NodeService
 from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
 from cloudcrest.compute.jobs.service import JobService
+from cloudcrest.compute.nodes.service import NodeService
 from cloudcrest.identity.api import OrganizationCreated
 from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
 from cloudcrest.identity.passwords import Passwords

@@ -38,11 +38,19 @@ def _mountable(path: str) -> str:
     return path
 
 
+def _free_name(name: str) -> str:
+    if name.startswith("CLOUDCREST_"):
+        raise ValueError("names that begin with CLOUDCREST_ are the cloud's own")
+    return name
+
+
 Identifier = Annotated[str, Field(min_length=1, max_length=64)]
 Word = Annotated[str, Field(max_length=MAX_COMMAND_BYTES), AfterValidator(_no_nul)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024, examples=["outputs"]), AfterValidator(_relative)]
 MountPath = Annotated[str, Field(min_length=2, max_length=1024, examples=["/data"]), AfterValidator(_mountable)]
-VariableName = Annotated[str, Field(pattern=r"^(?!CLOUDCREST_)[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["EPOCHS"])]
+VariableName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", examples=["EPOCHS"]), AfterValidator(_free_name)
+]
 Value = Annotated[str, Field(max_length=32 * 1024), AfterValidator(_no_nul)]
 TypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", examples=["nvidia-h100-80gb"])]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
