@@ -61,7 +61,10 @@ def build() -> App:
     for used in (chat.chat, sound.speak, sound.transcribe):
         app.command(used, group=_USE)
     for group, commands in (
-        (_USE, (models.app, deployments.app, jobs.app, volumes.app, secrets.app, regions.app, nodes.app, accelerators.app)),
+        (
+            _USE,
+            (models.app, deployments.app, jobs.app, volumes.app, secrets.app, regions.app, nodes.app, accelerators.app),
+        ),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
         (_MONEY, (ledger.app, ledger.rate_cards, budgets.app)),
     ):

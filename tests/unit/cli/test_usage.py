@@ -49,12 +49,13 @@ def test_a_summary_shows_hit_rates_by_what_was_asked_for(
     group = {
         "model": "m", "day": "2026-11-23", "requests": 3, "input_tokens": 200, "cached_input_tokens": 150,
         "cache_hit_rate": 0.75, "cache_write_tokens": 30, "output_tokens": 9, "characters": 0,
-        "audio_milliseconds": 2500, "images": 0, "charges": [{"amount": "0.5", "currency": "USD"}],
+        "audio_milliseconds": 2500, "images": 0, "accelerator_milliseconds": 4000, "cpu_milliseconds": 0,
+        "charges": [{"amount": "0.5", "currency": "USD"}],
         "unpriced_requests": 0,
     }  # fmt: skip
     cloud.answer("GET", "/api/v1/usage/summary", {"data": [group]})
     assert cli("usage", "--by", "day_model", "--format", "csv") == 0
     head, line = capsys.readouterr().out.splitlines()
     assert head.startswith("day (UTC),model,requests,input,cached,hit rate,written,")
-    assert line.startswith("2026-11-23,m,3,200,150,75%,30,9,0,2.5 s,0,0.5 USD,0")
+    assert line.startswith("2026-11-23,m,3,200,150,75%,30,9,0,2.5 s,0,4 s,,0.5 USD,0")
     assert cloud.requests[-1].url.params["group_by"] == "day_model"
