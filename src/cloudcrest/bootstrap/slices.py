@@ -101,7 +101,7 @@ class Slices:
         return [
             self.identity.router(),
             cloudcrest.identity.pages.router(),
-            cloudcrest.regions.routes.router(self.regions, self._base.clock),
+            cloudcrest.regions.routes.router(self.regions, self.nodes, self._base.clock),
             cloudcrest.catalog.routes.router(self.catalog),
             cloudcrest.compute.nodes.routes.router(self.nodes),
             cloudcrest.compute.accelerator_types.routes.router(self.accelerators, self.billing.cards),

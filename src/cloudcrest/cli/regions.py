@@ -15,6 +15,7 @@ _REGION: list[Column] = [
     ("id", "id"),
     ("name", "name"),
     ("jurisdiction", "jurisdiction"),
+    ("zones", "zones"),
     ("link", "link"),
     ("last seen", moment("last_seen_at")),
 ]

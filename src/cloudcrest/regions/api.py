@@ -45,3 +45,11 @@ class Regions(Protocol):
     async def connected_ids(self, session: "AsyncSession") -> frozenset[str]:
         """The regions whose services were heard of lately."""
         ...
+
+
+class Zones(Protocol):
+    """What regions are divided into, which their nodes say."""
+
+    async def zones_by_region(self, session: "AsyncSession") -> dict[str, list[str]]:
+        """The zones of each region, sorted; a region without any is left out."""
+        ...

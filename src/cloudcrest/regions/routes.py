@@ -15,6 +15,7 @@ from cloudcrest.infra.http.problems import responses
 from cloudcrest.infra.http.session import SessionDep
 from cloudcrest.infra.publication import read_page
 from cloudcrest.kernel.clock import Clock
+from cloudcrest.regions.api import Zones
 from cloudcrest.regions.http import RegionDep
 from cloudcrest.regions.schemas import CreatedRegion, CreateRegion, RegionToken, RegionView, view
 from cloudcrest.regions.service import RegionService
@@ -22,7 +23,7 @@ from cloudcrest.regions.service import RegionService
 RegionPath = Annotated[str, Path(max_length=64, examples=["local"])]
 
 
-def router(service: RegionService, clock: Clock) -> APIRouter:
+def router(service: RegionService, zones: Zones, clock: Clock) -> APIRouter:
     """The management routes."""
     routes = APIRouter(prefix="/api/v1/regions", tags=["regions"], responses=responses(401))
 
@@ -31,14 +32,16 @@ def router(service: RegionService, clock: Clock) -> APIRouter:
         """The regions of this cloud. Operators also see the state of their links."""
         regions = await service.page(session, request)
         now = clock.now()
-        views = [view(region, now=now, for_operator=caller.is_operator) for region in regions]
+        found = await zones.zones_by_region(session)
+        views = [view(region, found.get(region.id, []), now=now, for_operator=caller.is_operator) for region in regions]
         return request.page(views, [region.id for region in regions])
 
     @routes.get("/{region_id}", operation_id="get_region", summary="Show a region", responses=responses(404))
     async def get_region(session: SessionDep, caller: CallerDep, region_id: RegionPath) -> RegionView:
         """One region."""
         region = await service.get(session, region_id)
-        return view(region, now=clock.now(), for_operator=caller.is_operator)
+        found = await zones.zones_by_region(session)
+        return view(region, found.get(region.id, []), now=clock.now(), for_operator=caller.is_operator)
 
     @routes.post(
         "", operation_id="create_region", summary="Add a region", status_code=201, responses=responses(403, 409)
@@ -50,7 +53,7 @@ def router(service: RegionService, clock: Clock) -> APIRouter:
         region, token = await service.create(
             session, region_id=body.id, name=body.name, jurisdiction=body.jurisdiction, endpoint_url=endpoint
         )
-        created = view(region, now=clock.now(), for_operator=True)
+        created = view(region, [], now=clock.now(), for_operator=True)
         return CreatedRegion(region=region.id, token=token, created=created)
 
     @routes.post(

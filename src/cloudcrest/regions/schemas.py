@@ -18,6 +18,7 @@ class RegionView(BaseModel):
     jurisdiction: str = Field(examples=["local"], description="ISO 3166 country code, or `local`")
     endpoint_url: str | None = Field(default=None, description="null: the cloud's own address")
     created_at: datetime
+    zones: list[str] = Field(default=[], examples=[["eu-west-1a", "eu-west-1b"]], description="That its nodes are in")
     link: Literal["connected", "cut_off", "never_seen"] | None = Field(default=None, examples=["connected"])
     last_seen_at: datetime | None = None
 
@@ -46,7 +47,7 @@ class CreatedRegion(RegionToken):
     created: RegionView
 
 
-def view(region: Region, *, now: datetime, for_operator: bool) -> RegionView:
+def view(region: Region, zones: list[str], *, now: datetime, for_operator: bool) -> RegionView:
     """What a caller may see of a region."""
     answer = RegionView(
         id=region.id,
@@ -54,6 +55,7 @@ def view(region: Region, *, now: datetime, for_operator: bool) -> RegionView:
         jurisdiction=region.jurisdiction,
         endpoint_url=region.endpoint_url,
         created_at=region.created_at,
+        zones=zones,
     )
     if for_operator:
         answer.last_seen_at = region.last_seen_at

@@ -39,9 +39,15 @@ class Cloud:
     """The routes in memory over a database, and a region that reports."""
 
     def __init__(
-        self, client: httpx2.AsyncClient, types: AcceleratorTypes, database: Database, cards: RateCards
+        self,
+        client: httpx2.AsyncClient,
+        nodes: NodeService,
+        types: AcceleratorTypes,
+        database: Database,
+        cards: RateCards,
     ) -> None:
         self.client = client
+        self.nodes = nodes
         self.types = types
         self.database = database
         self.cards = cards
@@ -80,7 +86,7 @@ async def cloud(database: Database, clock: ManualClock) -> AsyncIterator[Cloud]:
         cloudcrest.compute.accelerator_types.routes.router(types, cards),
     )
     async with management_client(database, *routers, callers=CALLERS, regions=regions) as client:
-        yield Cloud(client, types, database, cards)
+        yield Cloud(client, nodes, types, database, cards)
 
 
 async def price_waiting(_: AsyncSession) -> None:
@@ -242,6 +248,22 @@ async def test_a_report_is_bounded_and_needs_the_regions_token(cloud: Cloud) -> 
     )
     assert bad.status_code == 400
     assert (await cloud.client.put("/internal/v1/nodes", content=b"[]")).status_code == 401
+
+
+async def test_zones_are_those_of_nodes_that_are_there(cloud: Cloud) -> None:
+    labels = {"cloudcrest.io/zone": "a"}
+    await cloud.report(*(NodeStatus(node(name, labels=labels)) for name in ("n1", "n2")), NodeStatus(node("n3")))
+    ids = {each["node"]: each["id"] for each in (await cloud.call("GET", "/nodes"))["data"]}
+    await cloud.call("PATCH", f"/nodes/{ids['n2']}", {"zone": "c"})
+    await cloud.call("PATCH", f"/nodes/{ids['n3']}", {"labels": {"cloudcrest.io/zone": "b"}})
+
+    async def zones() -> dict[str, list[str]]:
+        async with cloud.database.transaction() as session:
+            return await cloud.nodes.zones_by_region(session)
+
+    assert await zones() == {"local": ["a", "b", "c"]}
+    await cloud.report(NodeStatus(node("n2", labels=labels)))
+    assert await zones() == {"local": ["c"]}
 
 
 async def test_racks_have_limits(cloud: Cloud) -> None:

@@ -6,6 +6,7 @@ import anyio
 import httpx2
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.api import Caller
 from cloudcrest.infra.database import Database
@@ -28,12 +29,19 @@ class Thing(msgspec.Struct):
     name: str
 
 
+class OneZone:
+    """Implements `Zones`."""
+
+    async def zones_by_region(self, session: AsyncSession) -> dict[str, list[str]]:  # noqa: ARG002
+        return {"local": ["a"]}
+
+
 @pytest.fixture
 async def client(database: Database, clock: ManualClock) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an app with the routes of regions; the header `x-caller: tenant` makes it a tenant's."""
     notifier = FeedNotifier(database.url.replace("postgresql+psycopg", "postgresql"))
     service = await linked_region(database, clock)
-    routers = (routes.router(service, clock), routes.internal_router(notifier))
+    routers = (routes.router(service, OneZone(), clock), routes.internal_router(notifier))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(notifier.run)
         async with management_client(database, *routers, callers=CALLERS, regions=service) as client:
@@ -57,7 +65,7 @@ async def test_the_local_region_is_listed_and_its_link_shown_to_operators(
     client: httpx2.AsyncClient, clock: ManualClock
 ) -> None:
     (region,) = (await client.get("/api/v1/regions")).json()["data"]
-    assert (region["id"], region["link"]) == ("local", "never_seen")
+    assert (region["id"], region["link"], region["zones"]) == ("local", "never_seen", ["a"])
     await feed(client)
     assert (await client.get("/api/v1/regions/local")).json()["link"] == "connected"
     clock.advance(60)

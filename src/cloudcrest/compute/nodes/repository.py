@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.compute.api import NodeStatus
+from cloudcrest.compute.nodes.merge import ZONE_LABEL
 from cloudcrest.compute.nodes.records import KnownNode, NodeSettings, Rack
 from cloudcrest.compute.nodes.tables import NodeRow, RackRow
 from cloudcrest.infra.http.paging import PageRequest
@@ -128,6 +129,15 @@ async def count_accelerators(session: AsyncSession, types: Sequence[str]) -> lis
     statement = select(*columns, *sums).where(NodeRow.accelerator_type.in_(types), NodeRow.gone_since.is_(None))
     rows = await session.execute(statement.where(NodeRow.is_ready).group_by(*columns))
     return [(str(type_id), region, int(total), int(taken)) for type_id, region, total, taken in rows]
+
+
+async def zones(session: AsyncSession) -> list[tuple[str, str]]:
+    """Region and zone, each once, of the nodes that are not gone; sorted."""
+    facts = NodeRow.status["facts"]["labels"][ZONE_LABEL].as_string()
+    labels = NodeRow.settings["labels"][ZONE_LABEL].as_string()
+    zone = func.coalesce(NodeRow.settings["zone"].as_string(), labels, facts, "").label("zone")
+    statement = select(NodeRow.region, zone).where(NodeRow.gone_since.is_(None)).distinct()
+    return sorted((region, name) for region, name in await session.execute(statement) if name)
 
 
 async def find_rack(session: AsyncSession, rack_id: str) -> Rack | None:

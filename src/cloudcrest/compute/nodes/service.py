@@ -98,6 +98,13 @@ class NodeService:
         """The nodes of a page, newest first, with one more than the page when there are more."""
         return await self._seen(session, await repository.page(session, request, region=region))
 
+    async def zones_by_region(self, session: AsyncSession) -> dict[str, list[str]]:
+        """The zones that each region's nodes are in. Implements `regions.api.Zones`."""
+        found: dict[str, list[str]] = {}
+        for region, zone in await repository.zones(session):
+            found.setdefault(region, []).append(zone)
+        return found
+
     async def change(self, session: AsyncSession, node_id: str, change: NodeChange) -> SeenNode:
         """A changed node; its region hears of it. Raises `NotFound`, `InvalidInput`."""
         known = await self._find(session, node_id, for_update=True)
