@@ -79,6 +79,17 @@ def test_inputs_are_handed_in_and_checked(tmp_path: Path) -> None:
         assert runner.log() == "given\n"
 
 
+def test_one_that_waits_for_its_inputs_is_stopped_at_once(tmp_path: Path) -> None:
+    with running_runner(tmp_path) as runner:
+        runner.post("/prepare", spec(("true",), inputs=(Input("in.txt", is_handed_in=True),)))
+        runner.post("/stop", Stop("cancelled", "its owner cancelled it"))
+        end = runner.ended().record.end
+        assert end is not None
+        assert end.kind == "cancelled"
+        runner.process.terminate()
+        assert runner.process.wait(timeout=8) == 0
+
+
 def test_an_input_from_inside_the_network_is_refused(tmp_path: Path) -> None:
     wanted = spec(("true",), inputs=(Input("metadata", url="http://169.254.169.254/latest"),))
     with running_runner(tmp_path) as runner:

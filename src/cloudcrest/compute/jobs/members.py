@@ -6,7 +6,7 @@ when its job has gone, one that is to end is told so.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
@@ -143,10 +143,18 @@ class Members:
         wanted = next((each for each in document.inputs if each.path == path), None)
         if wanted is None:
             raise NotFound(f"the job has no input '{path}'")
+        pieces = self._store.file(document.project_id, wanted.file_id)
         try:
-            await self._link.hand_in(member, path, self._store.file(document.project_id, wanted.file_id))
+            first = await anext(pieces, b"")  # before anything is sent
         except (NotFound, InvalidInput):
             raise NotFound(f"its input file '{wanted.file_id}' is not in this region's files of the project") from None
+
+        async def whole() -> AsyncIterator[bytes]:
+            yield first
+            async for piece in pieces:
+                yield piece
+
+        await self._link.hand_in(member, path, whole())
 
     def _take(self, entry: Entry, member: MemberEntry, state: RunnerState) -> None:
         has_changed = member.phase != state.phase

@@ -73,6 +73,7 @@ class Member:
         self._is_over = asyncio.Event()
         self._stopping: Stop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing: asyncio.Task[None] | None = None
         if self._recorder.recover():
             self.phase = "ended"
 
@@ -104,7 +105,7 @@ class Member:
         self._recorder.prepared_for(spec.attempt_id, spec.member)
         self.phase = "preparing"
         self._needs = {wanted.path: wanted for wanted in spec.inputs if wanted.is_handed_in}
-        self._spawn(self._prepare(spec))
+        self._preparing = self._spawn(self._prepare(spec))
 
     async def receive(self, path: str, pieces: AsyncIterator[bytes]) -> None:
         """Takes an input that the region hands in. Raises `NotFound` for one it does not wait for."""
@@ -304,11 +305,14 @@ class Member:
             _log.error("end_not_written", error=str(error))
         self._log_grew.set()
         self._is_over.set()
+        if self._preparing is not None and self._preparing is not asyncio.current_task():
+            self._preparing.cancel()  # it may wait for an input that comes no more
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _require_folder(mount: Mount) -> None:
