@@ -241,8 +241,8 @@ async def test_a_report_that_says_nothing_new_writes_nothing(cloud: Cloud, clock
 
 
 async def test_a_report_is_bounded_and_needs_the_regions_token(cloud: Cloud) -> None:
-    many = [NodeStatus(NodeFacts(str(number), "", 0, 0)) for number in range(10_001)]
-    assert "at most 10000 nodes" in (await cloud.report(*many, status_code=400)).text
+    many = [NodeStatus(NodeFacts(str(number), "", 0, 0)) for number in range(8_001)]
+    assert "at most 8000 nodes" in (await cloud.report(*many, status_code=400)).text
     bad = await cloud.client.put(
         "/internal/v1/nodes", content=b"{", headers={"authorization": f"Bearer {REGION_TOKEN}"}
     )

@@ -14,6 +14,7 @@ from cloudcrest.compute.accelerators.detect import detect
 from cloudcrest.compute.accelerators.given_out import visible_environment
 from cloudcrest.compute.accelerators.naming import TypeIndex
 from cloudcrest.compute.api import AcceleratorFacts, AcceleratorType, NodeFacts
+from cloudcrest.compute.fabric.cgroup_limits import cgroup_limits
 from cloudcrest.kernel.clock import Clock
 
 NODE_ID = "local"
@@ -79,12 +80,14 @@ class Machine:
 
 
 def this_machine() -> NodeFacts:
-    """The node that the local fabric is, without its accelerators."""
+    """The node that the local fabric is, without its accelerators. A container has what its cgroup lets it have."""
+    limits = cgroup_limits()
+    memory_bytes, cpu_milli = int(psutil.virtual_memory().total), 1000 * _cpus()
     return NodeFacts(
         id=NODE_ID,
         address="127.0.0.1",
-        cpu_milli=1000 * _cpus(),
-        memory_bytes=int(psutil.virtual_memory().total),
+        cpu_milli=min(cpu_milli, limits.cpu_milli or cpu_milli),
+        memory_bytes=min(memory_bytes, limits.memory_bytes or memory_bytes),
         labels={HOSTNAME_LABEL: socket.gethostname()},
     )
 

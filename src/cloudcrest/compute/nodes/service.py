@@ -23,7 +23,8 @@ from cloudcrest.kernel.errors import Conflict, InvalidInput, NotFound
 from cloudcrest.kernel.ids import NewId
 from cloudcrest.regions.api import Regions
 
-MAX_NODES_PER_REGION = 10_000
+MAX_NODES_PER_REGION = 8_000
+"""With eight chips each, a report of so many is just within what a body may be."""
 MAX_LABELS = 64
 MAX_TAINTS = 32
 MAX_REASON_CHARACTERS = 1_000
