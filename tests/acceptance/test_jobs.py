@@ -147,6 +147,20 @@ def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs:
     assert jobs.log(job) == f"{pid}\ngoes on\n"
 
 
+def test_a_job_is_tried_again_when_the_cloud_is_back(jobs: Jobs) -> None:
+    code = (
+        "import os, time; attempt = os.environ['CLOUDCREST_ATTEMPT']; print(attempt, flush=True)\n"
+        "time.sleep(600 if attempt == '1' else 0)"
+    )
+    job = jobs.run("back", (sys.executable, "-c", code))
+    until(lambda: jobs.log(job) == "1\n", "it runs")
+    jobs.cloud.kill()
+    jobs.cloud.start()
+    followed = jobs.cli("jobs", "logs", job.id, "-f")
+    assert followed.stdout in ("1\n2\n", "2\n")
+    assert "succeeded" in followed.stderr
+
+
 def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
     job = jobs.run("private", FOREVER)
     until(lambda: "begins" in jobs.log(job), "it runs")

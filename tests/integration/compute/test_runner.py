@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -172,6 +173,15 @@ def test_a_killed_runner_takes_its_command_along_and_is_closed_by_the_next(tmp_p
         assert record.end.kind == "lost"
         assert record.ended_at == record.marked_at
         assert after.log().strip() == str(pid)
+
+
+def test_what_nobody_came_for_goes_from_the_node(tmp_path: Path) -> None:
+    for name, age_days in (("job_old-1-0", 31), ("job_young-1-0", 1)):
+        (tmp_path / name / "work").mkdir(parents=True)
+        left_at = time.time() - age_days * 86_400
+        os.utime(tmp_path / name, (left_at, left_at))
+    with running_runner(tmp_path / "job_1-1-0"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["job_1-1-0", "job_young-1-0"]
 
 
 def test_a_runner_that_is_stopped_ends_its_command_first(tmp_path: Path) -> None:

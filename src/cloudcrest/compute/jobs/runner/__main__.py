@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.member import Member
 from cloudcrest.compute.jobs.runner.server import make_app
+from cloudcrest.compute.jobs.runner.work import remove_old
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
 from cloudcrest.infra.lifeline import exit_with_lifeline
@@ -26,6 +28,7 @@ from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.kernel.clock import SystemClock
 
 _STOP_SECONDS = 1
+_DAY_SECONDS = 86_400.0
 
 
 class _Server(uvicorn.Server):
@@ -46,6 +49,7 @@ def main() -> None:
 
 
 async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
+    await asyncio.to_thread(remove_old, arguments.folder.parent, time.time() - settings.keep_days * _DAY_SECONDS)
     member = Member(
         arguments.folder,
         choose_sandbox(arguments.isolation, is_trusted=arguments.trusted),

@@ -10,6 +10,7 @@ What a tenant wrote is never followed: links are neither read nor counted.
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def list_outputs(work: Path, folders: tuple[str, ...], settings: RunSettings) ->
             total += found.st_size
             kept.append(Output(name, found.st_size, f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"))
     return Outputs(tuple(kept), left_out)
+
+
+def remove_old(members: Path, before: float) -> None:
+    """Removes what members have left on this node that nobody came for. One that runs has a younger record."""
+    for folder in members.glob("*"):
+        if folder.lstat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_nameable(name: str) -> bool:
