@@ -12,7 +12,7 @@ import httpx2
 import msgspec
 
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, RunnerSpec, RunnerState
-from cloudcrest.serving.controller import free_port
+from cloudcrest.serving.launching import free_port
 from tests.support.waiting import until
 
 TOKEN = "token-of-a-runner"

@@ -190,7 +190,8 @@ class Placer(Protocol):
     """Gives places to what waits, for every source ("serving", "jobs") at once: one queue, one quota tree.
 
     A source offers what waits, reads its `news`, carries it out and releases what has ended. After a restart it adopts
-    what it finds running before it offers anything. Nothing here waits or fails; `watch` tells of news.
+    what it finds running before it asks for its news: nothing is given out until every source that watches has asked
+    once, as what runs unseen would be given out twice. Nothing here waits or fails; `watch` tells of news.
     """
 
     def watch(self, source: str, on_news: Callable[[], None]) -> None:
@@ -211,6 +212,15 @@ class Placer(Protocol):
 
     def news(self, source: str) -> Plan:
         """What holds now of this source's: `placed`, those that have their places and are not released; `preempted`,
-        those of them that are to end so that another gets theirs; `refused`, why those that wait do.
+        those of them that are to leave: for another, which gets their place, or as their node is being drained (`by`
+        is empty then, and there is time); `refused`, why those that wait do.
         """
+        ...
+
+    def node(self, node_id: str) -> NodeFacts | None:
+        """What was last heard of a node. None: it is gone, or nothing has been heard of any yet."""
+        ...
+
+    def is_lost(self, node_id: str) -> bool:
+        """Whether a node has been gone or not ready for so long that what ran there is given up."""
         ...

@@ -2,18 +2,24 @@
 
 from collections.abc import Callable, Sequence
 
+from cloudcrest.compute.api import NodeFacts
 from cloudcrest.compute.jobs.api import MeteredMember
 from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, Refused, Running, Spot, Workload
 from cloudcrest.kernel.errors import LimitExceeded
 
 
 class FakePlacer:
-    """Implements `compute.api.Placer`: members go round the `nodes`, at most `most` workloads at once."""
+    """Implements `compute.api.Placer`: members go round the `nodes`, at most `most` workloads at once. Those `lost` are
+    known as not ready, and get nothing.
+    """
 
     def __init__(self, nodes: Sequence[str] = ("local",), most: int = 1000) -> None:
         self.nodes = tuple(nodes)
         self.most = most
+        self.lost: set[str] = set()
+        self.addresses: dict[str, str] = {}
         self.adopted: list[Running] = []
+        self._turn = 0
         self._waiting: dict[str, Workload] = {}
         self._placed: dict[str, Placed] = {}
         self._preempted: dict[str, Preempted] = {}
@@ -41,17 +47,28 @@ class FakePlacer:
         refused = tuple(Refused(each, "capacity", "needs 1 node; all are taken") for each in self._waiting)
         return Plan(tuple(self._placed.values()), tuple(self._preempted.values()), refused)
 
-    def preempt(self, workload_id: str, reason: str = "another needs its place") -> None:
-        """Has a placed workload leave."""
-        self._preempted[workload_id] = Preempted(workload_id, "another", reason)
+    def node(self, node_id: str) -> NodeFacts | None:
+        if node_id not in self.nodes:
+            return None
+        is_ready = node_id not in self.lost
+        return NodeFacts(node_id, self.addresses.get(node_id, "127.0.0.1"), 64_000, 1 << 40, is_ready=is_ready)
+
+    def is_lost(self, node_id: str) -> bool:
+        return node_id in self.lost
+
+    def preempt(self, workload_id: str, reason: str = "another needs its place", by: str = "another") -> None:
+        """Has a placed workload leave; `by` empty: its node is drained."""
+        self._preempted[workload_id] = Preempted(workload_id, by, reason)
         self._tell()
 
     def _place(self) -> None:
         for workload in [*self._waiting.values()]:
-            if not self.nodes or len(self._placed) >= self.most:
+            ready = [name for name in self.nodes if name not in self.lost]
+            if not ready or len(self._placed) >= self.most:
                 break
             indexes = tuple(range(workload.demand.accelerators))
-            spots = tuple(Spot(self.nodes[each % len(self.nodes)], indexes) for each in range(workload.members))
+            spots = tuple(Spot(ready[(self._turn + each) % len(ready)], indexes) for each in range(workload.members))
+            self._turn += workload.members
             self._placed[workload.id] = Placed(workload.id, spots)
             del self._waiting[workload.id]
         self._tell()

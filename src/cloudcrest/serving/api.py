@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from cloudcrest.catalog.api import Modality, ModelDocument, ModerationFormat, PullProgress, Task, ToolFormat
+from cloudcrest.compute.scheduler.model import WHOLE, Domain
 from cloudcrest.identity.api import Limits
 
 DEPLOYMENT_KIND = "deployment"
@@ -17,7 +18,9 @@ MOST_MILLISECONDS_FIELD = "cloudcrest_most_milliseconds"
 """Of a form for transcription: the longest recording that was admitted, which the engine holds the file to."""
 
 EngineName = Literal["llamacpp", "vllm", "upstream", "simulated", "piper", "moonshine"]
-ReplicaState = Literal["fetching", "preparing", "starting", "ready", "draining", "backoff", "failed", "stopped"]
+ReplicaState = Literal[
+    "placing", "fetching", "preparing", "starting", "ready", "draining", "backoff", "failed", "stopped"
+]
 DeploymentState = Literal["pending", "starting", "ready", "degraded", "stopped", "failed"]
 
 
@@ -26,6 +29,22 @@ class SoundUsage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     characters: int = 0
     audio_milliseconds: int = 0
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a deployment's replicas run, and what each is given there beside memory.
+
+    `accelerators` × `accelerator_milli` thousandths of each (None: as the engine says), of one of `accelerator_types`,
+    the first of them that is free; empty: of any. `cpu_milli`: thousandths of processors that are kept for it (None: a
+    little). `spread`: as evenly as can be over such domains. `node_labels`: what its nodes must have.
+    """
+
+    accelerators: int | None = None
+    accelerator_milli: int = WHOLE
+    accelerator_types: tuple[str, ...] = ()
+    cpu_milli: int | None = None
+    spread: Domain = "zone"
+    node_labels: dict[str, str] = {}
 
 
 class DeploymentDocument(msgspec.Struct, frozen=True):
@@ -54,6 +73,7 @@ class DeploymentDocument(msgspec.Struct, frozen=True):
     organization_id: str | None = None
     limits: Limits = Limits()
     weight: int = DEFAULT_WEIGHT
+    placement: Placement = Placement()
 
 
 class ReplicaEndpoint(msgspec.Struct, frozen=True):
@@ -93,7 +113,9 @@ class RouteDocument(msgspec.Struct, frozen=True):
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):
-    """What a region reports of a replica. `reason` explains anything that is not ready."""
+    """What a region reports of a replica. `reason` explains anything that is not ready. `node_id`: where it is placed,
+    empty while it waits for that.
+    """
 
     id: str
     deployment_id: str
@@ -102,6 +124,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     restarts: int = 0
     reason: str | None = None
     pull: PullProgress | None = None
+    node_id: str = ""
 
 
 class RegionStatus(msgspec.Struct, frozen=True):

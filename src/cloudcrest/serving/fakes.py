@@ -37,7 +37,7 @@ class FakeFabric:
             self.starts.append(spec.id)
             self.specs[spec.id] = spec
             self.processes[spec.id] = ProcessStatus(
-                id=spec.id, state="running", pid=len(self.starts), labels=dict(spec.labels)
+                id=spec.id, state="running", pid=len(self.starts), labels=dict(spec.labels), node_id=spec.node_id
             )
 
     async def list(self) -> list[ProcessStatus]:
@@ -98,6 +98,9 @@ class FakeEngine:
 
     def memory_bytes(self, _: DeploymentDocument, __: Path | None, /) -> int:
         return self.needed_bytes
+
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
 
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         return ProcessSpec(

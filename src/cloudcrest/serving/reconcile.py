@@ -6,8 +6,9 @@
 
 Rules: a replica is *live* from the decision to start it until it is gone. A deployment has at most `most` of them:
 `replicas_max`, or one more than `replicas_min` while a new generation takes over from an old one that is serving. A
-serving replica of an old generation goes only where at least `replicas_min` replicas are ready without it. Nothing here
-takes time or fails; the controller does that.
+serving replica of an old generation, or on a node that is being drained, goes only where at least `replicas_min`
+replicas are ready without it; one whose place another needs goes at once, and one whose node is lost is gone already.
+Nothing here takes time or fails; the controller does that.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ import msgspec
 
 from cloudcrest.serving.settings import ServingSettings
 
-Phase = Literal["fetching", "preparing", "starting", "ready", "draining", "backoff", "stopping"]
+Phase = Literal["placing", "fetching", "preparing", "starting", "ready", "draining", "backoff", "stopping"]
+Leaving = Literal["", "moves", "preempted", "lost"]
+"""Why a replica has to leave its place: its node is being drained, another needs it, or the node is lost."""
 _LEAVING = ("draining", "stopping")
 
 
@@ -45,6 +48,7 @@ class Known(msgspec.Struct, frozen=True):
     failures: int = 0
     retry_at: float = 0.0
     in_flight: int | None = None
+    leaving: Leaving = ""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -95,12 +99,12 @@ def reconcile(wanted: Sequence[Wanted], known: Sequence[Known], now: float, sett
         actions += [_retire(replica) for replica in replicas if replica.phase not in _LEAVING]
     for replica in known:
         if replica.phase == "draining":
-            due = _drain_ends_at(replica, settings)
+            due = now if replica.leaving == "lost" else _drain_ends_at(replica, settings)
             if due <= now:
                 actions.append(Stop(replica.id))
             else:
                 waits.append(due)
-        elif replica.phase == "backoff" and replica.retry_at > now:
+        elif replica.phase == "backoff" and replica.retry_at > now and not replica.leaving:
             waits.append(replica.retry_at)
     return Plan(tuple(actions), min(waits, default=None))
 
@@ -120,10 +124,12 @@ def failures_after(failures: int, healthy_seconds: float | None, settings: Servi
 
 def _reconcile_one(deployment: Wanted, replicas: list[Known], now: float) -> list[Action]:
     target = deployment.replicas_min
-    staying = [replica for replica in replicas if replica.phase not in _LEAVING]
-    old = [replica for replica in staying if replica.generation != deployment.generation]
+    there = [replica for replica in replicas if replica.phase not in _LEAVING]
+    evicted = [replica for replica in there if replica.leaving in ("preempted", "lost")]
+    staying = [replica for replica in there if replica not in evicted]
+    old = [replica for replica in staying if replica.generation != deployment.generation or replica.leaving]
     # Those that do not serve come first, then the youngest: the order in which they are given up.
-    current = [replica for replica in staying if replica.generation == deployment.generation]
+    current = [replica for replica in staying if replica not in old]
     current.sort(key=lambda replica: (replica.phase == "ready", -replica.since, replica.id))
     surplus, current = current[: max(0, len(current) - target)], current[max(0, len(current) - target) :]
 
@@ -136,16 +142,17 @@ def _reconcile_one(deployment: Wanted, replicas: list[Known], now: float) -> lis
     replaced = old_ready[: len(old_ready) if ready >= target else max(0, ready + len(old_ready) - target)]
 
     most = max(deployment.replicas_max, target + 1 if old_ready else 0)
-    missing = min(target - len(current), most - len(replicas))
+    held = sum(1 for replica in replicas if replica.leaving != "lost")
+    missing = min(target - len(current), most - held)
     return [
-        *(_retire(replica) for replica in [*stopped, *surplus, *replaced]),
+        *(_retire(replica) for replica in [*evicted, *stopped, *surplus, *replaced]),
         *(Start(deployment.deployment_id, deployment.generation) for _ in range(missing)),
         *(Restart(replica.id) for replica in current if replica.phase == "backoff" and replica.retry_at <= now),
     ]
 
 
 def _retire(replica: Known) -> Action:
-    return Drain(replica.id) if replica.phase == "ready" else Stop(replica.id)
+    return Drain(replica.id) if replica.phase == "ready" and replica.leaving != "lost" else Stop(replica.id)
 
 
 def _drain_ends_at(replica: Known, settings: ServingSettings) -> float:

@@ -5,30 +5,35 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from cloudcrest.catalog.api import PullProgress
+from cloudcrest.compute.scheduler.model import Running
 from cloudcrest.serving.api import (
     DeploymentDocument,
     ReplicaEndpoint,
     ReplicaStatus,
     RouteDocument,
 )
-from cloudcrest.serving.reconcile import Known, Phase
+from cloudcrest.serving.reconcile import Known, Leaving, Phase
 
 
 class Replica:
     """A replica's present. `document` is the desired state that it was started for.
 
     `visible_from`: the number of the first listing of the fabric that must show its process. `leave_by_unix_seconds`:
-    when it is stopped at the latest, once it is being drained.
+    when it is stopped at the latest, once it is being drained. `running`: its place, None while it waits for one.
+    `address`: of its node.
     """
 
     def __init__(self, replica_id: str, document: DeploymentDocument, *, generation: int, since: float) -> None:
         self.id = replica_id
         self.document = document
         self.generation = generation
-        self.phase: Phase = "fetching"
+        self.phase: Phase = "placing"
+        self.running: Running | None = None
+        self.leaving: Leaving = ""
         self.since = since
         self.reason: str | None = None
         self.pull: PullProgress | None = None
+        self.address = "127.0.0.1"
         self.port = 0
         self.visible_from = 0
         self.restarts = 0
@@ -47,7 +52,12 @@ class Replica:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}"
+
+    @property
+    def node_id(self) -> str:
+        return "" if self.running is None else self.running.spots[0].node_id
 
     def enter(self, phase: Phase, now: float, reason: str | None = None) -> None:
         """Comes into a phase."""
@@ -67,6 +77,7 @@ class Replica:
             failures=self.failures,
             retry_at=self.retry_at,
             in_flight=self.in_flight,
+            leaving=self.leaving,
         )
 
     def status(self) -> ReplicaStatus:
@@ -79,6 +90,7 @@ class Replica:
             restarts=self.restarts,
             reason=self.reason,
             pull=self.pull if self.phase == "fetching" else None,
+            node_id=self.node_id,
         )
 
 
@@ -134,6 +146,7 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
 
 
 _PHASE_SENTENCES: Mapping[Phase, str] = {
+    "placing": "it waits for a place",
     "fetching": "its weights are being fetched",
     "preparing": "its runtime is being made",
     "starting": "it is starting",

@@ -10,7 +10,9 @@ class ServingSettings(msgspec.Struct, frozen=True):
     a replica is asked how it is. `unanswered_probes`: how many questions in a row a ready replica may leave unanswered.
     `backoff_*`: the wait before a restart doubles from first to most, and is forgotten once a replica has been healthy
     for `healthy_after_seconds`. `drain_*`: a drained replica is stopped once idle, but not before the least (gateways
-    must have heard that it is gone) and not after the most.
+    must have heard that it is gone) and not after the most. `replica_priority`: of a replica among jobs, which wait for
+    it and make room for it where theirs is lower. `replica_cpu_milli`: what is kept for one where its deployment says
+    nothing; more than that is shared.
     """
 
     poll_seconds: float = 0.1
@@ -22,3 +24,5 @@ class ServingSettings(msgspec.Struct, frozen=True):
     healthy_after_seconds: float = 60.0
     drain_least_seconds: float = 1.0
     drain_most_seconds: float = 120.0
+    replica_priority: int = 1_000_000
+    replica_cpu_milli: int = 50

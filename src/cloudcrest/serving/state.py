@@ -7,8 +7,9 @@ from cloudcrest.regions.api import LINK_STALE_AFTER
 from cloudcrest.serving.api import DeploymentState, ReplicaStatus
 from cloudcrest.serving.records import Deployment, ReportedReplica
 
-_ON_THE_WAY = ("fetching", "preparing", "starting")
+_ON_THE_WAY = ("placing", "fetching", "preparing", "starting")
 _DOING = {
+    "placing": "it waits for a place",
     "fetching": "its weights are being fetched",
     "preparing": "its runtime is being made",
     "starting": "it is starting",

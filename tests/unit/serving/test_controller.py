@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from cloudcrest.catalog.api import ModelPullDocument
+from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import id_maker
@@ -26,6 +27,7 @@ class Region:
     def __init__(self, clock: ManualClock, folder: Path) -> None:
         self.clock = clock
         self.fabric = FakeFabric()
+        self.placer = FakePlacer()
         self.artifacts = FakeArtifacts(folder / "model.gguf")
         self.engine = FakeEngine()
         self.free_bytes = 1_000_000
@@ -37,6 +39,7 @@ class Region:
     def new_controller(self) -> Controller:
         return Controller(
             self.fabric,
+            self.placer,
             self.artifacts,
             {"llamacpp": self.engine},
             "local",

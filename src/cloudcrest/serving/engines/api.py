@@ -1,7 +1,7 @@
 """The engine protocol: how a deployment becomes a server process that speaks the OpenAI dialect.
 
 An engine is stateless: it checks a deployment, makes its runtime, says how the process is started, and asks a running
-one how it is. Everything it starts listens on `http://127.0.0.1:<port>` and wants `Authorization: Bearer <token>`.
+one how it is. Everything it starts listens at its node's address and wants `Authorization: Bearer <token>`.
 
     validate ─► prepare ─► process_spec ─► (the fabric runs it) ─► probe … probe ─► gone
 """
@@ -40,12 +40,15 @@ class EngineSettings(msgspec.Struct, frozen=True):
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """What one replica is started with. `artifact_path` is the entry file (llama.cpp) or lies beside it (vLLM)."""
+    """What one replica is started with. `artifact_path` is the entry file (llama.cpp) or lies beside it (vLLM). `host`:
+    the address of its node, at which it listens.
+    """
 
     replica_id: str
     port: int
     token: str
     artifact_path: Path | None
+    host: str = "127.0.0.1"
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -80,7 +83,13 @@ class Engine(Protocol):
         ...
 
     def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None, /) -> int:
-        """An estimate of what one replica needs, in bytes, where the deployment does not say."""
+        """An estimate of what one replica needs, in bytes, where the deployment does not say. Without a path: of what
+        it needs beside its weights.
+        """
+        ...
+
+    def accelerators(self, deployment: DeploymentDocument, /) -> int:
+        """How many whole accelerators one replica takes, where the deployment does not say."""
         ...
 
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:

@@ -1,4 +1,4 @@
-"""What our own engine servers share: a Starlette app on loopback behind a token, that ends with its lifeline."""
+"""What our own engine servers share: a Starlette app behind a token, that ends with its lifeline."""
 
 import asyncio
 import hmac
@@ -75,14 +75,16 @@ async def unless_disconnected(request: Request, work: Awaitable[Response]) -> Re
         task.cancel()
 
 
-def serve(routes: list[Route], port: int, *, background: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Serves on 127.0.0.1:`port` until SIGTERM; `background` runs beside it. The token comes from the environment."""
+def serve(
+    routes: list[Route], host: str, port: int, *, background: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Serves on `host`:`port` until SIGTERM; `background` runs beside it. The token comes from the environment."""
     exit_with_lifeline()
     token = os.environ.pop(TOKEN_VARIABLE)
     app = Starlette(routes=routes, middleware=[Middleware(TokenRequired, token=token)])
     config = uvicorn.Config(
         app,
-        host="127.0.0.1",
+        host=host,
         port=port,
         access_log=False,
         log_level="warning",

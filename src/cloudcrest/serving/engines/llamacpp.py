@@ -55,11 +55,15 @@ class LlamaCppEngine:
         weights_bytes = artifact_path.stat().st_size if artifact_path else 0
         return weights_bytes + weights_bytes // 10 + _OVERHEAD_BYTES
 
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
+
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         options = deployment.engine_options
         arguments = {
             "model": str(launch.artifact_path),
             "alias": deployment.model_name,
+            "host": launch.host,
             "port": launch.port,
             "slots": deployment.slots,
             "context_tokens": deployment.context_tokens,

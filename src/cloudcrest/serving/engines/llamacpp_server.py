@@ -27,6 +27,7 @@ class Arguments(msgspec.Struct, forbid_unknown_fields=True):
 
     model: str
     alias: str
+    host: str
     port: int
     slots: int
     context_tokens: int
@@ -44,6 +45,7 @@ def server_parameters(arguments: Arguments, token: str) -> Any:  # xllamacpp has
     parameters = xllamacpp.CommonParams()
     parameters.model.path = arguments.model
     parameters.model_alias = {arguments.alias}
+    parameters.hostnames = [arguments.host]
     parameters.port = arguments.port
     parameters.api_keys = [token]
     parameters.n_parallel = arguments.slots

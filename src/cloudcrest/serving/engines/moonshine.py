@@ -33,6 +33,7 @@ class MoonshineArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """What one replica is started with. `folder` holds the weights; `language`: the only one the model knows."""
 
     alias: str
+    host: str
     port: int
     slots: int
     threads: int
@@ -68,10 +69,14 @@ class MoonshineEngine:
         files = artifact_path.parent.glob("*.ort") if artifact_path else ()
         return sum(file.stat().st_size for file in files) + _OVERHEAD_BYTES
 
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
+
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         assert launch.artifact_path is not None  # noqa: S101 - validate() has seen ONNX weights
         arguments = MoonshineArguments(
             alias=deployment.model_name,
+            host=launch.host,
             port=launch.port,
             slots=deployment.slots,
             threads=deployment.cpu_threads or min(os.cpu_count() or 1, MAX_THREADS),

@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
     """Serves until SIGTERM."""
     arguments = msgspec.json.decode(argv[1], type=MoonshineArguments)
     use_packages(Path(arguments.packages))
-    serve(MoonshineReplica(arguments).routes(), arguments.port)
+    serve(MoonshineReplica(arguments).routes(), arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class PiperArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one replica is started with. `voice`: the ONNX file, its description beside it as `<voice>.json`."""
 
     alias: str
+    host: str
     port: int
     slots: int
     threads: int
@@ -69,9 +70,13 @@ class PiperEngine:
         voice_bytes = artifact_path.stat().st_size if artifact_path else 0
         return voice_bytes + _OVERHEAD_BYTES + deployment.slots * _BYTES_PER_SLOT
 
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
+
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         arguments = PiperArguments(
             alias=deployment.model_name,
+            host=launch.host,
             port=launch.port,
             slots=deployment.slots,
             threads=deployment.cpu_threads or min(os.cpu_count() or 1, MAX_THREADS),

@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
     """Serves until SIGTERM."""
     arguments = msgspec.json.decode(argv[1], type=PiperArguments)
     use_packages(Path(arguments.packages))
-    serve(PiperReplica(arguments).routes(), arguments.port)
+    serve(PiperReplica(arguments).routes(), arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class SimulatedArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """What one simulated replica is started with."""
 
     alias: str
+    host: str
     port: int
     slots: int
     context_tokens: int
@@ -76,9 +77,13 @@ class SimulatedEngine:
     def memory_bytes(self, _: DeploymentDocument, __: Path | None, /) -> int:
         return 64 * MIB
 
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
+
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         arguments = SimulatedArguments(
             alias=deployment.model_name,
+            host=launch.host,
             port=launch.port,
             slots=deployment.slots,
             context_tokens=deployment.context_tokens,

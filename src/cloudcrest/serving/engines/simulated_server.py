@@ -389,7 +389,7 @@ def _event(body: dict[str, Any]) -> bytes:
 def main(argv: list[str]) -> None:
     """Serves until SIGTERM."""
     arguments = msgspec.json.decode(argv[1], type=SimulatedArguments)
-    serve(SimulatedReplica(arguments).routes(), arguments.port)
+    serve(SimulatedReplica(arguments).routes(), arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class UpstreamArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """What one forwarding replica is started with. `base_url` ends before `/chat/completions`."""
 
     alias: str
+    host: str
     port: int
     slots: int
     base_url: str
@@ -79,10 +80,14 @@ class UpstreamEngine:
     def memory_bytes(self, _: DeploymentDocument, __: Path | None, /) -> int:
         return 64 * MIB
 
+    def accelerators(self, _: DeploymentDocument, /) -> int:
+        return 0
+
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         options = deployment.engine_options
         arguments = UpstreamArguments(
             alias=deployment.model_name,
+            host=launch.host,
             port=launch.port,
             slots=deployment.slots,
             base_url=str(options["base_url"]).rstrip("/"),

@@ -259,7 +259,7 @@ def main(argv: list[str]) -> None:
         limits=httpx2.Limits(max_connections=arguments.slots + 2),
     )
     replica = UpstreamReplica(arguments, client, _open_key(arguments.secrets_path))
-    serve(replica.routes(), arguments.port, background=replica.watch)
+    serve(replica.routes(), arguments.host, arguments.port, background=replica.watch)
 
 
 if __name__ == "__main__":

@@ -76,10 +76,15 @@ class VllmEngine:
 
     def memory_bytes(self, deployment: DeploymentDocument, artifact_path: Path | None, /) -> int:
         """The weights, the key-value cache it is told to take, and what Python and torch need."""
-        folder = _model_folder(artifact_path)
-        weights_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        files = _model_folder(artifact_path).glob("*.safetensors") if artifact_path else ()
+        weights_bytes = sum(file.stat().st_size for file in files)
         kv_cache_gib = int(deployment.engine_options.get("kv_cache_gib", _DEFAULT_KV_CACHE_GIB))
         return weights_bytes + kv_cache_gib * GIB + _OVERHEAD_BYTES
+
+    def accelerators(self, deployment: DeploymentDocument, /) -> int:
+        if _runtime(deployment).endswith("-cpu"):
+            return 0
+        return int(deployment.engine_options.get("tensor_parallel_size", 1))
 
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
         options = deployment.engine_options
@@ -89,7 +94,7 @@ class VllmEngine:
             *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(_model_folder(launch.artifact_path))),
             *("--served-model-name", deployment.model_name),
-            *("--host", "127.0.0.1", "--port", str(launch.port)),
+            *("--host", launch.host, "--port", str(launch.port)),
             *("--max-model-len", str(deployment.context_tokens)),
             *("--max-num-seqs", str(deployment.slots)),
             *("--dtype", str(options.get("dtype", "auto"))),

@@ -1,0 +1,103 @@
+"""What runs where, as the scheduler is to count it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from cloudcrest.compute.api import NodeAllocation, NodeFacts, NodeStatus
+from cloudcrest.compute.placement.labels import without_accelerators
+from cloudcrest.compute.scheduler.cluster import Cluster
+from cloudcrest.compute.scheduler.model import Node, Running, Spot
+from cloudcrest.compute.scheduler.packing.api import Packing
+
+
+class Books:
+    """All that has places, whether or not its nodes are there now; in `cluster`, as much of it as fits its nodes.
+
+    What was found running takes its places whatever the books say: of what does not fit (an operator has kept more of a
+    node for its system, a chip has failed), what there is left is counted, so that nothing more is given out there.
+    """
+
+    def __init__(self, packing: Packing) -> None:
+        self.cluster = Cluster(packing)
+        self.running: dict[str, Running] = {}
+
+    def update(self, nodes: Iterable[Node], rack_watts: Mapping[str, int]) -> None:
+        """Takes over the nodes there are, and what their racks may draw."""
+        self.cluster.rack_watts = rack_watts
+        self.cluster.update(nodes)
+        for workload_id, running in self.running.items():
+            counted = self.cluster.running.get(workload_id)
+            if counted is None or (counted.workload, counted.spots) != (running.workload, self._there(running)):
+                self.cluster.stop(workload_id)
+                self._count(running)
+
+    def start(self, running: Running) -> None:
+        """This has its places from now on, in place of one of its id."""
+        self.stop(running.workload.id)
+        self.running[running.workload.id] = running
+        self._count(running)
+
+    def stop(self, workload_id: str) -> None:
+        """This needs them no more. Unknown ids are no error."""
+        self.running.pop(workload_id, None)
+        self.cluster.stop(workload_id)
+
+    def leaves(self, workload_id: str) -> None:
+        """This was told to leave, and has its places until it is gone."""
+        for known in (self.running, self.cluster.running):
+            if workload_id in known:
+                known[workload_id] = msgspec.structs.replace(known[workload_id], is_leaving=True)
+
+    def statuses(self, nodes: Iterable[NodeFacts]) -> tuple[NodeStatus, ...]:
+        """The nodes, and what is given out of each."""
+        cpu_milli: defaultdict[str, int] = defaultdict(int)
+        memory_bytes: defaultdict[str, int] = defaultdict(int)
+        processes: defaultdict[str, int] = defaultdict(int)
+        milli: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for running in self.running.values():
+            demand = running.workload.demand
+            for spot in running.spots:
+                cpu_milli[spot.node_id] += demand.cpu_milli
+                memory_bytes[spot.node_id] += demand.memory_bytes
+                processes[spot.node_id] += 1
+                for index in spot.accelerators:
+                    milli[spot.node_id][index] += demand.milli
+        return tuple(
+            NodeStatus(
+                each,
+                NodeAllocation(cpu_milli[each.id], memory_bytes[each.id], dict(milli[each.id]), processes[each.id]),
+            )
+            for each in nodes
+        )
+
+    def _count(self, running: Running) -> None:
+        there = self._there(running)
+        if not there:
+            return
+        running = msgspec.structs.replace(running, spots=there)
+        for attempt in (running, self._clipped(running), self._clipped(without_accelerators(running))):
+            try:
+                self.cluster.start(attempt)
+            except (ValueError, IndexError):
+                continue
+            return
+
+    def _there(self, running: Running) -> tuple[Spot, ...]:
+        """Those of its places whose nodes are there."""
+        return tuple(spot for spot in running.spots if spot.node_id in self.cluster.nodes)
+
+    def _clipped(self, running: Running) -> Running:
+        """Asking for no more CPU and memory than each of its nodes has left."""
+        members: defaultdict[str, int] = defaultdict(int)
+        for spot in running.spots:
+            members[spot.node_id] += 1
+        frees = [(self.cluster.packing.free(node_id), count) for node_id, count in members.items()]
+        demand = running.workload.demand
+        demand = msgspec.structs.replace(
+            demand,
+            cpu_milli=min(demand.cpu_milli, *(free.cpu_milli // count for free, count in frees)),
+            memory_bytes=min(demand.memory_bytes, *(free.memory_bytes // count for free, count in frees)),
+        )
+        return msgspec.structs.replace(running, workload=msgspec.structs.replace(running.workload, demand=demand))
