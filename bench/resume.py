@@ -34,8 +34,8 @@ from cloudcrest.identity.api import KeyDocument, OrganizationDocument, ProjectDo
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.serving.api import ReplicaEndpoint, RouteDocument
-from cloudcrest.serving.launching import free_port
 from cloudcrest.serving.engines.api import TOKEN_VARIABLE
+from cloudcrest.serving.launching import free_port
 
 KEY = "sk-cc-bench"
 MODEL = "bench"

@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from cloudcrest.bootstrap.region_placement import node_of
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.compute.placement.placer import LivePlacer, Rules
+from cloudcrest.compute.scheduler.packing.best_fit import BestFit
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.ids import new_id
@@ -37,8 +40,10 @@ class Region:
     async def running(
         self, *documents: DeploymentDocument, drain_most_seconds: float = 120.0
     ) -> AsyncIterator[Controller]:
+        placer = LivePlacer(self.fabric, BestFit(), Rules(node_of), clock=SystemClock())
         controller = Controller(
             self.fabric,
+            placer,
             self.artifacts,
             create_engines(EngineSettings(runtimes_folder=self.folder)),
             "local",
@@ -55,12 +60,13 @@ class Region:
             ),
         )
         controller.update(list(documents), [])
-        task = asyncio.create_task(controller.run())
+        tasks = [asyncio.create_task(placer.run()), asyncio.create_task(controller.run())]
         try:
             yield controller
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def take_routes(self, routes: dict[str, RouteDocument]) -> None:
         self.routes = routes

@@ -12,8 +12,8 @@ import msgspec
 from cloudcrest.catalog.api import Artifact, ArtifactFile, ModelDocument, Task
 from cloudcrest.kernel.usage import Usage
 from cloudcrest.serving.api import DeploymentDocument, EngineName
-from cloudcrest.serving.launching import free_port
 from cloudcrest.serving.engines.api import Engine, Launch, Probe
+from cloudcrest.serving.launching import free_port
 from cloudcrest.serving.records import EngineOptions
 from tests.support.waiting import until_async
 

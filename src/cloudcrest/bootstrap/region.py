@@ -25,12 +25,20 @@ from cloudcrest.billing.periods import BUDGET_KIND
 from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
 from cloudcrest.bootstrap.region_jobs import RegionJobs
 from cloudcrest.bootstrap.region_meter import RegionMeter
+from cloudcrest.bootstrap.region_placement import Published, make_placer, rules
 from cloudcrest.bootstrap.settings import RegionSettings, derived_secret, read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.catalog.api import MODEL_PULL_KIND, ModelPullDocument
 from cloudcrest.catalog.store import ArtifactStore
+from cloudcrest.compute.api import (
+    ACCELERATOR_TYPE_KIND,
+    NODE_KIND,
+    RACK_KIND,
+    AcceleratorType,
+    NodeDocument,
+    RackDocument,
+)
 from cloudcrest.compute.fabric.local import LocalFabric
-from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.compute.jobs.api import JOB_KIND, JobDocument
 from cloudcrest.compute.nodes.reporter import NodeReporter
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
@@ -47,8 +55,10 @@ from cloudcrest.serving.api import DEPLOYMENT_KIND, ROUTE_KIND, DeploymentDocume
 from cloudcrest.serving.controller import Controller
 from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
+from cloudcrest.serving.preparation import Folders
 
 PASSED_THROUGH = (ORGANIZATION_KIND, PROJECT_KIND, KEY_KIND, BUDGET_KIND, RATE_CARD_KIND)
+PLACED_BY = {NODE_KIND, RACK_KIND, ACCELERATOR_TYPE_KIND}
 _STATUS_EVERY_SECONDS = 5.0
 _STATUS_AT_MOST_EVERY_SECONDS = 0.1
 _STATUS_TIMEOUT_SECONDS = 10.0
@@ -81,9 +91,11 @@ class RegionService:
         )
         self._fabric = LocalFabric(settings.node_socket)
         self._meter = RegionMeter(settings, self._state)
-        self._jobs = RegionJobs(settings, self._fabric, FakePlacer(), self._meter)
+        self._placer = make_placer(settings, self._fabric)
+        self._jobs = RegionJobs(settings, self._fabric, self._placer, self._meter)
         self._controller = Controller(
             self._fabric,
+            self._placer,
             ArtifactStore(settings.models_folder, settings.catalog),
             create_engines(engines),
             settings.region,
@@ -92,6 +104,7 @@ class RegionService:
             on_routes=self._on_routes,
             on_status=self._on_status,
             settings=settings.serving,
+            folders=Folders(settings.models_folder, settings.runtimes_folder, settings.catalog),
             replica_secret=derived_secret("replicas", settings.gateway_token),
         )
 
@@ -108,6 +121,7 @@ class RegionService:
             parts: list[Awaitable[object]] = [
                 self._follow(client),
                 nodes.run(),
+                self._placer.run(),
                 self._controller.run(),
                 self._meter.run(grants),
                 self._jobs.run(),
@@ -154,6 +168,13 @@ class RegionService:
         )
         self._meter.update(kinds)
         self._jobs.update(_decoded(self._state, JOB_KIND, JobDocument))
+        if kinds & PLACED_BY:
+            published = Published(
+                _decoded(self._state, NODE_KIND, NodeDocument),
+                _decoded(self._state, RACK_KIND, RackDocument),
+                _decoded(self._state, ACCELERATOR_TYPE_KIND, AcceleratorType),
+            )
+            self._placer.update(rules(published))
 
     def _on_routes(self, routes: dict[str, RouteDocument]) -> None:
         self._feed.replace(ROUTE_KIND, routes)

@@ -28,6 +28,7 @@ from cloudcrest.bootstrap.supervise import Service
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.placement.placer import PlacementSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import create_table
@@ -187,6 +188,8 @@ def region_service(plan: Plan) -> Service:
         serving=load_settings(ServingSettings, plan.environment, "CLOUDCREST_SERVING_"),
         jobs=plan.jobs(),
         jobs_folder=region / "jobs",
+        placement=load_settings(PlacementSettings, plan.environment, "CLOUDCREST_PLACEMENT_"),
+        placement_folder=region / "placement",
         shared_folder=plan.shared_folder,
         objects_url=plan.objects_url,
         log=plan.log,

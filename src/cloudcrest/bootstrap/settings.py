@@ -28,6 +28,7 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
     CLOUDCREST_CONTENT_…         content/settings.py: what tenants may store in a region, and where
     CLOUDCREST_JOBS_…            compute/jobs/run_settings.py: how jobs are held, where volumes are
+    CLOUDCREST_PLACEMENT_…       compute/placement/placer.py: how often nodes are asked for, when one counts as lost
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
     CLOUDCREST_PRESIDIO          true: guardrails ask Presidio's recognizers too, which are to be installed
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
@@ -42,6 +43,7 @@ import msgspec
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.placement.placer import PlacementSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
@@ -110,7 +112,7 @@ class RegionSettings(msgspec.Struct, frozen=True):
     """A region service's. `control_url` has no path; `listen_fd` is an inherited loopback socket for gateways.
 
     `jobs_folder`: what it knows of jobs, and under it on each node what their members have there. `shared_folder`:
-    volumes and checkpoints. `objects_url`: the region's object store.
+    volumes and checkpoints. `placement_folder`: what the placer remembers. `objects_url`: the region's object store.
     """
 
     region: str
@@ -128,6 +130,8 @@ class RegionSettings(msgspec.Struct, frozen=True):
     serving: ServingSettings
     jobs: RunSettings
     jobs_folder: Path
+    placement: PlacementSettings
+    placement_folder: Path
     shared_folder: Path
     objects_url: str
     log: LogSettings

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cloudcrest.infra.sealing import Sealer
-from cloudcrest.serving.launching import free_port
 from cloudcrest.serving.engines.upstream import UpstreamEngine
+from cloudcrest.serving.launching import free_port
 from cloudcrest.serving.records import EngineOptions
 from tests.support.replicas import Replica, deployment, running
 
