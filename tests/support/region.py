@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cloudcrest.bootstrap.region_placement import node_of
+from cloudcrest.catalog.settings import CatalogSettings
+from cloudcrest.compute.api import Fabric
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.placement.placer import LivePlacer, Rules
+from cloudcrest.compute.placement.placer import LivePlacer, PlacementSettings, Rules
 from cloudcrest.compute.scheduler.packing.best_fit import BestFit
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import SystemClock
@@ -21,6 +23,7 @@ from cloudcrest.serving.controller import Controller
 from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.fakes import FakeArtifacts
+from cloudcrest.serving.preparation import Folders
 from cloudcrest.serving.settings import ServingSettings
 from tests.support.waiting import until_async
 
@@ -28,7 +31,7 @@ from tests.support.waiting import until_async
 class Region:
     """A region service's part around the controller: what it is told, and what it tells."""
 
-    def __init__(self, fabric: LocalFabric, artifacts: FakeArtifacts, folder: Path) -> None:
+    def __init__(self, fabric: Fabric, artifacts: FakeArtifacts, folder: Path) -> None:
         self.fabric = fabric
         self.artifacts = artifacts
         self.folder = folder
@@ -40,7 +43,10 @@ class Region:
     async def running(
         self, *documents: DeploymentDocument, drain_most_seconds: float = 120.0
     ) -> AsyncIterator[Controller]:
-        placer = LivePlacer(self.fabric, BestFit(), Rules(node_of), clock=SystemClock())
+        settings = PlacementSettings(nodes_seconds=0.1, lost_seconds=0.5)
+        placer = self.placer = LivePlacer(
+            self.fabric, BestFit(), Rules(node_of), clock=SystemClock(), settings=settings
+        )
         controller = Controller(
             self.fabric,
             placer,
@@ -52,6 +58,7 @@ class Region:
             on_routes=self.take_routes,
             on_status=self.take_status,
             replica_secret="region-secret",
+            folders=Folders(self.folder / "models", self.folder / "runtimes", CatalogSettings()),
             settings=ServingSettings(
                 drain_least_seconds=0.1,
                 drain_most_seconds=drain_most_seconds,

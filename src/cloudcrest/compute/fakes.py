@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from cloudcrest.compute.api import NodeFacts
+from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.compute.jobs.api import MeteredMember
 from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, Refused, Running, Spot, Workload
-from cloudcrest.kernel.errors import LimitExceeded
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, LimitExceeded
 
 
 class FakePlacer:
@@ -76,6 +76,28 @@ class FakePlacer:
     def _tell(self) -> None:
         for on_news in self._on_news:
             on_news()
+
+
+class FakeNodes:
+    """A fabric that has nodes and runs nothing. `failure` set: it cannot be reached."""
+
+    def __init__(self, *machines: NodeFacts) -> None:
+        self.machines = list(machines)
+        self.failure: CloudcrestError | None = None
+
+    async def nodes(self) -> list[NodeFacts]:
+        if self.failure is not None:
+            raise self.failure
+        return list(self.machines)
+
+    async def start(self, spec: ProcessSpec) -> None:
+        raise InvalidInput(f"'{spec.id}' cannot be run here")
+
+    async def list(self) -> list[ProcessStatus]:
+        return []
+
+    async def stop(self, process_id: str) -> None:
+        """There is nothing to stop."""
 
 
 class FakeMeter:

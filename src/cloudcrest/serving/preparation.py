@@ -101,7 +101,7 @@ class PreparingHere:
 
 
 class PreparingThere:
-    """Implements `Preparing` on another node, through nothing but the fabric."""
+    """Implements `Preparing` on another node, through nothing but the fabric. What needs no weights needs nothing."""
 
     def __init__(self, fabric: Fabric, node: NodeFacts, folders: Folders, *, poll_seconds: float) -> None:
         self._fabric = fabric
@@ -113,6 +113,8 @@ class PreparingThere:
         self, replica_id: str, document: DeploymentDocument, engine: Engine, on_progress: Callable[[Said], None]
     ) -> Path | None:
         engine.validate(document)
+        if engine.artifact_format is None:
+            return None
         spec = self._spec(replica_id, document)
         await self._fabric.stop(spec.id)
         await self._fabric.start(spec)
