@@ -18,17 +18,16 @@ from cloudcrest.compute.api import AcceleratorFacts, NodeFacts, ProcessSpec, Pro
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.compute.nodes.merge import ZONE_LABEL
 from cloudcrest.infra.lifeline import Lifeline, exit_with_lifeline
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from cloudcrest.kernel.units import GIB
 from tests.support.waiting import until_async
 
-ZONE_LABEL = "cloudcrest.io/zone"
-
 
 def node(name: str, *, zone: str = "", accelerators: int = 0, cpu_milli: int = 4_000) -> NodeFacts:
     """A made-up node: what it says it has is its own affair, as what runs on it runs on this machine."""
-    chips = tuple(AcceleratorFacts(index, "made-up", "made-up", "made up", 80 * GIB) for index in range(accelerators))
+    chips = tuple(AcceleratorFacts(index, "acme", "", "One", 80 * GIB) for index in range(accelerators))
     labels = {ZONE_LABEL: zone} if zone else {}
     return NodeFacts(name, "127.0.0.1", cpu_milli, 16 * GIB, chips, labels)
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cloudcrest.bootstrap.region_placement import node_of
+from cloudcrest.bootstrap.region_placement import Published, rules
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import Fabric
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.placement.placer import LivePlacer, PlacementSettings, Rules
+from cloudcrest.compute.placement.placer import LivePlacer, PlacementSettings
 from cloudcrest.compute.scheduler.packing.best_fit import BestFit
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import SystemClock
@@ -45,7 +45,7 @@ class Region:
     ) -> AsyncIterator[Controller]:
         settings = PlacementSettings(nodes_seconds=0.1, lost_seconds=0.5)
         placer = self.placer = LivePlacer(
-            self.fabric, BestFit(), Rules(node_of), clock=SystemClock(), settings=settings
+            self.fabric, BestFit(), rules(Published()), clock=SystemClock(), settings=settings
         )
         controller = Controller(
             self.fabric,

@@ -2,18 +2,15 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from cloudcrest.bootstrap.region_placement import node_of
+from cloudcrest.bootstrap.region_placement import Published, rules
 from cloudcrest.catalog.api import Artifact
-from cloudcrest.compute.api import NodeFacts
-from cloudcrest.compute.placement.placer import Rules
-from cloudcrest.compute.scheduler.model import Node
+from cloudcrest.compute.api import NodeDocument
 from cloudcrest.serving.api import Placement, ReplicaEndpoint
 from cloudcrest.serving.fakes import FakeArtifacts
 from tests.integration.serving.test_controller import ask
@@ -42,12 +39,6 @@ def region(fabric: ManyNodes, tmp_path: Path) -> Region:
 def serving(region: Region) -> list[ReplicaEndpoint]:
     route = region.routes.get("dep_test")
     return [each for each in route.replicas if each.leave_by_unix_seconds is None] if route is not None else []
-
-
-def drained_node(drained: str, facts: NodeFacts) -> Node:
-    """Every node as it is, but one that is being drained."""
-    made = node_of(facts)
-    return msgspec.structs.replace(made, is_schedulable=made.is_schedulable and made.id != drained)
 
 
 def verified(artifact: Artifact, path: Path) -> Artifact:
@@ -94,7 +85,8 @@ async def test_a_drained_nodes_replica_leaves_when_the_new_one_is_ready(region: 
         (before,) = region.status.replicas
         gaps: list[str] = []
         region.heard = lambda routes: gaps.append("gap") if not routes["dep_test"].replicas else None
-        region.placer.update(Rules(partial(drained_node, before.node_id), draining=frozenset({before.node_id})))
+        drained = NodeDocument("node_1", before.node_id, is_draining=True)
+        region.placer.update(rules(Published(nodes=[drained])))
         await until_async(lambda: [each.id for each in serving(region)] not in ([], [before.id]), "another serves")
         await settled(region, 1)
         assert region.status.replicas[0].node_id != before.node_id
@@ -102,14 +94,14 @@ async def test_a_drained_nodes_replica_leaves_when_the_new_one_is_ready(region: 
 
 
 async def test_a_replica_gets_an_accelerator_and_waits_with_a_reason_where_there_is_none(region: Region) -> None:
-    placement = Placement(accelerators=1, accelerator_types=("made-up",), node_labels={"cloudcrest.io/zone": "a"})
+    placement = Placement(accelerators=1, accelerator_types=("acme-one-80gb",), node_labels={"cloudcrest.io/zone": "a"})
     wanted = msgspec.structs.replace(SIMULATED, replicas_min=3, replicas_max=3, placement=placement)
     async with region.running(wanted):
         await until_async(lambda: len(serving(region)) == 2, "two have places")
         reason = await until_async(
             lambda: next((each.reason for each in region.status.replicas if each.state == "placing"), None), "why"
         )
-        assert reason == "waits for a place: needs 1 × made-up free on one node; best node has 0"
+        assert reason == "waits for a place: needs 1 × acme-one-80gb free on one node; best node has 0"
 
 
 async def test_weights_are_fetched_on_the_node_where_the_replica_runs(region: Region, chat_weights: Path) -> None:

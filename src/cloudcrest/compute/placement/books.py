@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cloudcrest.compute.api import NodeAllocation, NodeFacts, NodeStatus
 from cloudcrest.compute.placement.labels import without_accelerators
 from cloudcrest.compute.scheduler.cluster import Cluster
 from cloudcrest.compute.scheduler.model import Node, Running, Spot
@@ -49,28 +48,6 @@ class Books:
         for known in (self.running, self.cluster.running):
             if workload_id in known:
                 known[workload_id] = msgspec.structs.replace(known[workload_id], is_leaving=True)
-
-    def statuses(self, nodes: Iterable[NodeFacts]) -> tuple[NodeStatus, ...]:
-        """The nodes, and what is given out of each."""
-        cpu_milli: defaultdict[str, int] = defaultdict(int)
-        memory_bytes: defaultdict[str, int] = defaultdict(int)
-        processes: defaultdict[str, int] = defaultdict(int)
-        milli: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-        for running in self.running.values():
-            demand = running.workload.demand
-            for spot in running.spots:
-                cpu_milli[spot.node_id] += demand.cpu_milli
-                memory_bytes[spot.node_id] += demand.memory_bytes
-                processes[spot.node_id] += 1
-                for index in spot.accelerators:
-                    milli[spot.node_id][index] += demand.milli
-        return tuple(
-            NodeStatus(
-                each,
-                NodeAllocation(cpu_milli[each.id], memory_bytes[each.id], dict(milli[each.id]), processes[each.id]),
-            )
-            for each in nodes
-        )
 
     def _count(self, running: Running) -> None:
         there = self._there(running)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from cloudcrest.compute.api import Fabric, NodeFacts, NodeStatus
+from cloudcrest.compute.api import Fabric, NodeFacts
 from cloudcrest.compute.placement.books import Books
 from cloudcrest.compute.placement.history import ShapeHistory
 from cloudcrest.compute.scheduler.model import Node, Placed, Plan, Preempted, Refused, Running, Workload
@@ -165,10 +165,6 @@ class LivePlacer:
         self._take_nodes()
         self._changed()
         self._tell(self._on_news)
-
-    def statuses(self) -> tuple[NodeStatus, ...]:
-        """Every node, and what is given out of it."""
-        return self._books.statuses((self._facts or {}).values())
 
     async def run(self) -> None:
         """Steps until cancelled."""
