@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,13 @@ _DEPLOYMENT: list[Column] = [
     ("state", "state"),
     ("reason", "reason"),
 ]
-_REPLICA: list[Column] = [("replica", "id"), ("state", "state"), ("restarts", "restarts"), ("reason", "reason")]
+_REPLICA: list[Column] = [
+    ("replica", "id"),
+    ("node", "node_id"),
+    ("state", "state"),
+    ("restarts", "restarts"),
+    ("reason", "reason"),
+]
 
 Wait = Annotated[bool, Parameter(negative=(), help="Wait until it is ready.")]
 WaitSeconds = Annotated[float, Parameter(help="How long to wait at most.")]
@@ -49,6 +56,44 @@ EngineOptions = Annotated[
     list[str] | None,
     Parameter(name="--engine-option", negative=(), help="name=value, or name=@FILE for a secret; may be repeated."),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Placing:
+    """Where replicas run, and what each gets there beside memory."""
+
+    accelerators: Annotated[int | None, Parameter(help="Accelerators for each replica.")] = None
+    accelerator_milli: Annotated[
+        int | None, Parameter(help="Thousandths of its accelerator, where a part of one will do.")
+    ] = None
+    accelerator_type: Annotated[
+        list[str] | None, Parameter(negative=(), help="A type that will do; may be repeated, the best first.")
+    ] = None
+    cpu_milli: Annotated[int | None, Parameter(help="Thousandths of processors kept for each replica.")] = None
+    spread: Annotated[
+        Literal["node", "rack", "zone"] | None, Parameter(help="Over what replicas are spread; else over zones.")
+    ] = None
+    node_label: Annotated[
+        list[str] | None, Parameter(negative=(), help="name=value that its nodes must have; may be repeated.")
+    ] = None
+
+    def changes(self) -> Json:
+        """What was given of them, for the API."""
+        labels = None if self.node_label is None else dict(_label(text) for text in self.node_label)
+        named = {
+            "accelerators": self.accelerators,
+            "accelerator_milli": self.accelerator_milli,
+            "accelerator_types": self.accelerator_type,
+            "cpu_milli": self.cpu_milli,
+            "spread": self.spread,
+            "node_labels": labels,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        return {"placement": given} if given else {}
+
+
+ANYWHERE = Placing()
 
 
 @app.command(name="list")
@@ -82,6 +127,7 @@ def create(
     slots: Slots = None,
     memory: Memory = None,
     cpu_threads: Threads = None,
+    placing: Placing = ANYWHERE,
     engine_options: EngineOptions = None,
     weight: Weight = None,
     org: Annotated[str | None, Parameter(help="For this organization alone; else for all.")] = None,
@@ -93,7 +139,7 @@ def create(
     body: Json = {"model": model, "region": region, "replicas": _replicas(replicas, replicas_max)}
     named = {"name": name, "engine": engine, "weight": weight}
     body.update({name: value for name, value in named.items() if value is not None})
-    body.update(_changes(context_tokens, slots, memory, cpu_threads, engine_options))
+    body.update(_changes(context_tokens, slots, memory, cpu_threads, engine_options) | placing.changes())
     with Client(management(options)) as cloud:
         if org is not None:
             body["organization_id"] = choose.organization_id(cloud, org)
@@ -109,6 +155,7 @@ def update(
     slots: Slots = None,
     memory: Memory = None,
     cpu_threads: Threads = None,
+    placing: Placing = ANYWHERE,
     engine_options: EngineOptions = None,
     weight: Weight = None,
     wait: Wait = False,
@@ -116,7 +163,7 @@ def update(
     options: Options = DEFAULTS,
 ) -> None:
     """Changes what is given. Replicas are replaced without a gap where there is room for both."""
-    body = _changes(context_tokens, slots, memory, cpu_threads, engine_options)
+    body = _changes(context_tokens, slots, memory, cpu_threads, engine_options) | placing.changes()
     if weight is not None:
         body["weight"] = weight
     if not body:
@@ -198,6 +245,7 @@ def show_deployment(deployment: Json, options: Options) -> None:
         return
     more: list[Column] = [
         ("resources", "resources"),
+        ("placement", "placement"),
         ("limits", "limits"),
         ("engine options", "engine_options"),
         ("for organization", "organization_id"),
@@ -258,6 +306,13 @@ def _changes(
     if engine_options is not None:
         body["engine_options"] = dict(engine_option(text) for text in engine_options)
     return body
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise WrongUsage(f"'{text}' is no label", hint="write --node-label name=value")
+    return name, value
 
 
 def _replicas(least: int, most: int | None) -> Json:

@@ -9,19 +9,22 @@ import msgspec
 
 from cloudcrest.catalog.api import ArtifactFormat, ModelDocument, PullProgress
 from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
-from cloudcrest.kernel.errors import CloudcrestError
+from cloudcrest.kernel.errors import CloudcrestError, Unavailable
 from cloudcrest.serving.api import DeploymentDocument, EngineName
 from cloudcrest.serving.engines.api import TOKEN_VARIABLE, Launch, Probe, check_shape, replica_labels
 
 
 class FakeFabric:
-    """A fabric of processes that run until told otherwise. `failure` set: it cannot be reached."""
+    """A fabric of processes that run until told otherwise. `failure` set: it cannot be reached. `unstoppable`: the ids
+    of processes whose node does not answer.
+    """
 
     def __init__(self) -> None:
         self.specs: dict[str, ProcessSpec] = {}
         self.processes: dict[str, ProcessStatus] = {}
         self.starts: list[str] = []
         self.failure: CloudcrestError | None = None
+        self.unstoppable: set[str] = set()
         self.machines = [NodeFacts(id="local", address="127.0.0.1", cpu_milli=64_000, memory_bytes=1 << 40)]
 
     async def nodes(self) -> list[NodeFacts]:
@@ -48,6 +51,8 @@ class FakeFabric:
     async def stop(self, process_id: str) -> None:
         if self.failure is not None:
             raise self.failure
+        if process_id in self.unstoppable:
+            raise Unavailable("its node does not answer")
         self.processes.pop(process_id, None)
 
     def exit(self, process_id: str, exit_code: int, log_tail: str = "") -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from cloudcrest.catalog.api import ModelDocument
 from cloudcrest.identity.api import Limits
-from cloudcrest.serving.api import DeploymentDocument, EngineName, ReplicaStatus
+from cloudcrest.serving.api import DeploymentDocument, EngineName, Placement, ReplicaStatus
 
 EngineOptions = dict[str, str | int | float | bool]
 
@@ -32,6 +32,7 @@ class Deployment(msgspec.Struct, frozen=True):
     weight: int
     created_at: datetime
     updated_at: datetime
+    placement: Placement = Placement()
 
     def document(self) -> DeploymentDocument:
         """What the region is told."""
@@ -53,6 +54,7 @@ class Deployment(msgspec.Struct, frozen=True):
             organization_id=self.organization_id,
             limits=self.limits,
             weight=self.weight,
+            placement=self.placement,
         )
 
 

@@ -12,7 +12,7 @@ from cloudcrest.catalog.api import ModelDocument, PullProgress
 from cloudcrest.identity.api import Limits
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.infra.publication import PublishedDocument
-from cloudcrest.serving.api import DEPLOYMENT_KIND, ReplicaState, ReplicaStatus
+from cloudcrest.serving.api import DEPLOYMENT_KIND, Placement, ReplicaState, ReplicaStatus
 from cloudcrest.serving.records import Deployment, ReportedReplica
 from cloudcrest.serving.tables import DeploymentRow, ReplicaStatusRow
 
@@ -115,16 +115,22 @@ def _values(deployment: Deployment) -> dict[str, Any]:
         "growth_percent_per_minute": deployment.limits.growth_percent_per_minute,
         "growth_floor_requests_per_minute": deployment.limits.growth_floor_requests_per_minute,
         "weight": deployment.weight,
+        "placement": msgspec.to_builtins(deployment.placement),
         "created_at": deployment.created_at,
         "updated_at": deployment.updated_at,
     }
 
 
 def _deployment(row: DeploymentRow) -> Deployment:
-    fields = {field: getattr(row, field) for field in Deployment.__struct_fields__ if field not in ("model", "limits")}
+    fields = {
+        field: getattr(row, field)
+        for field in Deployment.__struct_fields__
+        if field not in ("model", "limits", "placement")
+    }
     return Deployment(
         **fields,
         model=msgspec.convert(row.model_document, ModelDocument),
+        placement=msgspec.convert(row.placement, Placement),
         limits=Limits(
             requests_per_minute=row.requests_per_minute,
             tokens_per_minute=row.tokens_per_minute,
@@ -144,5 +150,6 @@ def _reported(row: ReplicaStatusRow) -> ReportedReplica:
         restarts=row.restarts,
         reason=row.reason,
         pull=None if row.pull is None else msgspec.convert(row.pull, PullProgress),
+        node_id=row.node_id,
     )
     return ReportedReplica(status=status, reported_at=row.reported_at)

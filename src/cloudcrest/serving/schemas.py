@@ -1,12 +1,13 @@
 """What the management API says about deployments."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from cloudcrest.catalog.api import PullProgress, Task
+from cloudcrest.compute.scheduler.model import WHOLE, Domain
 from cloudcrest.identity.api import Limits
 from cloudcrest.serving.api import DeploymentState, EngineName, ReplicaState
 from cloudcrest.serving.engines.api import MAX_SLOTS
@@ -27,6 +28,9 @@ Options = Annotated[
         examples=[{"base_url": "https://api.example.com/v1", "model": "provider-model", "api_key": "…"}],
     ),
 ]
+TypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")]
+LabelValue = Annotated[str, Field(max_length=200)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000, examples=[4096])]
 
 
@@ -56,6 +60,32 @@ class Resources(Body):
     cpu_threads: int | None = Field(default=None, ge=1, le=4096, examples=[4])
 
 
+class PlacementBody(Body):
+    """Where replicas run, and what each gets there beside memory. What is left out stays."""
+
+    accelerators: int | None = Field(
+        default=None, ge=0, le=64, examples=[1], description="Whole ones for each replica; null: as the engine says"
+    )
+    accelerator_milli: int = Field(
+        default=WHOLE, ge=1, le=WHOLE, examples=[1000], description="Thousandths of a single one; 1000: all of each"
+    )
+    accelerator_types: list[TypeName] = Field(
+        default=[], max_length=16, examples=[["nvidia-h100-80gb"]], description="The first that is free; empty: any"
+    )
+    cpu_milli: int | None = Field(
+        default=None, ge=0, le=4_096_000, examples=[2000], description="Thousandths of processors that are kept for it"
+    )
+    spread: Domain = Field(default="zone", description="As evenly as can be over these")
+    node_labels: dict[LabelName, LabelValue] = Field(
+        default={}, max_length=16, examples=[{"cloudcrest.io/zone": "a"}], description="What its nodes must have"
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that were given, as a `Placement` has them."""
+        given = self.model_dump(exclude_unset=True)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
 class RateLimits(Body):
     """Limits of this model over all its callers; null: none."""
 
@@ -77,6 +107,7 @@ class ChangeDeployment(Body):
     context_tokens: Tokens | None = Field(default=None, description="Context of each slot")
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS, description="Requests at once in each replica")
     resources: Resources | None = None
+    placement: PlacementBody | None = None
     engine_options: Options | None = None
     limits: RateLimits | None = Field(default=None, description="Of the name: its other deployments get them, too")
     weight: int | None = Field(
@@ -99,6 +130,7 @@ class ChangeDeployment(Body):
             engine_options=self.engine_options,
             limits=None if self.limits is None else Limits(**self.limits.model_dump()),
             weight=self.weight,
+            placement=None if self.placement is None else self.placement.changes(),
         )
 
 
@@ -136,6 +168,7 @@ class ReplicaView(BaseModel):
     generation: int = Field(examples=[1])
     state: ReplicaState = Field(examples=["ready"])
     restarts: int = Field(examples=[0])
+    node_id: str | None = Field(examples=["local"], description="Shown to operators alone; null while it has no place")
     reason: str | None = Field(default=None, examples=["its weights are being fetched"])
     pull: PullView | None = None
     reported_at: datetime
@@ -168,6 +201,7 @@ class DeploymentView(BaseModel):
     context_tokens: int = Field(examples=[4096])
     slots: int = Field(examples=[4])
     resources: Resources
+    placement: PlacementBody
     limits: RateLimits
     engine_options: dict[str, str | int | float | bool] | None = None
     has_api_key: bool | None = None
@@ -195,11 +229,12 @@ def view(status: DeploymentStatus, *, for_operator: bool) -> DeploymentView:
             max=deployment.replicas_max,
             ready=sum(1 for replica in status.replicas if replica.status.state == "ready"),
         ),
-        replica_states=[_replica(replica) for replica in status.replicas],
+        replica_states=[_replica(replica, for_operator=for_operator) for replica in status.replicas],
         weight=deployment.weight,
         context_tokens=deployment.context_tokens,
         slots=deployment.slots,
         resources=Resources(memory_bytes=deployment.memory_bytes, cpu_threads=deployment.cpu_threads),
+        placement=PlacementBody(**msgspec.structs.asdict(deployment.placement)),
         limits=RateLimits(**msgspec.to_builtins(deployment.limits)),
         engine_options=options if for_operator else None,
         has_api_key=SECRET_OPTION in deployment.engine_options if for_operator else None,
@@ -208,13 +243,14 @@ def view(status: DeploymentStatus, *, for_operator: bool) -> DeploymentView:
     )
 
 
-def _replica(replica: ReportedReplica) -> ReplicaView:
+def _replica(replica: ReportedReplica, *, for_operator: bool) -> ReplicaView:
     status = replica.status
     return ReplicaView(
         id=status.id,
         generation=status.generation,
         state=status.state,
         restarts=status.restarts,
+        node_id=status.node_id or None if for_operator else None,
         reason=status.reason,
         pull=None if status.pull is None else _pull(status.pull),
         reported_at=replica.reported_at,

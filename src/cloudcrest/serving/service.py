@@ -1,11 +1,13 @@
 """The rules of deployments: who may run what where, and what the regions are told."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.catalog.api import ModelDocument, ModelPulls, Models
+from cloudcrest.compute.scheduler.model import WHOLE
 from cloudcrest.identity.api import Caller, Limits
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.infra.publication import publish
@@ -21,6 +23,7 @@ from cloudcrest.serving.api import (
     DEPLOYMENT_KIND,
     DeploymentState,
     EngineName,
+    Placement,
     RegionStatus,
     ReplicaStatus,
 )
@@ -40,7 +43,10 @@ MAX_REASON_CHARACTERS = 1_000
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What an operator asks for; None: as it is, or for a new deployment the default."""
+    """What an operator asks for; None: as it is, or for a new deployment the default.
+
+    `placement`: those fields of a `Placement` that are to change.
+    """
 
     replicas_min: int | None = None
     replicas_max: int | None = None
@@ -51,6 +57,7 @@ class Wish(msgspec.Struct, frozen=True):
     engine_options: EngineOptions | None = None
     limits: Limits | None = None
     weight: int | None = None
+    placement: dict[str, Any] | None = None
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True):
@@ -123,6 +130,7 @@ class DeploymentService:
             organization_id=organization_id,
             limits=limits,
             weight=DEFAULT_WEIGHT if wish.weight is None else wish.weight,
+            placement=msgspec.structs.replace(Placement(), **(wish.placement or {})),
             created_at=now,
             updated_at=now,
         )
@@ -145,10 +153,12 @@ class DeploymentService:
         changes = {
             field: value
             for field in wish.__struct_fields__
-            if field != "engine_options" and (value := getattr(wish, field)) is not None
+            if field not in ("engine_options", "placement") and (value := getattr(wish, field)) is not None
         }
         if wish.engine_options is not None:
             changes["engine_options"] = self._sealed(wish.engine_options, before.engine_options)
+        if wish.placement is not None:
+            changes["placement"] = msgspec.structs.replace(before.placement, **wish.placement)
         if wish.replicas_max is None and wish.replicas_min is not None:
             changes["replicas_max"] = max(before.replicas_max, wish.replicas_min)
         after = msgspec.structs.replace(before, **changes)
@@ -224,6 +234,8 @@ class DeploymentService:
     def _validate(self, deployment: Deployment) -> None:
         if deployment.replicas_max < max(deployment.replicas_min, 1):
             raise InvalidInput("must be at least replicas.min, and at least 1", param="replicas.max")
+        if deployment.placement.accelerator_milli < WHOLE and deployment.placement.accelerators != 1:
+            raise InvalidInput("a part can be had of one accelerator: ask for 1", param="placement.accelerators")
         self._engines[deployment.engine].validate(deployment.document())
 
     def _sealed(self, options: EngineOptions, before: EngineOptions) -> EngineOptions:
@@ -285,7 +297,7 @@ def _check_beside(deployment: Deployment, siblings: Sequence[Deployment], *, has
 
 
 def _needs_new_replicas(before: Deployment, after: Deployment) -> bool:
-    fields = ("context_tokens", "slots", "memory_bytes", "cpu_threads", "engine_options")
+    fields = ("context_tokens", "slots", "memory_bytes", "cpu_threads", "engine_options", "placement")
     return any(getattr(before, field) != getattr(after, field) for field in fields)
 
 

@@ -41,6 +41,7 @@ class DeploymentRow(Base):
     growth_percent_per_minute: Mapped[int | None]
     growth_floor_requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     weight: Mapped[int] = mapped_column(server_default=str(DEFAULT_WEIGHT))
+    placement: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -59,4 +60,5 @@ class ReplicaStatusRow(Base):
     restarts: Mapped[int]
     reason: Mapped[str | None]
     pull: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    node_id: Mapped[str] = mapped_column(server_default="")
     reported_at: Mapped[datetime]

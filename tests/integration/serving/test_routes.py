@@ -138,6 +138,10 @@ async def test_creates_with_defaults_and_tells_the_region(cloud: Cloud) -> None:
         ({"slots": 0}, 422, "body.slots"),
         ({"name": "white space"}, 422, "body.name"),
         ({"surprise": 1}, 422, "body.surprise"),
+        ({"placement": {"accelerator_milli": 250}}, 400, "placement.accelerators"),
+        ({"placement": {"accelerators": 65}}, 422, "body.placement.accelerators"),
+        ({"placement": {"spread": "planet"}}, 422, "body.placement.spread"),
+        ({"placement": {"node_labels": {"two words": "x"}}}, 422, "body.placement.node_labels"),
     ],
 )
 async def test_refuses_what_cannot_run(cloud: Cloud, body: dict[str, Any], status: int, says: str) -> None:
@@ -221,6 +225,26 @@ async def test_scaling_keeps_replicas_and_other_changes_replace_them(cloud: Clou
     assert refused.status_code == 400
 
 
+async def test_where_replicas_run_is_kept_and_changed_in_parts(cloud: Cloud) -> None:
+    created = await cloud.create(placement={"accelerators": 1, "accelerator_types": ["h100", "910b"]})
+    assert created["placement"]["accelerator_types"] == ["h100", "910b"]
+    assert created["placement"]["spread"] == "zone"
+    path = f"/{created['id']}"
+    changed = (await cloud.call("PATCH", path, placement={"spread": "rack", "accelerator_milli": 500})).json()
+    assert changed["generation"] == 2
+    assert (changed["placement"]["accelerators"], changed["placement"]["accelerator_milli"]) == (1, 500)
+    document = (await cloud.documents())[created["id"]]
+    assert document is not None
+    assert document["placement"] == {
+        "accelerators": 1,
+        "accelerator_milli": 500,
+        "accelerator_types": ["h100", "910b"],
+        "spread": "rack",
+    }
+    refused = await cloud.call("PATCH", path, placement={"accelerators": 2})
+    assert refused.status_code == 400
+
+
 async def test_a_provider_key_is_sealed_and_never_shown(cloud: Cloud) -> None:
     options = {"base_url": "https://api.example.com/v1", "api_key": "sk-provider-secret"}
     created = await cloud.create(model="remote", engine_options=options)
@@ -281,9 +305,11 @@ async def test_shows_what_the_region_reports(cloud: Cloud) -> None:
     assert (shown["state"], shown["reason"]) == ("starting", "its weights are being fetched")
     assert shown["replica_states"][0]["pull"]["done_bytes"] == 5
     assert cloud.models.progress == [("pull_1", pull, "local")]
-    ready = msgspec.structs.replace(replica, state="ready", pull=None)
+    ready = msgspec.structs.replace(replica, state="ready", pull=None, node_id="node-7")
     await cloud.report(RegionStatus((ready,)))
+    assert (await cloud.call("GET", f"/{created['id']}", "other")).json()["replica_states"][0]["node_id"] is None
     shown = (await cloud.call("GET", f"/{created['id']}")).json()
+    assert shown["replica_states"][0]["node_id"] == "node-7"
     assert (shown["state"], shown["replicas"]["ready"]) == ("ready", 1)
     cloud.clock.advance(60)
     shown = (await cloud.call("GET", f"/{created['id']}")).json()

@@ -321,6 +321,8 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
         "speed=1.5",
         "--engine-option",
         "base_url=http://x",
+        *("--accelerators", "2", "--accelerator-type", "h100", "--accelerator-type", "910b"),
+        *("--spread", "rack", "--node-label", "disk=fast"),
     ]
     assert cli("deployments", "create", "small", "--wait", *options) == 0
     assert cloud.sent("POST", "/api/v1/deployments") == {
@@ -330,6 +332,12 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
         "slots": 2,
         "resources": {"memory_bytes": 2 * 1024**3, "cpu_threads": None},
         "engine_options": {"speed": 1.5, "base_url": "http://x"},
+        "placement": {
+            "accelerators": 2,
+            "accelerator_types": ["h100", "910b"],
+            "spread": "rack",
+            "node_labels": {"disk": "fast"},
+        },
     }
     out = capsys.readouterr().out
     assert "1/1" in out

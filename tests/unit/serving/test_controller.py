@@ -11,7 +11,7 @@ from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import id_maker
-from cloudcrest.serving.api import DeploymentDocument, RegionStatus, ReplicaStatus, RouteDocument
+from cloudcrest.serving.api import DeploymentDocument, Placement, RegionStatus, ReplicaStatus, RouteDocument
 from cloudcrest.serving.controller import Controller
 from cloudcrest.serving.engines.api import TOKEN_VARIABLE, Probe
 from cloudcrest.serving.fakes import FakeArtifacts, FakeEngine, FakeFabric
@@ -278,6 +278,76 @@ async def test_carries_on_when_the_fabric_comes_back(region: Region) -> None:
     region.want(deployment(replicas_min=2, replicas_max=2))
     await region.steps()
     assert len(region.routes["dep_1"].replicas) == 2
+
+
+async def test_says_why_there_is_no_place_and_starts_when_there_is(region: Region) -> None:
+    region.placer.most = 0
+    region.want(deployment())
+    await region.steps(1)
+    assert (region.replica().state, region.replica().node_id) == ("placing", "")
+    assert region.replica().reason == "waits for a place: needs 1 node; all are taken"
+    assert "waits for a place" in str(region.routes["dep_1"].unavailable_reason)
+    region.placer.most = 1
+    region.placer.release("serving", "nothing")
+    await region.steps()
+    assert (region.replica().state, region.replica().node_id) == ("ready", "local")
+
+
+async def test_starts_a_replica_on_its_node_at_its_address(region: Region) -> None:
+    region.placer.nodes = ("far",)
+    region.placer.addresses = {"far": "10.1.2.3"}
+    region.want(deployment(placement=Placement(accelerators=2, accelerator_milli=1000)))
+    await region.steps()
+    (spec,) = region.fabric.specs.values()
+    assert (spec.node_id, spec.accelerators) == ("far", (0, 1))
+    assert spec.labels["node"] == "far"
+    assert region.routes["dep_1"].replicas[0].url == f"http://10.1.2.3:{spec.labels['port']}"
+
+
+async def test_gives_its_place_back_when_it_is_gone(region: Region) -> None:
+    region.want(deployment())
+    await region.steps()
+    assert len(region.placer.news("serving").placed) == 1
+    region.want()
+    await region.steps(10, seconds=1.0)
+    assert region.placer.news("serving").placed == ()
+
+
+async def test_the_next_controller_tells_the_placer_what_runs(region: Region) -> None:
+    region.want(deployment(memory_bytes=123_456))
+    await region.steps()
+    region.placer = FakePlacer()
+    region.controller = region.new_controller()
+    region.want(deployment())
+    await region.controller.step()
+    (adopted,) = region.placer.adopted
+    assert (adopted.spots[0].node_id, adopted.workload.demand.memory_bytes) == ("local", 123_456)
+
+
+async def test_a_preempted_replica_finishes_and_waits_for_another_place(region: Region) -> None:
+    region.want(deployment())
+    await region.steps()
+    (before,) = region.routes["dep_1"].replicas
+    region.placer.most = 0
+    region.placer.preempt(before.id)
+    await region.steps(10, seconds=1.0)
+    assert region.states() == [(1, "placing")]
+    assert region.fabric.processes == {}
+
+
+async def test_what_ran_on_a_lost_node_is_placed_elsewhere_though_it_cannot_be_stopped(region: Region) -> None:
+    region.placer.nodes = ("a", "b")
+    region.want(deployment())
+    await region.steps()
+    assert region.replica().node_id == "a"
+    before = region.replica().id
+    region.placer.lost = {"a"}
+    region.fabric.unstoppable = {before}
+    await region.steps()
+    assert (region.replica().state, region.replica().node_id) == ("ready", "b")
+    region.fabric.unstoppable = set()
+    await region.steps()
+    assert before not in region.fabric.processes
 
 
 async def test_leaves_out_other_regions(region: Region) -> None:

@@ -28,7 +28,7 @@ def wanted(low: int = 1, high: int | None = None, generation: int = 1) -> Wanted
     return Wanted("dep_1", generation, low, max(low, 1) if high is None else high)
 
 
-def replica(name: str, phase: str, *, generation: int = 1, since: float = 0.0, **rest: float | None) -> Known:
+def replica(name: str, phase: str, *, generation: int = 1, since: float = 0.0, **rest: float | str | None) -> Known:
     fields = {"id": name, "deployment_id": "dep_1", "generation": generation, "phase": phase, "since": since}
     return msgspec.convert(fields | rest, Known)
 
@@ -52,6 +52,30 @@ def test_restarts_when_the_wait_is_over_and_says_when_that_is() -> None:
     assert plan.actions == ()
     assert plan.look_again_at == 104.0
     assert actions([wanted()], [waiting], now=104.0) == [Restart("a")]
+
+
+def test_what_is_on_a_drained_node_serves_until_another_does() -> None:
+    moving = replica("a", "ready", leaving="moves")
+    assert actions([wanted()], [moving]) == [Start("dep_1", 1)]
+    assert actions([wanted()], [moving, replica("b", "placing")]) == []
+    assert actions([wanted()], [moving, replica("b", "ready")]) == [Drain("a")]
+    assert actions([wanted()], [replica("a", "starting", leaving="moves")]) == [Stop("a"), Start("dep_1", 1)]
+
+
+def test_whose_place_another_needs_goes_at_once_and_waits_again() -> None:
+    assert actions([wanted()], [replica("a", "ready", leaving="preempted")]) == [Drain("a")]
+    assert actions([wanted()], [replica("a", "draining", since=99.0, leaving="preempted")]) == []
+    assert actions([wanted()], [replica("a", "backoff", retry_at=9.0, leaving="preempted")]) == [Stop("a")]
+    assert actions([wanted()], []) == [Start("dep_1", 1)]
+
+
+def test_whose_node_is_lost_is_replaced_at_once() -> None:
+    for phase in ("ready", "starting", "backoff", "fetching"):
+        assert actions([wanted()], [replica("a", phase, leaving="lost")]) == [Stop("a"), Start("dep_1", 1)]
+    assert actions([wanted()], [replica("a", "draining", since=99.0, leaving="lost")]) == [
+        Start("dep_1", 1),
+        Stop("a"),
+    ]
 
 
 def test_new_generation_is_ready_before_the_old_drains() -> None:
