@@ -59,7 +59,7 @@ def test_what_is_on_a_drained_node_serves_until_another_does() -> None:
     assert actions([wanted()], [moving]) == [Start("dep_1", 1)]
     assert actions([wanted()], [moving, replica("b", "placing")]) == []
     assert actions([wanted()], [moving, replica("b", "ready")]) == [Drain("a")]
-    assert actions([wanted()], [replica("a", "starting", leaving="moves")]) == [Stop("a"), Start("dep_1", 1)]
+    assert actions([wanted()], [replica("a", "starting", leaving="moves")]) == [Stop("a")]
 
 
 def test_whose_place_another_needs_goes_at_once_and_waits_again() -> None:
