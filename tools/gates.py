@@ -30,7 +30,8 @@ PURE_MODULES = frozenset(
         "permissions.py",
         "limits.py",
         "settle.py",
-        "placement.py",
+        "placement/labels.py",
+        "serving/places.py",
     }
 )
 """Decisions: pure functions over frozen data. Ends of paths: a name alone holds in every slice."""

@@ -11,7 +11,7 @@ down_revision: str | None = "0024"
 def upgrade() -> None:
     """Those that are there run wherever there is room."""
     op.add_column("deployments", sa.Column("placement", JSONB(), nullable=False, server_default="{}"))
-    op.add_column("replica_status", sa.Column("node_id", sa.String(), nullable=False, server_default=""))
+    op.add_column("replica_status", sa.Column("node_id", sa.Text(), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
