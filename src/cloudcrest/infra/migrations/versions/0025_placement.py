@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0025"
-down_revision: str | None = "0024"
+down_revision: str | None = "0022"
 
 
 def upgrade() -> None:
