@@ -12,10 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from cloudcrest.compute.jobs.api import JobDocument
-from tests.acceptance.tenants import Tenant, sign_up
+from tests.acceptance.tenants import Tenant, answered, sign_up
 from tests.support.cloud import Cloud, new_cloud
-from tests.support.cloud_jobs import job_of, publish
 from tests.support.waiting import until
 
 FOREVER = (sys.executable, "-c", "import time; print('begins', flush=True); time.sleep(600)")
@@ -45,14 +43,32 @@ class Jobs:
         self.tenant = tenant
         self.http = cloud.client(tenant.key["key"])
 
-    def run(self, name: str, command: tuple[str, ...], **more: Any) -> JobDocument:
-        job_id = f"job_{name}_{self.tenant.project_id.removeprefix('proj_')}"
-        made = job_of(job_id, self.tenant.organization_id, self.tenant.project_id, command, **more)
-        publish(self.cloud, made)
-        return made
+    def run(self, command: tuple[str, ...], **more: Any) -> str:
+        """Makes a job; its id."""
+        body = {
+            "project_id": self.tenant.project_id,
+            "command": list(command),
+            "cpu_milli": 100,
+            "memory_bytes": 100_000_000,
+            "grace_seconds": 5.0,
+            **more,
+        }
+        return str(answered(self.tenant.http.post("/api/v1/jobs", json=body), 201)["id"])
 
-    def log(self, job: JobDocument) -> str:
-        answer = self.http.get(f"/v1/jobs/{job.id}/logs")
+    def ended(self, job: str, state: str) -> dict[str, Any]:
+        """Waits until the control plane has heard of its end."""
+
+        def look() -> dict[str, Any] | None:
+            found = answered(self.tenant.http.get(f"/api/v1/jobs/{job}"))
+            return found if found["ended_at"] is not None else None
+
+        found = until(look, f"the end of {job}")
+        assert found is not None
+        assert found["state"] == state
+        return found
+
+    def log(self, job: str) -> str:
+        answer = self.http.get(f"/v1/jobs/{job}/logs")
         return answer.text if answer.status_code == 200 else ""
 
     def cli(self, *tokens: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -81,42 +97,46 @@ def test_a_job_is_followed_to_its_end_and_its_outputs_are_fetched(jobs: Jobs, tm
         "pathlib.Path('outputs/result.txt').write_text('42')"
     )
     volumes = [{"name": "data", "target": "/data"}]
-    job = jobs.run("first", (sys.executable, "-c", code), volumes=volumes)
-    until(lambda: jobs.http.get(f"/v1/jobs/{job.id}/logs").status_code == 200, "the region knows it")
-    followed = jobs.cli("jobs", "logs", job.id, "--follow")
+    job = jobs.run((sys.executable, "-c", code), volumes=volumes)
+    until(lambda: jobs.http.get(f"/v1/jobs/{job}/logs").status_code == 200, "the region knows it")
+    followed = jobs.cli("jobs", "logs", job, "--follow")
     assert (followed.returncode, followed.stdout) == (0, "from the volume\n")
     assert "succeeded" in followed.stderr
-    assert "outputs/result.txt" in jobs.cli("jobs", "outputs", job.id).stdout
-    assert jobs.cli("jobs", "outputs", job.id, "--into", str(tmp_path / "got")).returncode == 0
+    assert "outputs/result.txt" in jobs.cli("jobs", "outputs", job).stdout
+    assert jobs.cli("jobs", "outputs", job, "--into", str(tmp_path / "got")).returncode == 0
     assert (tmp_path / "got/outputs/result.txt").read_text() == "42"
     assert jobs.cli("volumes", "get", "data", "out.txt", "--into", str(tmp_path)).returncode == 0
     assert (tmp_path / "out.txt").read_text() == "back"
-    assert jobs.cli("jobs", "logs", job.id).stdout == "from the volume\n"
+    assert jobs.cli("jobs", "logs", job).stdout == "from the volume\n"
     # Its seconds are in the tenant's usage, at the price of a processor's second.
     usage = until(jobs.tenant.usage, "its seconds are charged")
     assert [(each["model"], each["endpoint"]) for each in usage] == [("compute/cpu", "/v1/jobs")]
 
 
 def test_a_terminal_in_a_job_and_a_cancelled_jobs_end(jobs: Jobs) -> None:
-    job = jobs.run("shell", FOREVER, environment={"OF": "the job"})
+    job = jobs.run(FOREVER, environment={"OF": "the job"})
     until(lambda: "begins" in jobs.log(job), "it runs")
-    ran = jobs.cli("jobs", "shell", job.id, stdin="echo is $OF; exit 7\n")
+    ran = jobs.cli("jobs", "shell", job, stdin="echo is $OF; exit 7\n")
     assert ran.returncode == 7
     assert "is the job" in ran.stdout
-    assert "cpu seconds" in jobs.cli("jobs", "metrics", job.id).stdout
-    jobs.run("shell", FOREVER, is_cancelled=True)
-    followed = jobs.cli("jobs", "logs", job.id, "-f")
+    assert "cpu seconds" in jobs.cli("jobs", "metrics", job).stdout
+    answered(jobs.tenant.http.post(f"/api/v1/jobs/{job}/cancel", json={}))
+    followed = jobs.cli("jobs", "logs", job, "-f")
     assert (followed.returncode, followed.stdout) == (1, "begins\n")
     assert "cancelled" in followed.stderr
+    (attempt,) = jobs.ended(job, "cancelled")["attempts"]
+    assert attempt["members"][0]["ended_at"] is not None
 
 
 def test_a_failure_is_tried_again_and_time_is_limited(jobs: Jobs) -> None:
     code = "import os, sys; print(os.environ['CLOUDCREST_ATTEMPT']); sys.exit(os.environ['CLOUDCREST_ATTEMPT'] == '1')"
-    again = jobs.run("again", (sys.executable, "-c", code), retries=1)
-    limited = jobs.run("limited", FOREVER, time_limit_seconds=0.5)
+    again = jobs.run((sys.executable, "-c", code), retries=1)
+    limited = jobs.run(FOREVER, time_limit_seconds=0.5)
     until(lambda: "2" in jobs.log(again), "it is tried again")
-    assert "succeeded" in jobs.cli("jobs", "logs", again.id, "-f").stderr
-    assert "time limit" in jobs.cli("jobs", "logs", limited.id, "-f").stderr
+    assert "succeeded" in jobs.cli("jobs", "logs", again, "-f").stderr
+    assert "time limit" in jobs.cli("jobs", "logs", limited, "-f").stderr
+    assert [each["members"][0]["exit_code"] for each in jobs.ended(again, "succeeded")["attempts"]] == [1, 0]
+    jobs.ended(limited, "timed_out")
 
 
 def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs: Jobs, tmp_path: Path) -> None:
@@ -126,10 +146,10 @@ def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs:
         "while not there.exists(): time.sleep(0.02)\n"
         "print('goes on')"
     )
-    job = jobs.run("adopted", (sys.executable, "-c", code))
+    job = jobs.run((sys.executable, "-c", code))
     pid = int(until(lambda: jobs.log(job).strip(), "it runs"))
     following = subprocess.Popen(
-        [str(Path(sys.executable).parent / "cloudcrest"), "jobs", "logs", job.id, "-f", "--url", jobs.cloud.base_url],
+        [str(Path(sys.executable).parent / "cloudcrest"), "jobs", "logs", job, "-f", "--url", jobs.cloud.base_url],
         env={**os.environ, "CLOUDCREST_API_KEY": jobs.tenant.key["key"], "NO_COLOR": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -145,6 +165,7 @@ def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs:
     assert following.communicate(timeout=60)[0] == "goes on\n"
     assert following.returncode == 0
     assert jobs.log(job) == f"{pid}\ngoes on\n"
+    assert jobs.ended(job, "succeeded")["attempt"] == 1
 
 
 def test_a_job_is_tried_again_when_the_cloud_is_back(jobs: Jobs) -> None:
@@ -152,29 +173,31 @@ def test_a_job_is_tried_again_when_the_cloud_is_back(jobs: Jobs) -> None:
         "import os, time; attempt = os.environ['CLOUDCREST_ATTEMPT']; print(attempt, flush=True)\n"
         "time.sleep(600 if attempt == '1' else 0)"
     )
-    job = jobs.run("back", (sys.executable, "-c", code))
+    job = jobs.run((sys.executable, "-c", code))
     until(lambda: jobs.log(job) == "1\n", "it runs")
     jobs.cloud.kill()
     jobs.cloud.start()
-    followed = jobs.cli("jobs", "logs", job.id, "-f")
+    followed = jobs.cli("jobs", "logs", job, "-f")
     assert followed.stdout in ("1\n2\n", "2\n")
     assert "succeeded" in followed.stderr
 
 
 def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
-    job = jobs.run("private", FOREVER)
+    job = jobs.run(FOREVER)
     until(lambda: "begins" in jobs.log(job), "it runs")
     jobs.http.post("/v1/volumes", json={"name": "private"})
     other = sign_up(jobs_cloud.base_url)
     with httpx2.Client(base_url=jobs_cloud.base_url, trust_env=False) as http, closing(other.http):
         for path in ("logs", "logs?follow=true", "metrics", "outputs", "outputs/x", "shells/0.x"):
             for key, status in ((other.key["key"], 404), ("sk-cc-unknown", 401)):
-                answer = http.get(f"/v1/jobs/{job.id}/{path}", headers={"authorization": f"Bearer {key}"})
+                answer = http.get(f"/v1/jobs/{job}/{path}", headers={"authorization": f"Bearer {key}"})
                 assert answer.status_code == status, path
                 assert "error" in answer.json()
         headers = {"authorization": f"Bearer {other.key['key']}"}
-        assert http.post(f"/v1/jobs/{job.id}/shells", json={}, headers=headers).status_code == 404
+        assert http.post(f"/v1/jobs/{job}/shells", json={}, headers=headers).status_code == 404
         assert http.get("/v1/volumes/private", headers=headers).status_code == 404
         assert http.get("/v1/volumes", headers=headers).json()["data"] == []
-    publish(jobs_cloud, None, job.id)
-    until(lambda: jobs.http.get(f"/v1/jobs/{job.id}/metrics").status_code == 404, "it is ended and forgotten")
+        assert other.http.get(f"/api/v1/jobs/{job}").status_code == 404
+    answered(jobs.tenant.http.post(f"/api/v1/jobs/{job}/cancel", json={}))
+    jobs.ended(job, "cancelled")
+    until(lambda: jobs.http.get(f"/v1/jobs/{job}/metrics").status_code == 404, "it is ended and forgotten")
