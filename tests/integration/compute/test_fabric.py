@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from cloudcrest.compute.accelerators.registry import families
-from cloudcrest.compute.api import Fabric, ProcessSpec, ProcessStatus
+from cloudcrest.compute.api import Fabric, NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.machine import REFRESH_SECONDS, Machine
@@ -176,9 +176,15 @@ async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path,
         assert len(tools.ran) == len(families()) - 1  # each was asked once, save Apple's, which asks no Linux
         tools.prints.clear()
         clock.advance(REFRESH_SECONDS)
-        (node,) = await host.nodes()
+
+        async def not_ready() -> NodeFacts | None:
+            (node,) = await host.nodes()
+            return None if node.is_ready else node
+
+        found = await until_async(not_ready, "it is seen that the chips are gone")
+        assert found is not None
+        node = found
         assert len(node.accelerators) == 2
-        assert not node.is_ready
         assert "2 of 2 accelerators no longer answer (MetaX C500 0, MetaX C500 1)" in (node.reason or "")
     finally:
         await host.close()

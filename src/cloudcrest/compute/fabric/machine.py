@@ -45,20 +45,20 @@ class Machine:
         self._clock = clock
         self._types = TypeIndex(types)
         self._refresh_seconds = refresh_seconds
-        self._looking = asyncio.Lock()
-        self._looked_at = float("-inf")
+        self._again: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._looks = 0
         self._accelerators: tuple[AcceleratorFacts, ...] = ()
         self._cpu_model = ""
         self._reason: str | None = None
 
     async def facts(self) -> NodeFacts:
-        """The node that this machine is; looks again where that was long ago."""
-        async with self._looking:
-            if self._clock.monotonic() - self._looked_at >= self._refresh_seconds:
-                found, self._cpu_model = await asyncio.to_thread(self._look)
-                self._looked_at = self._clock.monotonic()
-                self._accelerators = self._accelerators or found
-                self._reason = _missing(self._accelerators, found)
+        """The node that this machine is. Only the first look is waited for: a driver that hangs later holds up none."""
+        await self._looked_once()
+        again = self._again
+        if again is not None and again.done() and self._clock.monotonic() - self._looked_at >= self._refresh_seconds:
+            self._looked_at = self._clock.monotonic()
+            self._again = asyncio.create_task(self._look())
         return msgspec.structs.replace(
             this_machine(),
             accelerators=self._accelerators,
@@ -71,11 +71,23 @@ class Machine:
         """The variables for a process that is given these accelerators. Raises `InvalidInput` where there is one
         that this node does not give out.
         """
-        if self._looked_at == float("-inf"):
-            await self.facts()
+        await self._looked_once()
         return visible_environment(self._accelerators, chosen, self._families)
 
-    def _look(self) -> tuple[tuple[AcceleratorFacts, ...], str]:
+    async def _looked_once(self) -> None:
+        if self._again is None:
+            self._looked_at = self._clock.monotonic()
+            self._again = asyncio.create_task(self._look())
+        if self._looks == 0:
+            await asyncio.shield(self._again)
+
+    async def _look(self) -> None:
+        found, self._cpu_model = await asyncio.to_thread(self._ask)
+        self._accelerators = self._accelerators or found
+        self._reason = _missing(self._accelerators, found)
+        self._looks += 1
+
+    def _ask(self) -> tuple[tuple[AcceleratorFacts, ...], str]:
         return detect(self._families.values(), self._tools, self._types), cpu_model(self._tools)
 
 
