@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from cloudcrest.compute.api import ProcessStatus
+from cloudcrest.compute.api import Fabric, ProcessStatus
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.compute.fakes import FakeMeter, FakePlacer
 from cloudcrest.compute.jobs.api import JobDocument, JobReport
@@ -38,7 +38,7 @@ def job(command: tuple[str, ...], job_id: str = "job_1", **changes: Any) -> JobD
 class Region:
     """A region's jobs, over a fabric of this process. `controller` may be killed and made again."""
 
-    def __init__(self, folder: Path, fabric: ProcessHost, placer: FakePlacer, meter: FakeMeter) -> None:
+    def __init__(self, folder: Path, fabric: Fabric, placer: FakePlacer, meter: FakeMeter) -> None:
         self.folder = folder
         self.fabric = fabric
         self.placer = placer
@@ -54,6 +54,7 @@ class Region:
             poll_seconds=0.05,
             collect_seconds=0.2,
             charge_seconds=0.1,
+            lost_seconds=0.3,
             backoff_first_seconds=0.1,
             unanswered_seconds=20,
         )
@@ -115,19 +116,20 @@ class Region:
 
 @asynccontextmanager
 async def running_region(
-    folder: Path, placer: FakePlacer | None = None, meter: FakeMeter | None = None
+    folder: Path, placer: FakePlacer | None = None, meter: FakeMeter | None = None, fabric: Fabric | None = None
 ) -> AsyncIterator[Region]:
+    """A region over a fabric of this process, or over another."""
     lifeline = Lifeline()
     for inner in ("logs", "shared"):
         (folder / inner).mkdir()
-    fabric = ProcessHost(
+    host = ProcessHost(
         log_folder=folder / "logs", working_folder=folder, lifeline=lifeline, environment=dict(os.environ)
     )
-    region = Region(folder, fabric, placer or FakePlacer(), meter or FakeMeter())
+    region = Region(folder, fabric or host, placer or FakePlacer(), meter or FakeMeter())
     try:
         yield region
     finally:
         await region.stop()
-        await fabric.close()
+        await host.close()
         await region.client.aclose()
         lifeline.close()

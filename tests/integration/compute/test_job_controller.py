@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudcrest.compute.fakes import FakeMeter, FakePlacer
+from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.fakes import FakeMeter, FakeNodes, FakePlacer
 from cloudcrest.compute.jobs.api import JobInput, JobVolume
 from cloudcrest.compute.volumes.folders import VolumeFolders, data_folder
 from tests.support.job_region import FOREVER, job, running_region
@@ -172,6 +173,40 @@ async def test_a_killed_runner_is_a_loss_and_charged_to_its_last_mark(tmp_path: 
         member = report.attempts[0].members[0]
         assert region.meter.closed["job_1-1-0"] == (member.started_at, member.ended_at)
         assert member.ended_at is not None
+
+
+class Silent(FakeNodes):
+    """A fabric whose processes run and never answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specs: dict[str, ProcessSpec] = {}
+
+    async def start(self, spec: ProcessSpec) -> None:
+        self.specs[spec.id] = spec
+
+    async def list(self) -> list[ProcessStatus]:
+        return [ProcessStatus(spec.id, "running", 1, spec.labels, node_id=spec.node_id) for spec in self.specs.values()]
+
+    async def stop(self, process_id: str) -> None:
+        self.specs.pop(process_id, None)
+
+
+async def test_a_job_of_a_lost_node_goes_on_elsewhere(tmp_path: Path) -> None:
+    # Nobody answers on either node: what is silent on a node that is there is waited for.
+    fabric, placer = Silent(), FakePlacer(("a", "b"))
+    async with running_region(tmp_path, placer, fabric=fabric) as region:
+        region.want(job(FOREVER))
+        first = await region.state("placing")
+        assert first.attempts[0].members[0].node_id == "a"
+        placer.lost.add("a")
+        await until_async(lambda: region.reports["job_1"].attempt == 2, "it is tried again")
+        report = region.reports["job_1"]
+        assert (report.losses, report.failures) == (1, 0)
+        assert report.attempts[0].outcome == "lost"
+        assert report.attempts[1].members[0].node_id == "b"
+        assert region.meter.closed["job_1-1-0"] == (None, None)
+        assert {*fabric.specs} == {"job_1-2-0"}
 
 
 async def test_a_budget_that_ends_ends_the_job(tmp_path: Path) -> None:

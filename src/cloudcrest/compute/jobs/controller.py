@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from cloudcrest.compute.accelerators.given_out import given_out
-from cloudcrest.compute.api import Fabric, NodeFacts, Placer, ProcessStatus
+from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.jobs.api import JobDocument, JobMeter, JobReport
 from cloudcrest.compute.jobs.collect import Collector
 from cloudcrest.compute.jobs.entry import Entries, Entry, MemberEntry, workload_of
@@ -82,7 +82,6 @@ class JobController:
         self._jobs: dict[str, Entry] = {}
         self._offered: set[str] = set()
         self._placed: dict[str, Placed] = {}
-        self._nodes: dict[str, NodeFacts] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._polled: dict[str, float] = {}
@@ -138,7 +137,7 @@ class JobController:
         if self._documents is None:
             return self._settings.poll_seconds
         if not self._is_loaded:
-            await asyncio.to_thread(self._load)
+            self._adopt(await asyncio.to_thread(self._entries.load))
         try:
             await self._observe()
         except CloudcrestError as error:
@@ -167,9 +166,9 @@ class JobController:
             await asyncio.gather(*running, return_exceptions=True)
             await asyncio.sleep(0)
 
-    def _load(self) -> None:
+    def _adopt(self, found: dict[str, Entry]) -> None:
         """Takes over what the controller before has left."""
-        self._jobs = self._entries.load()
+        self._jobs = found
         for entry in self._jobs.values():
             if entry.phase == "attempt":
                 self._placer.adopt(SOURCE, entry.running())
@@ -181,7 +180,6 @@ class JobController:
         """Learns which runners are there; starts those that are not, and stops strays."""
         self._listing += 1
         listing = self._listing
-        self._nodes = {node.id: node for node in await self._fabric.nodes()}
         processes = {each.id: each for each in await self._fabric.list() if each.labels.get("kind") == "job"}
         ours: set[str] = set()
         for entry in self._jobs.values():
@@ -195,7 +193,9 @@ class JobController:
     def _look_at(self, entry: Entry, number: int, process: ProcessStatus | None) -> None:
         member = entry.members[number]
         is_running = process is not None and process.state == "running"
-        if self._members.is_silent(member, self._settings.unanswered_seconds):
+        is_lost = self._placer.is_lost(member.node_id)
+        patience = self._settings.lost_seconds if is_lost else self._settings.unanswered_seconds
+        if self._members.is_silent(member, patience):
             self._members.lose(entry, member)
         elif not is_running and member.process_id not in self._work:
             self._beside(member.process_id, partial(self._start, entry, number))
@@ -253,18 +253,18 @@ class JobController:
 
     def _begin(self, entry: Entry, now: float) -> None:
         spots = self._placed[entry.id].spots
+        facts = [self._placer.node(spot.node_id) for spot in spots]
         entry.attempt += 1
         entry.members = [
             MemberEntry(
                 f"{entry.id}-{entry.attempt}-{number}",
                 spot.node_id,
                 spot.accelerators,
-                address=self._nodes[spot.node_id].address if spot.node_id in self._nodes else "127.0.0.1",
+                address="127.0.0.1" if node is None else node.address,
             )
-            for number, spot in enumerate(spots)
+            for number, (spot, node) in enumerate(zip(spots, facts, strict=True))
         ]
-        facts = self._nodes.get(spots[0].node_id)
-        offered = given_out(facts.accelerators) if facts is not None else ()
+        offered = () if facts[0] is None else given_out(facts[0].accelerators)
         entry.accelerator_type = offered[0].type if offered and spots[0].accelerators else ""
         entry.has_gone, entry.preempted, entry.broke = False, "", ""
         entry.enter("attempt", now, "placing")

@@ -16,6 +16,7 @@ from cloudcrest.compute.jobs.api import (
 )
 from cloudcrest.compute.jobs.reconcile import EndAttempt, JobPhase, Known, KnownMember, MemberPhase
 from cloudcrest.compute.jobs.running import RunRecord, StopWhy
+from cloudcrest.compute.placement.labels import place_labels
 from cloudcrest.compute.scheduler.model import Demand, Running, Spot, Workload
 from cloudcrest.infra.files import write_atomic
 
@@ -192,24 +193,8 @@ class Entry(msgspec.Struct):
 
     def labels(self, number: int) -> dict[str, str]:
         """Of a member's process, for whoever looks at the fabric."""
-        document, member = self.document, self.members[number]
-        return {
-            "kind": "job",
-            "job": document.id,
-            "attempt": str(self.attempt),
-            "member": str(number),
-            "node": member.node_id,
-            "accelerators": ",".join(map(str, member.accelerators)),
-            "milli": str(document.milli),
-            "cpu": str(document.cpu_milli),
-            "memory": str(document.memory_bytes),
-            "priority": str(document.priority),
-            "spot": str(document.is_spot).lower(),
-            "owner": f"{document.organization_id}/{document.project_id}",
-            "group": document.id,
-            "since": str(self.since),
-            "port": str(member.port),
-        }
+        own = {"kind": "job", "job": self.id, "attempt": str(self.attempt), "member": str(number)}
+        return {**place_labels(self.running(), number), **own, "port": str(self.members[number].port)}
 
 
 def workload_of(document: JobDocument) -> Workload:

@@ -14,7 +14,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     `shared_folder`: where volumes and checkpoints are, the same path on every node; None: in the region's folder.
     `poll_seconds`: how often runners are asked. `collect_seconds`: how often logs and outputs of what runs are
     collected. `charge_seconds`: how often the meter is told. `unanswered_seconds`: how long a runner may be silent
-    before it is given up.
+    before it is given up; `lost_seconds`: where its node is lost, too.
     `prepare_most_seconds`: how long inputs may take. `backoff_*`: the wait before another attempt doubles from first to
     most. `losses_most`: how often a job is tried again after its node was lost. `attempts_kept`: of which a job shows
     logs. `output_*`: what is kept of a member's outputs. `keep_days`: how long logs and outputs stay after the end.
@@ -27,6 +27,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     collect_seconds: float = 15.0
     charge_seconds: float = 5.0
     unanswered_seconds: float = 30.0
+    lost_seconds: float = 3.0
     prepare_most_seconds: float = 3600.0
     backoff_first_seconds: float = 1.0
     backoff_most_seconds: float = 300.0
