@@ -60,7 +60,7 @@ workloads = st.lists(
     ),
     max_size=14,
 )
-limits = st.sampled_from([{}, {}, {"z1/r1": 1_700, "z2/r2": 900}])
+limits = st.sampled_from([{}, {}, {"z1/r1": 1_700, "z2/r2": 1_100}])
 
 
 def numbered(machines: Sequence[Node], asked: Sequence[Workload]) -> tuple[list[Node], list[Workload]]:
