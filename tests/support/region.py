@@ -45,7 +45,7 @@ class Region:
     ) -> AsyncIterator[Controller]:
         settings = PlacementSettings(nodes_seconds=0.1, lost_seconds=0.5)
         placer = self.placer = LivePlacer(
-            self.fabric, BestFit(), rules(Published()), clock=SystemClock(), settings=settings
+            self.fabric, BestFit(), rules(Published(), SystemClock().now()), clock=SystemClock(), settings=settings
         )
         controller = Controller(
             self.fabric,

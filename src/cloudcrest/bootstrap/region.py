@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cloudcrest.billing.api import RATE_CARD_KIND
+from cloudcrest.billing.api import RATE_CARD_KIND, RateCardsDocument
 from cloudcrest.billing.grants import GRANTS_PATH
 from cloudcrest.billing.periods import BUDGET_KIND
 from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
@@ -58,7 +58,7 @@ from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.preparation import Folders
 
 PASSED_THROUGH = (ORGANIZATION_KIND, PROJECT_KIND, KEY_KIND, BUDGET_KIND, RATE_CARD_KIND)
-PLACED_BY = {NODE_KIND, RACK_KIND, ACCELERATOR_TYPE_KIND}
+PLACED_BY = {NODE_KIND, RACK_KIND, ACCELERATOR_TYPE_KIND, RATE_CARD_KIND}
 _STATUS_EVERY_SECONDS = 5.0
 _STATUS_AT_MOST_EVERY_SECONDS = 0.1
 _STATUS_TIMEOUT_SECONDS = 10.0
@@ -173,8 +173,9 @@ class RegionService:
                 _decoded(self._state, NODE_KIND, NodeDocument),
                 _decoded(self._state, RACK_KIND, RackDocument),
                 _decoded(self._state, ACCELERATOR_TYPE_KIND, AcceleratorType),
+                _decoded(self._state, RATE_CARD_KIND, RateCardsDocument),
             )
-            self._placer.update(rules(published))
+            self._placer.update(rules(published, SystemClock().now()))
 
     def _on_routes(self, routes: dict[str, RouteDocument]) -> None:
         self._feed.replace(ROUTE_KIND, routes)

@@ -11,6 +11,7 @@ import pytest
 from cloudcrest.bootstrap.region_placement import Published, rules
 from cloudcrest.catalog.api import Artifact
 from cloudcrest.compute.api import NodeDocument
+from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.serving.api import Placement, ReplicaEndpoint
 from cloudcrest.serving.fakes import FakeArtifacts
 from tests.integration.serving.test_controller import ask
@@ -20,6 +21,7 @@ from tests.support.replicas import deployment, gguf
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
+NOW = ManualClock().now()
 
 SIMULATED = deployment("simulated", options={"answer_tokens": 5})
 
@@ -86,7 +88,7 @@ async def test_a_drained_nodes_replica_leaves_when_the_new_one_is_ready(region: 
         gaps: list[str] = []
         region.heard = lambda routes: gaps.append("gap") if not routes["dep_test"].replicas else None
         drained = NodeDocument("node_1", before.node_id, is_draining=True)
-        region.placer.update(rules(Published(nodes=[drained])))
+        region.placer.update(rules(Published(nodes=[drained]), NOW))
         await until_async(lambda: [each.id for each in serving(region)] not in ([], [before.id]), "another serves")
         await settled(region, 1)
         assert region.status.replicas[0].node_id != before.node_id

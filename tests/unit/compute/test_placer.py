@@ -1,13 +1,15 @@
 """The live placer over a fake fabric and a clock that moves when told to."""
 
 import dataclasses
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from cloudcrest.bootstrap.region_placement import Published, rules
+from cloudcrest.billing.api import RateCard, RateCardsDocument
+from cloudcrest.bootstrap.region_placement import Published, accelerator_prices, rules
 from cloudcrest.compute.api import AcceleratorFacts, NodeDocument, NodeFacts
 from cloudcrest.compute.fakes import FakeNodes
 from cloudcrest.compute.placement.labels import place_labels, running_of
@@ -20,6 +22,7 @@ from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.units import GIB
 
 pytestmark = pytest.mark.anyio
+NOW = ManualClock().now()
 START = ManualClock().unix_seconds()
 
 
@@ -40,7 +43,7 @@ class Region:
         self.clock = clock
         self.fabric = FakeNodes(*machines)
         self.news_of: list[str] = []
-        self.placer = LivePlacer(self.fabric, BestFit(), rules(Published()), clock=clock, history_path=path)
+        self.placer = LivePlacer(self.fabric, BestFit(), rules(Published(), NOW), clock=clock, history_path=path)
         for source in ("serving", "jobs"):
             self.placer.watch(source, partial(self.news_of.append, source))
 
@@ -129,7 +132,7 @@ async def test_a_replica_preempts_a_job_and_gets_its_place_when_that_has_gone(cl
 async def test_quotas_hold_over_both_sources(clock: ManualClock) -> None:
     region = Region(clock, machine("a"))
     quotas = (Quota(("org",), CPU, 1_000, 1_000),)
-    region.placer.update(dataclasses.replace(rules(Published()), quotas=quotas))
+    region.placer.update(dataclasses.replace(rules(Published(), NOW), quotas=quotas))
     await region.begin()
     region.placer.offer("jobs", workload("first", owner=("org", "p")))
     region.placer.offer("jobs", workload("second", owner=("org", "p"), since=START + 1))
@@ -142,7 +145,7 @@ async def test_tells_what_is_on_a_drained_node_to_move(clock: ManualClock) -> No
     region = Region(clock, machine("a"), machine("b"))
     await region.begin()
     region.placer.adopt("serving", Running(workload("replica"), (Spot("a"),), 0.0))
-    region.placer.update(rules(Published(nodes=[NodeDocument("node_1", "a", is_draining=True)])))
+    region.placer.update(rules(Published(nodes=[NodeDocument("node_1", "a", is_draining=True)]), NOW))
     (preempted,) = region.placer.news("serving").preempted
     assert (preempted.by, preempted.reason) == ("", "node 'a' is being drained")
 
@@ -217,3 +220,22 @@ def test_labels_say_again_what_they_were_made_of() -> None:
     assert found == msgspec.structs.replace(running, workload=msgspec.structs.replace(made, since=0.0))
     assert running_of("job-1", [{"node": "a"}]) is None
     assert running_of("job-1", []) is None
+
+
+def test_the_cheapest_is_told_by_prices_of_one_currency() -> None:
+    def rate(type_id: str, currency: str, price: str | None) -> RateCardsDocument:
+        amount = None if price is None else Decimal(price)
+        nothing = Decimal(0)
+        card = RateCard("rate_1", type_id, currency, NOW, nothing, nothing, nothing)
+        card = msgspec.structs.replace(card, price_per_accelerator_second=amount)
+        return RateCardsDocument(type_id, currency, (card,))
+
+    rates = [
+        rate("compute/h100", "EUR", "0.002"),
+        rate("compute/h100", "USD", "0.003"),
+        rate("compute/910b", "USD", "0.001"),
+        rate("compute/cpu", "USD", None),
+        rate("smollm2", "USD", "9"),
+    ]
+    assert accelerator_prices(rates, NOW) == {"h100": 0.003, "910b": 0.001}
+    assert accelerator_prices([], NOW) == {}
