@@ -93,21 +93,24 @@ def test_a_job_is_followed_to_its_end_and_its_outputs_are_fetched(jobs: Jobs, tm
     assert jobs.cli("volumes", "put", "data", str(tmp_path / "in.txt"), "--as", "a/in.txt").returncode == 0
     code = (
         "import os, pathlib; folder = pathlib.Path(os.environ['CLOUDCREST_VOLUME_DATA'])\n"
-        "print((folder / 'a/in.txt').read_text()); (folder / 'out.txt').write_text('back')\n"
+        "print((folder / 'a/in.txt').read_text(), os.environ['WORD']); (folder / 'out.txt').write_text('back')\n"
         "pathlib.Path('outputs/result.txt').write_text('42')"
     )
+    word = {"value": "kept sealed"}
+    secrets = f"/api/v1/projects/{jobs.tenant.project_id}/secrets"
+    assert jobs.tenant.http.put(f"{secrets}/WORD", json=word).status_code in (200, 201)
     volumes = [{"name": "data", "target": "/data"}]
-    job = jobs.run((sys.executable, "-c", code), volumes=volumes)
+    job = jobs.run((sys.executable, "-c", code), volumes=volumes, secrets=["WORD"])
     until(lambda: jobs.http.get(f"/v1/jobs/{job}/logs").status_code == 200, "the region knows it")
     followed = jobs.cli("jobs", "logs", job, "--follow")
-    assert (followed.returncode, followed.stdout) == (0, "from the volume\n")
+    assert (followed.returncode, followed.stdout) == (0, "from the volume kept sealed\n")
     assert "succeeded" in followed.stderr
     assert "outputs/result.txt" in jobs.cli("jobs", "outputs", job).stdout
     assert jobs.cli("jobs", "outputs", job, "--into", str(tmp_path / "got")).returncode == 0
     assert (tmp_path / "got/outputs/result.txt").read_text() == "42"
     assert jobs.cli("volumes", "get", "data", "out.txt", "--into", str(tmp_path)).returncode == 0
     assert (tmp_path / "out.txt").read_text() == "back"
-    assert jobs.cli("jobs", "logs", job).stdout == "from the volume\n"
+    assert jobs.cli("jobs", "logs", job).stdout == "from the volume kept sealed\n"
     # Its seconds are in the tenant's usage, at the price of a processor's second.
     usage = until(jobs.tenant.usage, "its seconds are charged")
     assert [(each["model"], each["endpoint"]) for each in usage] == [("compute/cpu", "/v1/jobs")]
