@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from cloudcrest.compute.api import Fabric, ProcessStatus
+from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.compute.fakes import FakeMeter, FakePlacer
 from cloudcrest.compute.jobs.api import JobDocument, JobReport
@@ -38,10 +38,10 @@ def job(command: tuple[str, ...], job_id: str = "job_1", **changes: Any) -> JobD
 class Region:
     """A region's jobs, over a fabric of this process. `controller` may be killed and made again."""
 
-    def __init__(self, folder: Path, fabric: Fabric, placer: FakePlacer, meter: FakeMeter) -> None:
+    def __init__(self, folder: Path, fabric: Fabric, placer: Placer, meter: FakeMeter) -> None:
         self.folder = folder
         self.fabric = fabric
-        self.placer = placer
+        self.placer: Any = placer  # a fake one is told what to do by its tests
         self.meter = meter
         self.objects = ObjectStore(str(folder / "objects"))
         self.store = JobStore(self.objects)

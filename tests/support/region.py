@@ -28,6 +28,17 @@ from cloudcrest.serving.settings import ServingSettings
 from tests.support.waiting import until_async
 
 
+def live_placer(fabric: Fabric) -> LivePlacer:
+    """A placer that does not wait long, by the rules of a region where nothing has been set."""
+    return LivePlacer(
+        fabric,
+        BestFit(),
+        rules(Published(), SystemClock().now()),
+        clock=SystemClock(),
+        settings=PlacementSettings(nodes_seconds=0.1, lost_seconds=0.5),
+    )
+
+
 class Region:
     """A region service's part around the controller: what it is told, and what it tells."""
 
@@ -41,12 +52,11 @@ class Region:
 
     @asynccontextmanager
     async def running(
-        self, *documents: DeploymentDocument, drain_most_seconds: float = 120.0
+        self, *documents: DeploymentDocument, drain_most_seconds: float = 120.0, placer: LivePlacer | None = None
     ) -> AsyncIterator[Controller]:
-        settings = PlacementSettings(nodes_seconds=0.1, lost_seconds=0.5)
-        placer = self.placer = LivePlacer(
-            self.fabric, BestFit(), rules(Published(), SystemClock().now()), clock=SystemClock(), settings=settings
-        )
+        """A controller at work; with a `placer` that others share, whoever gave it runs that."""
+        runs_placer = placer is None
+        placer = self.placer = placer or live_placer(self.fabric)
         controller = Controller(
             self.fabric,
             placer,
@@ -67,7 +77,9 @@ class Region:
             ),
         )
         controller.update(list(documents), [])
-        tasks = [asyncio.create_task(placer.run()), asyncio.create_task(controller.run())]
+        tasks = [asyncio.create_task(controller.run())]
+        if runs_placer:
+            tasks.append(asyncio.create_task(placer.run()))
         try:
             yield controller
         finally:

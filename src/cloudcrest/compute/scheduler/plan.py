@@ -168,7 +168,7 @@ class _Decision:
             found = victims(self._cluster, workload, room, candidates)
         if found is None:
             return False
-        why = f"'{workload.id}' needs its place"
+        why = "other work, which goes before it, needs its place"
         for victim in found.workload_ids:
             self.preempted.append(Preempted(victim, workload.id, why))
             self._leaving.add(victim)
