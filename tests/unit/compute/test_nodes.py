@@ -1,5 +1,7 @@
 """Nodes: facts and settings made into what is placed on, and what is given out read from labels."""
 
+import math
+
 import httpx2
 import msgspec
 import pytest
@@ -54,6 +56,13 @@ def test_facts_alone_make_a_node() -> None:
     assert node.cpu_milli == 64_000
     assert node.memory_bytes == 512 * GIB - int(512 * GIB * 0.05)
     assert node.is_schedulable
+
+
+def test_a_type_without_a_price_is_no_bargain() -> None:
+    prices = {"nvidia-h100-80gb": 0.5}
+    assert node_of(facts(gpu(0, "Tesla T4", 15360)), None, TYPES, prices).price_per_accelerator_second == math.inf
+    assert node_of(facts(gpu(0)), None, TYPES).price_per_accelerator_second == 0.0
+    assert node_of(facts(), None, TYPES, prices).price_per_accelerator_second == 0.0
 
 
 def test_an_operators_settings_win() -> None:

@@ -1,5 +1,6 @@
 """From a node's facts and its operator's settings to what the scheduler places on. Pure."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -33,7 +34,9 @@ def node_of(
     types: TypeIndex,
     prices: Mapping[str, float] | None = None,
 ) -> Node:
-    """What the scheduler may place on. `prices`: of an accelerator-second, by type, in whatever unit they all have."""
+    """What the scheduler may place on. `prices`: of an accelerator-second, by type, in whatever unit they all have; where
+    others have one, a type without is no bargain and comes last.
+    """
     settings = settings or NodeDocument(id="", node_id=facts.id)
     offered = given_out(named_accelerators(facts, types))
     type_id = offered[0].type if offered else None
@@ -48,7 +51,7 @@ def node_of(
         accelerator_memory_bytes=min((each.memory_bytes for each in offered), default=0),
         accelerator_watts=(known.power_watts or 0) if known else 0,
         power_watts=settings.power_watts or 0,
-        price_per_accelerator_second=(prices or {}).get(type_id, 0.0) if type_id else 0.0,
+        price_per_accelerator_second=prices.get(type_id, math.inf) if type_id and prices else 0.0,
         zone=labels.get(ZONE_LABEL, ""),
         rack=labels.get(RACK_LABEL, ""),
         labels=labels,
