@@ -34,8 +34,8 @@ def node_of(
     types: TypeIndex,
     prices: Mapping[str, float] | None = None,
 ) -> Node:
-    """What the scheduler may place on. `prices`: of an accelerator-second, by type, in whatever unit they all have; where
-    others have one, a type without is no bargain and comes last.
+    """What the scheduler may place on. `prices`: of an accelerator-second, by type, in whatever unit they all have;
+    where others have one, a type without is no bargain and comes last.
     """
     settings = settings or NodeDocument(id="", node_id=facts.id)
     offered = given_out(named_accelerators(facts, types))
