@@ -32,13 +32,16 @@ class Beside:
 
         self._tasks[key] = asyncio.create_task(guarded())
 
-    def running(self) -> list[asyncio.Task[None]]:
-        """What is being done."""
-        return [*self._tasks.values()]
+    async def settle(self) -> bool:
+        """Waits for what is being done now. False: nothing is."""
+        tasks = [*self._tasks.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        return bool(tasks)
 
     async def close(self) -> None:
         """Gives all of it up."""
-        tasks = self.running()
+        tasks = [*self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

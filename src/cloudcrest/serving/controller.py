@@ -7,32 +7,21 @@ region service: a new controller adopts what it finds in the fabric, by its labe
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from cloudcrest.catalog.api import ModelPullDocument
-from cloudcrest.compute.api import Fabric, NodeFacts, Placer, ProcessStatus
+from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.fabric.machine import NODE_ID
-from cloudcrest.compute.scheduler.model import Preempted, Running, Spot
+from cloudcrest.compute.scheduler.model import Preempted
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import CloudcrestError, Unavailable
+from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.ids import NewId
 from cloudcrest.serving.api import DeploymentDocument, RegionStatus, RouteDocument
-from cloudcrest.serving.beside import Beside
 from cloudcrest.serving.engines.api import Engine
-from cloudcrest.serving.launching import Launcher
 from cloudcrest.serving.places import SOURCE, found_running, workload_of
-from cloudcrest.serving.preparation import (
-    PREPARATION,
-    Folders,
-    Preparing,
-    PreparingHere,
-    PreparingThere,
-    available_memory_bytes,
-)
-from cloudcrest.serving.probing import Prober
+from cloudcrest.serving.preparation import PREPARATION, Folders, Preparations, available_memory_bytes
 from cloudcrest.serving.pulls import Artifacts, Pulls
 from cloudcrest.serving.reasons import exit_reason
 from cloudcrest.serving.reconcile import (
@@ -42,10 +31,9 @@ from cloudcrest.serving.reconcile import (
     Start,
     Stop,
     Wanted,
-    backoff_seconds,
-    failures_after,
     reconcile,
 )
+from cloudcrest.serving.replica_work import ReplicaWork
 from cloudcrest.serving.replicas import Replica, routes_of
 from cloudcrest.serving.settings import ServingSettings
 
@@ -90,26 +78,26 @@ class Controller:
         self._on_status = on_status
         self._secret = replica_secret
         self._settings = settings or ServingSettings()
-        self._here = here
-        self._folders = folders
-        self._preparing_here = PreparingHere(artifact_store, free_memory_bytes)
         self._wake = asyncio.Event()
         self._deployments: dict[str, DeploymentDocument] | None = None
         self._replicas: dict[str, Replica] = {}
-        self._beside = Beside(self._wake.set)
         self._pulls = Pulls(artifact_store, clock, self._settings, self._wake.set)
-        self._prober = Prober(engines, replica_secret, clock=clock, settings=self._settings, on_failed=self._failed)
-        self._launcher = Launcher(
+        preparing = Preparations(
+            artifact_store, fabric, here, folders, settings=self._settings, free_memory_bytes=free_memory_bytes
+        )
+        self._work = ReplicaWork(
+            self._replicas,
             fabric,
+            placer,
             engines,
-            preparing=self._preparing,
-            is_here=self._is_here,
+            preparing=preparing.on,
+            is_here=preparing.is_here,
             clock=clock,
             secret=replica_secret,
-            on_change=self._wake.set,
+            settings=self._settings,
+            wake=self._wake.set,
         )
         self._is_adopted = False
-        self._listing = 0
         self._routes: dict[str, RouteDocument] | None = None
         self._status: RegionStatus | None = None
         placer.watch(SOURCE, self._wake.set)
@@ -133,8 +121,7 @@ class Controller:
                         await self._wake.wait()
         finally:
             await self._pulls.close()
-            await self._beside.close()
-            await self._prober.close()
+            await self._work.close()
 
     async def step(self) -> float:
         """One look and what follows from it. Returns in how many seconds something is due at the latest."""
@@ -148,7 +135,7 @@ class Controller:
             return 1.0
         self._hear()
         self._pulls.step()
-        self._probe_due()
+        self._work.probe_due()
         now = self._clock.monotonic()
         known = [replica.known() for replica in self._replicas.values()]
         wanted = [
@@ -157,22 +144,22 @@ class Controller:
         ]
         plan = reconcile(wanted, known, now, self._settings)
         for action in plan.actions:
-            self._act(action, now)
+            self._act(action)
         self._publish()
         return self._settings.poll_seconds if plan.look_again_at is None else plan.look_again_at - now
 
     async def settle(self) -> None:
         """Waits for all that runs beside the steps; for tests, which step by hand."""
-        while running := [*self._beside.running(), *self._pulls.running()]:
-            await asyncio.gather(*running, return_exceptions=True)
-            await asyncio.sleep(0)
+        was_busy = True
+        while was_busy:
+            was_busy = await self._work.settle() or await self._pulls.settle()
 
     # what there is
 
     async def _observe(self) -> None:
         """Learns of exits, adopts what it finds at first, and stops strays."""
-        self._listing += 1
-        listing = self._listing
+        self._work.listing += 1
+        listing = self._work.listing
         ours = [each for each in await self._fabric.list() if each.labels.get("kind") in ("replica", PREPARATION)]
         processes = {process.id: process for process in ours if process.labels["kind"] == "replica"}
         if not self._is_adopted:
@@ -184,12 +171,12 @@ class Controller:
                 continue
             process = processes.get(replica.id)
             if process is None:
-                self._failed(replica, exit_reason(None, ""))
+                self._work.failed(replica, exit_reason(None, ""))
             elif process.state == "exited":
-                self._failed(replica, exit_reason(process.exit_code, process.log_tail))
+                self._work.failed(replica, exit_reason(process.exit_code, process.log_tail))
         for process in ours:
-            if self._is_stray(process) and process.id not in self._beside:
-                self._start_beside(process.id, partial(self._fabric.stop, process.id))
+            if self._is_stray(process):
+                self._work.stop_stray(process.id)
 
     def _is_stray(self, process: ProcessStatus) -> bool:
         if process.labels["kind"] == "replica":
@@ -215,7 +202,7 @@ class Controller:
             self._replicas[replica.id] = replica
             self._placer.adopt(SOURCE, replica.running)
             adopted.append(replica)
-        await asyncio.gather(*(self._prober.probe(replica) for replica in adopted))
+        await asyncio.gather(*(self._work.probe(replica) for replica in adopted))
         _log.info("replicas_adopted", count=len(adopted))
 
     def _hear(self) -> None:
@@ -226,7 +213,7 @@ class Controller:
         preempted = {each.workload_id: each for each in news.preempted}
         for replica in self._replicas.values():
             if replica.phase == "placing" and replica.id in placed:
-                self._begin(replica, placed[replica.id])
+                self._work.begin(replica, placed[replica.id])
             elif replica.phase == "placing":
                 replica.reason = f"waits for a place: {refused[replica.id]}" if replica.id in refused else None
             elif replica.leaving != "lost":
@@ -234,113 +221,25 @@ class Controller:
 
     # what is done
 
-    def _act(self, action: Start | Restart | Drain | Stop, now: float) -> None:
+    def _act(self, action: Start | Restart | Drain | Stop) -> None:
         if isinstance(action, Start):
-            self._start(action, now)
-            return
-        replica = self._replicas[action.replica_id]
-        if isinstance(action, Restart):
-            replica.restarts += 1
-            replica.enter("fetching", now, replica.reason)
-            self._start_beside(replica.id, partial(self._bring_up, replica))
+            self._start(action)
+        elif isinstance(action, Restart):
+            self._work.restart(self._replicas[action.replica_id])
         elif isinstance(action, Drain):
-            replica.in_flight = None
-            grace_seconds = self._settings.drain_most_seconds
-            replica.leave_by_unix_seconds = self._clock.now().timestamp() + grace_seconds
-            replica.enter("draining", now, "finishes its requests before it stops")
+            self._work.drain(self._replicas[action.replica_id])
         else:
-            replica.enter("stopping", now)
-            self._start_beside(replica.id, partial(self._stop, replica))
+            self._work.stop(self._replicas[action.replica_id])
 
-    def _start(self, action: Start, now: float) -> None:
+    def _start(self, action: Start) -> None:
         """A new replica, which waits for a place."""
         assert self._deployments is not None  # noqa: S101 - step() has seen it
-        document = self._deployments[action.deployment_id]
+        document, now = self._deployments[action.deployment_id], self._clock.monotonic()
         replica = Replica(self._new_id("rep"), document, generation=document.generation, since=now)
         self._replicas[replica.id] = replica
         engine = self._engines[document.engine]
         since = self._clock.unix_seconds()
         self._placer.offer(SOURCE, workload_of(replica.id, document, engine, self._settings, since))
-
-    def _begin(self, replica: Replica, spot: Spot) -> None:
-        """It has its place."""
-        document = replica.document
-        since = self._clock.unix_seconds()
-        workload = workload_of(replica.id, document, self._engines[document.engine], self._settings, since)
-        replica.running = Running(workload, (spot,), since)
-        replica.enter("fetching", self._clock.monotonic())
-        self._start_beside(replica.id, partial(self._bring_up, replica))
-
-    async def _bring_up(self, replica: Replica) -> None:
-        node = self._placer.node(replica.node_id)
-        if node is None:
-            raise Unavailable(f"node '{replica.node_id}' is not there")
-        await self._launcher.bring_up(replica, node)
-        replica.visible_from = self._listing + 1
-        replica.probed_at = float("-inf")
-        again = f" again, after this: {replica.last_failure}" if replica.last_failure else ""
-        replica.enter("starting", self._clock.monotonic(), f"is loading its weights{again}")
-
-    async def _stop(self, replica: Replica) -> None:
-        """Ends and forgets it. What runs on a node that is lost is a stray, should that come back."""
-        try:
-            await self._fabric.stop(replica.id)
-        except CloudcrestError:
-            if replica.leaving != "lost":
-                raise
-        self._replicas.pop(replica.id, None)
-        self._placer.release(SOURCE, replica.id)
-
-    def _is_here(self, node: NodeFacts) -> bool:
-        return node.id == self._here
-
-    def _preparing(self, node: NodeFacts) -> Preparing:
-        if self._folders is None or self._is_here(node):
-            return self._preparing_here
-        return PreparingThere(self._fabric, node, self._folders, poll_seconds=self._settings.poll_seconds)
-
-    def _probe_due(self) -> None:
-        """Asks the replicas whose turn it is. One that is being asked is not asked again."""
-        now = self._clock.monotonic()
-        for replica in self._replicas.values():
-            if replica.id not in self._beside and self._prober.is_due(replica, now):
-                replica.probed_at = now
-                self._start_beside(replica.id, partial(self._prober.probe, replica))
-
-    def _failed(self, replica: Replica, reason: str) -> None:
-        """Puts a replica into backoff. A draining one is stopped for good."""
-        now = self._clock.monotonic()
-        if replica.phase == "draining":
-            self._act(Stop(replica.id), now)
-            return
-        healthy_seconds = now - replica.since if replica.phase == "ready" else None
-        replica.failures = failures_after(replica.failures, healthy_seconds, self._settings)
-        wait_seconds = backoff_seconds(replica.failures, self._settings)
-        replica.retry_at = now + wait_seconds
-        _log.warning("replica_failed", replica=replica.id, deployment=replica.document.id, reason=reason)
-        had_process = replica.has_process
-        replica.last_failure = reason
-        replica.enter("backoff", now, reason)
-        if had_process:
-            self._start_beside(replica.id, partial(self._fabric.stop, replica.id))
-
-    def _start_beside(self, replica_id: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs `work` for a replica beside the steps, instead of what ran for it until now."""
-        self._beside.start(replica_id, work, partial(self._work_failed, replica_id))
-
-    def _work_failed(self, replica_id: str, error: Exception) -> None:
-        replica = self._replicas.get(replica_id)
-        if not isinstance(error, CloudcrestError):
-            _log.error("replica_work_failed", replica=replica_id, exc_info=error)
-        if replica is None:
-            return
-        if isinstance(error, CloudcrestError):
-            if replica.phase == "stopping":
-                replica.enter("draining", float("-inf"), error.message)
-            else:
-                self._failed(replica, str(error))
-        elif replica.phase not in ("stopping", "backoff"):
-            self._failed(replica, f"an unexpected error: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:
         """Tells what has changed."""

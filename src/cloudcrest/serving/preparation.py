@@ -22,6 +22,7 @@ from cloudcrest.serving.api import DeploymentDocument
 from cloudcrest.serving.engines.api import Engine
 from cloudcrest.serving.pulls import Artifacts
 from cloudcrest.serving.reasons import exit_reason
+from cloudcrest.serving.settings import ServingSettings
 
 PREPARATION = "preparation"
 """The kind in the labels of a process that prepares; `replica` says for which."""
@@ -152,6 +153,38 @@ class PreparingThere:
             if heard.is_done or process.state == "exited":
                 return _outcome(process, heard, self._node.id)
             await asyncio.sleep(self._poll_seconds)
+
+
+class Preparations:
+    """What prepares each node. `here`: the node that this process runs on; `folders`: where the others keep what
+    replicas need (None: there are no others).
+    """
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        fabric: Fabric,
+        here: str,
+        folders: Folders | None,
+        *,
+        settings: ServingSettings,
+        free_memory_bytes: Callable[[], int] = available_memory_bytes,
+    ) -> None:
+        self._in_process = PreparingHere(artifacts, free_memory_bytes)
+        self._fabric = fabric
+        self._here = here
+        self._folders = folders
+        self._settings = settings
+
+    def is_here(self, node: NodeFacts) -> bool:
+        """Whether a node is the machine of this process."""
+        return node.id == self._here
+
+    def on(self, node: NodeFacts) -> Preparing:
+        """What prepares this node."""
+        if self._folders is None or self.is_here(node):
+            return self._in_process
+        return PreparingThere(self._fabric, node, self._folders, poll_seconds=self._settings.poll_seconds)
 
 
 def last_said(log_tail: str) -> Said | None:

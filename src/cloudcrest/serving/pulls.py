@@ -61,16 +61,22 @@ class Pulls:
             elif self._retry_at.get(pull_id, 0.0) <= self._clock.monotonic():
                 self._tasks[pull_id] = asyncio.create_task(self._pull(pull))
 
-    def running(self) -> list[asyncio.Task[None]]:
-        """The fetches under way."""
-        return [task for task in self._tasks.values() if not task.done()]
+    async def settle(self) -> bool:
+        """Waits for the fetches under way. False: there are none."""
+        tasks = self._running()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        return bool(tasks)
 
     async def close(self) -> None:
         """Gives up every fetch under way."""
-        tasks = self.running()
+        tasks = self._running()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks.values() if not task.done()]
 
     async def _pull(self, pull: ModelPullDocument) -> None:
         def report(progress: PullProgress) -> None:
