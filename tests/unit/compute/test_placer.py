@@ -1,6 +1,9 @@
 """The live placer over a fake fabric and a clock that moves when told to."""
 
+import asyncio
 import dataclasses
+import threading
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -15,11 +18,13 @@ from cloudcrest.compute.fakes import FakeNodes
 from cloudcrest.compute.placement.labels import place_labels, running_of
 from cloudcrest.compute.placement.placer import LivePlacer
 from cloudcrest.compute.scheduler.model import Demand, Placed, Running, Spot, Workload
+from cloudcrest.compute.scheduler.packing.api import Packing
 from cloudcrest.compute.scheduler.packing.best_fit import BestFit
 from cloudcrest.compute.scheduler.quotas import CPU, Quota
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.units import GIB
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 NOW = ManualClock().now()
@@ -36,14 +41,31 @@ def workload(name: str, *, cpu: int = 1_000, gpus: int = 0, **more: object) -> W
     return msgspec.structs.replace(Workload(name, Demand(cpu, GIB, gpus), since=START), **more)
 
 
+class SlowFit(BestFit):
+    """Chooses when it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_choosing = threading.Event()
+        self.go_on = threading.Event()
+
+    def choose(self, demand: Demand, among: Iterable[str] | None = None) -> Spot | None:
+        self.is_choosing.set()
+        assert self.go_on.wait(30)
+        return super().choose(demand, among)
+
+
 class Region:
     """A placer and its two sources."""
 
-    def __init__(self, clock: ManualClock, *machines: NodeFacts, path: Path | None = None) -> None:
+    def __init__(
+        self, clock: ManualClock, *machines: NodeFacts, path: Path | None = None, packing: Packing | None = None
+    ) -> None:
         self.clock = clock
         self.fabric = FakeNodes(*machines)
         self.news_of: list[str] = []
-        self.placer = LivePlacer(self.fabric, BestFit(), rules(Published(), NOW), clock=clock, history_path=path)
+        self.packing = packing or BestFit()
+        self.placer = LivePlacer(self.fabric, self.packing, rules(Published(), NOW), clock=clock, history_path=path)
         for source in ("serving", "jobs"):
             self.placer.watch(source, partial(self.news_of.append, source))
 
@@ -195,6 +217,27 @@ async def test_an_offer_again_keeps_its_places(clock: ManualClock) -> None:
     region.placer.offer("jobs", workload("job", cpu=2_000))
     assert region.places() == {"job": ["a"]}
     assert region.reasons() == {}
+
+
+async def test_what_comes_while_a_decision_is_made_counts_after_it(clock: ManualClock) -> None:
+    region = Region(clock, machine("a"), packing=SlowFit())
+    packing = region.packing
+    assert isinstance(packing, SlowFit)
+    await region.begin()
+    region.placer.adopt("jobs", Running(workload("before", cpu=3_000), (Spot("a"),), 0.0))
+    region.placer.offer("jobs", workload("small"))
+    step = asyncio.create_task(region.step())
+    await until_async(packing.is_choosing.is_set, "it is being decided")
+    region.placer.release("jobs", "before")
+    region.placer.offer("jobs", workload("before", cpu=2_000))
+    assert region.places() == {}
+    assert list(region.reasons()) == ["small"]
+    packing.go_on.set()
+    await step
+    assert region.places() == {"small": ["a"]}
+    assert region.reasons()["before"] == ("capacity", "is about to be placed")
+    await region.step()
+    assert region.places() == {"small": ["a"], "before": ["a"]}
 
 
 async def test_a_new_placer_knows_the_shapes_that_were_asked_for(clock: ManualClock, tmp_path: Path) -> None:

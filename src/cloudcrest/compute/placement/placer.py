@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -97,6 +98,9 @@ class LivePlacer:
         self._no_nodes = "the region's nodes are not known yet"
         self._looked_at = self._decided_at = self._saved_at = float("-inf")
         self._is_due = True
+        self._is_deciding = False
+        self._deferred: list[Callable[[], None]] = []
+        self._released: set[str] = set()
         self._wake = asyncio.Event()
         self._history = ShapeHistory(history_path)
         for demand in self._history:
@@ -108,41 +112,33 @@ class LivePlacer:
         self._on_news.setdefault(source, []).append(on_news)
 
     def offer(self, source: str, workload: Workload) -> None:
-        if workload.id in self._books.running:
-            return
-        if workload.id not in self._waiting:
-            self._history.add(workload.demand)
-            self._packing.observe(workload.demand)
-        self._waiting[workload.id] = _Waiting(source, workload)
-        self._changed()
+        self._when_decided(partial(self._offer, source, workload))
 
     def adopt(self, source: str, running: Running) -> None:
-        self._waiting.pop(running.workload.id, None)
-        self._source_of[running.workload.id] = source
-        self._books.start(running)
-        self._changed()
+        self._when_decided(partial(self._adopt, source, running))
 
     def release(self, source: str, workload_id: str) -> None:
-        if self._waiting.pop(workload_id, None) is None and workload_id not in self._books.running:
-            return
-        self._books.stop(workload_id)
-        self._source_of.pop(workload_id, None)
-        self._preempted.pop(workload_id, None)
-        _log.info("released", source=source, workload=workload_id)
-        self._changed()
+        if self._is_deciding:
+            self._released.add(workload_id)
+        self._when_decided(partial(self._release, source, workload_id))
 
     def news(self, source: str) -> Plan:
         if source not in self._have_asked:
             self._have_asked.add(source)
-            self._changed()
-        running = [each for each in self._books.running.values() if self._source_of[each.workload.id] == source]
+            self._is_due = True
+            self._wake.set()
+        running = [
+            each
+            for name, each in self._books.running.items()
+            if self._source_of[name] == source and name not in self._released
+        ]
         return Plan(
             tuple(Placed(each.workload.id, each.spots) for each in running),
             tuple(preempted for each in running if (preempted := self._told_to_leave(each)) is not None),
             tuple(
                 each.refused or Refused(each.workload.id, "capacity", self._not_decided())
-                for each in self._waiting.values()
-                if each.source == source
+                for name, each in self._waiting.items()
+                if each.source == source and name not in self._released
             ),
         )
 
@@ -162,8 +158,7 @@ class LivePlacer:
     def update(self, rules: Rules) -> None:
         """Sets what operators want."""
         self._rules = rules
-        self._take_nodes()
-        self._changed()
+        self._when_decided(self._take_nodes)
         self._tell(self._on_news)
 
     async def run(self) -> None:
@@ -188,12 +183,42 @@ class LivePlacer:
         if self._facts is not None and self._on_news.keys() <= self._have_asked and (self._is_due or waits_long):
             self._is_due = False
             self._decided_at = now
-            self._decide()
+            await self._decide()
         if not self._history.is_saved and now - self._saved_at >= _SAVE_SECONDS:
             self._saved_at = now
             await self._save()
 
     # inside
+
+    def _when_decided(self, change: Callable[[], None]) -> None:
+        """Does it now; while a decision is being made, which tries things in the books, right after that."""
+        if self._is_deciding:
+            self._deferred.append(change)
+        else:
+            change()
+        self._is_due = True
+        self._wake.set()
+
+    def _offer(self, source: str, workload: Workload) -> None:
+        if workload.id in self._books.running:
+            return
+        if workload.id not in self._waiting:
+            self._history.add(workload.demand)
+            self._packing.observe(workload.demand)
+        self._waiting[workload.id] = _Waiting(source, workload)
+
+    def _adopt(self, source: str, running: Running) -> None:
+        self._waiting.pop(running.workload.id, None)
+        self._source_of[running.workload.id] = source
+        self._books.start(running)
+
+    def _release(self, source: str, workload_id: str) -> None:
+        if self._waiting.pop(workload_id, None) is None and workload_id not in self._books.running:
+            return
+        self._books.stop(workload_id)
+        self._source_of.pop(workload_id, None)
+        self._preempted.pop(workload_id, None)
+        _log.info("released", source=source, workload=workload_id)
 
     async def _look(self) -> None:
         try:
@@ -230,13 +255,26 @@ class LivePlacer:
             nodes = [self._rules.node_of(facts) for facts in self._facts.values()]
             self._books.update(nodes, self._rules.rack_watts)
 
-    def _decide(self) -> None:
-        """One decision over everything that waits, and what follows from it."""
+    async def _decide(self) -> None:
+        """One decision over everything that waits, and what follows from it. In a thread: it takes milliseconds, and
+        longer where it learns from a history.
+        """
         now = self._clock.unix_seconds()
         waiting = [each.workload for each in self._waiting.values()]
         if not waiting:
             return
-        plan = decide(self._books.cluster, waiting, self._rules.quotas, now=now)
+        self._is_deciding = True
+        try:
+            plan = await asyncio.to_thread(decide, self._books.cluster, waiting, self._rules.quotas, now=now)
+        finally:
+            self._is_deciding = False
+        self._carry_out(plan, now)
+        deferred, self._deferred = self._deferred, []
+        self._released.clear()
+        for change in deferred:
+            change()
+
+    def _carry_out(self, plan: Plan, now: float) -> None:
         concerned = set()
         for placed in plan.placed:
             waited = self._waiting.pop(placed.workload_id)
@@ -277,10 +315,6 @@ class LivePlacer:
             await asyncio.to_thread(self._history.save)
         except (OSError, SetupError) as error:
             _log.error("shapes_not_saved", error=str(error))
-
-    def _changed(self) -> None:
-        self._is_due = True
-        self._wake.set()
 
     def _tell(self, sources: Mapping[str, object] | set[str]) -> None:
         for source in sources:
