@@ -20,6 +20,7 @@ from cyclopts import Parameter
 from cloudcrest.cli import folders, machine
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import print_json
+from cloudcrest.compute.sandbox.probe import probe as bubblewrap_problem
 from cloudcrest.kernel.errors import CloudcrestError, SetupError
 from cloudcrest.kernel.units import GIB, MIB, format_bytes
 
@@ -62,6 +63,7 @@ def doctor(
         check_postgres,
         check_llamacpp,
         check_user,
+        check_sandbox,
         lambda: check_socket_path(data),
         lambda: check_tls(tls_certificate, tls_key),
     ]
@@ -77,6 +79,14 @@ def doctor(
     problems = sum(finding.verdict == "problem" for finding in findings)
     if problems:
         raise SetupError(f"{problems} of {len(findings)} checks found a problem", hint="each says what to do")
+
+
+def check_sandbox(probe: Callable[[], str] = bubblewrap_problem) -> Finding:
+    """Whether this node can hold tenants' jobs."""
+    problem = probe()
+    if problem:
+        return Finding("sandbox", "warning", f"{problem}: jobs of tenants are refused", "see docs/how/isolation.md")
+    return Finding("sandbox", "ok", "bubblewrap holds jobs")
 
 
 def check_python(found: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Finding:

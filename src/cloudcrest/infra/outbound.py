@@ -74,8 +74,13 @@ async def resolve_host(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-async def _permitted(host: str, port: int, policy: OutboundPolicy, resolve: Resolve) -> list[str]:
-    """The host's addresses. One refused address refuses the host: it would be tried sooner or later."""
+async def permitted_addresses(
+    host: str, port: int, policy: OutboundPolicy, resolve: Resolve = resolve_host
+) -> list[str]:
+    """The host's addresses. One refused address refuses the host: it would be tried sooner or later.
+
+    Raises `PermissionDenied`, and `OSError` where the name has none.
+    """
     try:
         addresses = [str(ip_address(host))]
     except ValueError:
@@ -118,7 +123,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         try:
-            addresses = await asyncio.wait_for(_permitted(host, port, self._policy, self._resolve), timeout)
+            addresses = await asyncio.wait_for(permitted_addresses(host, port, self._policy, self._resolve), timeout)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(f"resolving {host} took too long") from error
         except OSError as error:

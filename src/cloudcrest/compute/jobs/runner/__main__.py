@@ -50,12 +50,13 @@ def main() -> None:
 
 async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
     await asyncio.to_thread(remove_old, arguments.folder.parent, time.time() - settings.keep_days * _DAY_SECONDS)
+    policy = OutboundPolicy(arguments.allow)
     member = Member(
         arguments.folder,
-        choose_sandbox(arguments.isolation, is_trusted=arguments.trusted),
+        choose_sandbox(arguments.isolation, is_trusted=arguments.trusted, policy=policy),
         SystemClock(),
         settings,
-        policy=OutboundPolicy(arguments.allow),
+        policy=policy,
         shown=_shown(os.environ),
     )
     config = uvicorn.Config(

@@ -1,0 +1,287 @@
+"""Commands held by bubblewrap: another user without rights, a view of named folders alone, no network but the proxy's.
+
+    runner ── bwrap ─┬─ init of its own process namespace ── command and what it starts
+                     └─ namespaces: user, mounts, processes, network, IPC, host name
+           ── control group (cgroup.py), else rlimits
+           ── proxy.py on a socket that is in its network, where it may connect to something
+
+Nothing of it outlives the runner: bubblewrap dies with its parent, and all of the namespace with its init.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
+from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
+from cloudcrest.compute.sandbox.plain import tree_usage
+from cloudcrest.compute.sandbox.proxy import PORT, Proxy
+from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, accelerator_devices, bubblewrap_argv, environment_of
+from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
+
+_START_SECONDS = 10.0
+_LOOK_SECONDS = 0.005
+_NAMESPACES = str(Path(__file__).parent / "namespaces.py")
+
+
+class Bubblewrap:
+    """Implements `sandbox.api.Sandbox`. `policy`: which addresses the proxy may call."""
+
+    isolation = "bubblewrap"
+    has_own_view = True
+
+    def __init__(self, policy: OutboundPolicy) -> None:
+        self._policy = policy
+        self._files = tempfile.TemporaryDirectory(prefix="cloudcrest-etc-")
+        os.chmod(self._files.name, 0o755)  # noqa: S103 - nothing in it is secret, and nobody reads it
+        for name, text in FILES.items():
+            (Path(self._files.name) / name).write_text(text)
+            (Path(self._files.name) / name).chmod(0o644)
+
+    async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
+        """Starts it, when its network and its limits are there."""
+        cgroup = await asyncio.to_thread(new_cgroup, f"{PREFIX}{spec.id}")
+        if cgroup is not None:
+            cgroup.limit(cpu_milli=spec.cpu_milli, memory_bytes=spec.memory_bytes, processes=spec.processes)
+        proxy: Proxy | None = None
+        if spec.allowed_hosts:
+            proxy = Proxy(spec.allowed_hosts, self._policy)
+            spec = _with_proxy(spec)
+        info_read, info_write = os.pipe()
+        block_read, block_write = os.pipe()
+        opened = [info_read, info_write, block_read, block_write]
+        try:
+            places = await asyncio.to_thread(self._stage, spec)
+            devices = accelerator_devices([f"/dev/{name}" for name in os.listdir("/dev")]) if spec.accelerators else []
+            argv = bubblewrap_argv(spec, Path(self._files.name), places, devices=devices)
+            told = _in_memory((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
+            opened.append(told)
+            command = ("bwrap", "--args", str(told), *spec.argv)
+            child = await asyncio.create_subprocess_exec(
+                *limited(
+                    command,
+                    spec,
+                    cgroup,
+                    user=NOBODY if os.geteuid() == 0 else 0,
+                    stage=[(str(source), place) for source, place in places.items() if str(source) != place],
+                ),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output_fd,
+                stderr=output_fd,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                start_new_session=True,
+                pass_fds=(told, info_write, block_read),
+            )
+            os.close(info_write)
+            opened.remove(info_write)
+            process = BubblewrapProcess(spec, child, cgroup, proxy)
+            await process.settle(info_read, block_write)
+        except OSError as error:
+            if cgroup is not None:
+                cgroup.remove()
+            raise Unavailable(f"the sandbox cannot be made: {error}") from error
+        finally:
+            for fd in opened:
+                os.close(fd)
+        return process
+
+    def _stage(self, spec: SandboxSpec) -> dict[Path, str]:
+        """Where bubblewrap finds the folders it is given. Where this process is root the command is not: what is in
+        them becomes its own, and is mounted where it can walk to. Raises `OSError`.
+        """
+        folders = (spec.work_folder, *(bind.source for bind in spec.binds))
+        if os.geteuid() != 0:
+            return {folder: str(folder) for folder in folders}
+        places = {}
+        for number, folder in enumerate(dict.fromkeys(folders)):
+            _give(folder)
+            place = Path(self._files.name) / f"{number}"
+            place.mkdir(exist_ok=True)
+            places[folder] = str(place)
+        return places
+
+
+class BubblewrapProcess:
+    """Implements `sandbox.api.SandboxProcess`."""
+
+    def __init__(
+        self, spec: SandboxSpec, child: asyncio.subprocess.Process, cgroup: Cgroup | None, proxy: Proxy | None
+    ) -> None:
+        self._spec = spec
+        self._child = child
+        self._cgroup = cgroup
+        self._proxy = proxy
+        self._init_pid = 0
+        self._command_pid = 0
+        self._peak_bytes = 0
+        self._last = SandboxUsage()
+
+    async def settle(self, info_fd: int, block_fd: int) -> None:
+        """Waits until its namespaces are there, connects its network, lets the command go. Where it ends before, its
+        end says so.
+        """
+        said = await asyncio.to_thread(_read_info, info_fd)
+        if said is None:
+            return
+        self._init_pid = said
+        try:
+            if self._proxy is not None:
+                await self._proxy.serve(await asyncio.to_thread(_listen_inside, said, PORT))
+        except OSError as error:
+            self.kill()
+            raise Unavailable(f"the sandbox's network cannot be reached: {error}") from error
+        os.write(block_fd, b"1")
+        deadline = asyncio.get_running_loop().time() + _START_SECONDS
+        while self._child.returncode is None and asyncio.get_running_loop().time() < deadline:
+            with contextlib.suppress(psutil.Error):
+                if children := psutil.Process(said).children():
+                    self._command_pid = min(each.pid for each in children)
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def wait(self) -> SandboxEnd:
+        code = await self._child.wait()
+        self.usage()
+        is_out_of_memory = False
+        if self._cgroup is not None:
+            self._cgroup.kill()
+            is_out_of_memory = self._cgroup.was_out_of_memory()
+            await asyncio.to_thread(self._cgroup.remove)
+            self._cgroup = None
+        if self._proxy is not None:
+            await self._proxy.close()
+        exit_code, by_signal = how_it_ended(code)
+        return SandboxEnd(exit_code, by_signal, is_out_of_memory and by_signal == signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        if self._child.returncode is None and self._command_pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._command_pid, number)
+
+    def kill(self) -> None:
+        for pid in (self._init_pid, self._child.pid):
+            if pid and self._child.returncode is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+
+    def usage(self) -> SandboxUsage:
+        if self._cgroup is not None:
+            found = self._cgroup.usage()
+        elif self._child.returncode is None:
+            found = tree_usage(self._child.pid)
+        else:
+            return self._last
+        self._peak_bytes = max(self._peak_bytes, found.memory_peak_bytes)
+        self._last = SandboxUsage(found.cpu_seconds, found.memory_bytes, self._peak_bytes, found.processes)
+        return self._last
+
+    async def enter(self, argv: tuple[str, ...], terminal_fd: int, environment: Mapping[str, str]) -> SandboxProcess:
+        if self._child.returncode is not None or not self._command_pid:
+            raise Conflict("the command has ended")
+        inside = (sys.executable, "-I", "-S", _NAMESPACES, "enter", str(self._command_pid), WORK, "--", *argv)
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *limited(inside, self._spec, self._cgroup),
+                stdin=terminal_fd,
+                stdout=terminal_fd,
+                stderr=terminal_fd,
+                env={**environment_of(self._spec, home=WORK), **environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InvalidInput(f"cannot run {argv[0]}: {error.strerror}", param="command") from error
+        return _Entered(child)
+
+
+class _Entered:
+    """A program beside the command, in its namespaces; it ends when they do."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+
+    async def wait(self) -> SandboxEnd:
+        exit_code, by_signal = how_it_ended(await self._child.wait())
+        return SandboxEnd(exit_code, by_signal)
+
+    def signal(self, number: int) -> None:
+        if self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def usage(self) -> SandboxUsage:
+        return tree_usage(self._child.pid)
+
+    async def enter(self, *_: object) -> SandboxProcess:
+        raise Conflict("a program beside the command has no terminals of its own")
+
+
+def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
+    import msgspec
+
+    address = f"http://127.0.0.1:{PORT}"
+    names = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
+    unproxied = {"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1"}
+    return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
+
+
+def _give(folder: Path) -> None:
+    os.lchown(folder, NOBODY, NOBODY)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            if os.lstat(path).st_uid != NOBODY:
+                os.lchown(path, NOBODY, NOBODY)
+
+
+def _in_memory(arguments: tuple[str, ...]) -> int:
+    """A file with these arguments: a command line could be read by everyone on this machine, secrets included."""
+    fd = os.memfd_create("arguments", 0)
+    os.write(fd, b"".join(argument.encode() + b"\0" for argument in arguments))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _read_info(fd: int) -> int | None:
+    """The process id of its init, outside; None: it ended before it had one."""
+    text = b""
+    while chunk := os.read(fd, 4096):
+        text += chunk
+        with contextlib.suppress(ValueError):
+            return int(json.loads(text)["child-pid"])
+    return None
+
+
+def _listen_inside(pid: int, port: int) -> socket.socket:
+    """A socket that listens inside, on its loopback. Raises `OSError`."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        argv = [sys.executable, "-I", "-S", _NAMESPACES, "sockets", str(pid), str(theirs.fileno())]
+        helper = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        try:
+            theirs.close()
+            ours.settimeout(_START_SECONDS)
+            ours.send(f"listen {port}".encode())
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        finally:
+            ours.close()
+            helper.wait()
+    if not fds:
+        raise OSError("no socket came")
+    return socket.socket(fileno=fds[0])

@@ -1,0 +1,22 @@
+"""Whether bubblewrap can be used on this machine."""
+
+import shutil
+import subprocess
+
+_PROBE_SECONDS = 5.0
+
+
+def probe() -> str:
+    """Why bubblewrap cannot be used here; empty: it can."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed (Debian, Ubuntu, Fedora: the package bubblewrap)"
+    argv = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534", "--cap-drop", "ALL"]
+    argv += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    try:
+        tried = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap does not run: {error}"
+    if tried.returncode == 0:
+        return ""
+    said = tried.stderr.strip().splitlines()
+    return f"bubblewrap may make no namespaces here: {said[-1] if said else tried.returncode}"

@@ -1,0 +1,85 @@
+"""Which sandbox holds what, and how a container is told; nothing is started."""
+
+from pathlib import Path
+
+import pytest
+
+from cloudcrest.compute.sandbox.api import Bind, SandboxSpec
+from cloudcrest.compute.sandbox.choose import Node, RefusingSandbox, choose_sandbox, decide
+from cloudcrest.compute.sandbox.container import run_argv
+from cloudcrest.compute.sandbox.limiting import how_it_ended
+from cloudcrest.compute.sandbox.plain import PlainSandbox
+from cloudcrest.compute.sandbox.proxy import AllowList
+from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.kernel.errors import SetupError
+
+
+@pytest.mark.parametrize(
+    ("runtime", "problem", "image", "trusted", "kind"),
+    [
+        ("podman", "", True, False, "container"),
+        ("", "", True, True, "none"),
+        ("podman", "", False, False, "bubblewrap"),
+        ("podman", "is not installed", False, False, "none"),
+        ("podman", "is not installed", False, True, "rlimits"),
+        ("", "", False, True, "bubblewrap"),
+    ],
+)
+def test_the_strongest_that_there_is_and_none_for_whom_nobody_trusts(
+    runtime: str, problem: str, image: bool, trusted: bool, kind: str
+) -> None:
+    found, why = decide(Node(runtime, problem), wants_image=image, is_trusted=trusted)
+    assert found == kind
+    assert bool(why) == (kind == "none")
+
+
+@pytest.mark.anyio
+async def test_a_refusal_says_why_and_where_to_read_on() -> None:
+    assert isinstance(choose_sandbox("plain", is_trusted=False, policy=OutboundPolicy()), PlainSandbox)
+    refusing = choose_sandbox("magic", is_trusted=True, policy=OutboundPolicy())
+    assert isinstance(refusing, RefusingSandbox)
+    with pytest.raises(SetupError, match="there is no isolation 'magic'"):
+        await refusing.start(SandboxSpec("s", ("true",), Path("/nowhere")), 1)
+
+
+def test_a_container_gets_no_rights_and_no_network() -> None:
+    spec = SandboxSpec(
+        "job_1-1-0", ("python", "train.py"), Path("/jobs/work"), environment={"TOKEN": "secret"},
+        binds=(Bind(Path("/volumes/d"), "/data"), Bind(Path("/volumes/o"), "/out", is_writable=True)),
+        image="python:3.13", cpu_milli=2_500, memory_bytes=1 << 30, processes=64, accelerators=(0, 2),
+    )  # fmt: skip
+    argv = run_argv("podman", spec, Path("/jobs/env"))
+    line = " ".join(argv)
+    for words in (
+        "--network none", "--cap-drop ALL", "--user 65534:65534", "--read-only", "no-new-privileges", "--pids-limit 64",
+        "--memory 1073741824", "--cpus 2.5", "--volume /volumes/d:/data:ro", "--volume /volumes/o:/out ",
+        '--gpus "device=0,2"',
+    ):  # fmt: skip
+        assert words in line
+    assert argv[-3:] == ("python:3.13", "python", "train.py")
+    assert "secret" not in line
+    assert "--privileged" not in line
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "port", "is_it"),
+    [
+        ("pypi.org", "pypi.org", 443, True),
+        ("pypi.org", "PyPI.org.", 80, True),
+        ("pypi.org", "evilpypi.org", 443, False),
+        ("pypi.org", "pypi.org", 22, False),
+        ("pypi.org:8443", "pypi.org", 8443, True),
+        ("pypi.org:8443", "pypi.org", 443, False),
+        ("*.example.com", "a.b.example.com", 443, True),
+        ("*.example.com", "example.com", 443, False),
+        ("*.example.com", "badexample.com", 443, False),
+    ],
+)
+def test_who_is_on_the_list(entry: str, host: str, port: int, is_it: bool) -> None:
+    assert AllowList([entry]).has(host, port) == is_it
+
+
+def test_an_end_is_told_as_a_shell_tells_it() -> None:
+    assert [how_it_ended(code) for code in (0, 3, 137, -9, 255)] == [
+        (0, None), (3, None), (None, 9), (None, 9), (255, None)
+    ]  # fmt: skip
