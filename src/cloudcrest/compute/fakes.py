@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.compute.jobs.api import MeteredMember
-from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, Refused, Running, Spot, Workload
+from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, RefusalCode, Refused, Running, Spot, Workload
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, LimitExceeded
 
 
@@ -17,6 +17,7 @@ class FakePlacer:
         self.nodes = tuple(nodes)
         self.most = most
         self.lost: set[str] = set()
+        self.code: RefusalCode = "capacity"
         self.addresses: dict[str, str] = {}
         self.adopted: list[Running] = []
         self._turn = 0
@@ -44,7 +45,7 @@ class FakePlacer:
         self._place()
 
     def news(self, source: str) -> Plan:  # noqa: ARG002
-        refused = tuple(Refused(each, "capacity", "needs 1 node; all are taken") for each in self._waiting)
+        refused = tuple(Refused(each, self.code, "needs 1 node; all are taken") for each in self._waiting)
         return Plan(tuple(self._placed.values()), tuple(self._preempted.values()), refused)
 
     def node(self, node_id: str) -> NodeFacts | None:

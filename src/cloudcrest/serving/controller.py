@@ -209,13 +209,13 @@ class Controller:
         """Takes over the placer's news: who has a place, who waits and why, who is to leave."""
         news = self._placer.news(SOURCE)
         placed = {each.workload_id: each.spots[0] for each in news.placed}
-        refused = {each.workload_id: each.reason for each in news.refused}
+        refused = {each.workload_id: each for each in news.refused}
         preempted = {each.workload_id: each for each in news.preempted}
         for replica in self._replicas.values():
             if replica.phase == "placing" and replica.id in placed:
                 self._work.begin(replica, placed[replica.id])
             elif replica.phase == "placing":
-                replica.reason = f"waits for a place: {refused[replica.id]}" if replica.id in refused else None
+                replica.waits(refused.get(replica.id))
             elif replica.leaving != "lost":
                 replica.leaving = _leaving(preempted.get(replica.id))
 

@@ -5,10 +5,11 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from cloudcrest.catalog.api import PullProgress
-from cloudcrest.compute.scheduler.model import Running
+from cloudcrest.compute.scheduler.model import Refused, Running
 from cloudcrest.serving.api import (
     DeploymentDocument,
     ReplicaEndpoint,
+    ReplicaState,
     ReplicaStatus,
     RouteDocument,
 )
@@ -20,7 +21,7 @@ class Replica:
 
     `visible_from`: the number of the first listing of the fabric that must show its process. `leave_by_unix_seconds`:
     when it is stopped at the latest, once it is being drained. `running`: its place, None while it waits for one.
-    `address`: of its node.
+    `address`: of its node. `has_no_place`: no node of the region could ever hold it.
     """
 
     def __init__(self, replica_id: str, document: DeploymentDocument, *, generation: int, since: float) -> None:
@@ -30,6 +31,7 @@ class Replica:
         self.phase: Phase = "placing"
         self.running: Running | None = None
         self.leaving: Leaving = ""
+        self.has_no_place = False
         self.since = since
         self.reason: str | None = None
         self.pull: PullProgress | None = None
@@ -66,6 +68,11 @@ class Replica:
         self.reason = reason
         self.unanswered = 0
 
+    def waits(self, refused: Refused | None) -> None:
+        """It waits for a place, and why (None: it is about to get one)."""
+        self.reason = None if refused is None else f"waits for a place: {refused.reason}"
+        self.has_no_place = refused is not None and refused.code == "impossible"
+
     def known(self) -> Known:
         """What reconcile sees of it."""
         return Known(
@@ -82,11 +89,12 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """What the control plane is told of it."""
+        state: ReplicaState = "draining" if self.phase == "stopping" else self.phase
         return ReplicaStatus(
             id=self.id,
             deployment_id=self.document.id,
             generation=self.generation,
-            state="draining" if self.phase == "stopping" else self.phase,
+            state="failed" if self.phase == "placing" and self.has_no_place else state,
             restarts=self.restarts,
             reason=self.reason,
             pull=self.pull if self.phase == "fetching" else None,

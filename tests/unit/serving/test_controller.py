@@ -293,6 +293,17 @@ async def test_says_why_there_is_no_place_and_starts_when_there_is(region: Regio
     assert (region.replica().state, region.replica().node_id) == ("ready", "local")
 
 
+async def test_what_no_node_could_ever_hold_has_failed_until_one_could(region: Region) -> None:
+    region.placer.most, region.placer.code = 0, "impossible"
+    region.want(deployment())
+    await region.steps(1)
+    assert region.replica().state == "failed"
+    region.placer.most = 1
+    region.placer.release("serving", "nothing")
+    await region.steps()
+    assert region.replica().state == "ready"
+
+
 async def test_starts_a_replica_on_its_node_at_its_address(region: Region) -> None:
     region.placer.nodes = ("far",)
     region.placer.addresses = {"far": "10.1.2.3"}

@@ -12,6 +12,7 @@ import msgspec
 WHOLE = 1000
 """Thousandths of one accelerator."""
 Domain = Literal["node", "rack", "zone"]
+RefusalCode = Literal["impossible", "capacity", "quota", "power", "waits_for_preemption"]
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -126,7 +127,7 @@ class Refused(msgspec.Struct, frozen=True):
     """
 
     workload_id: str
-    code: Literal["impossible", "capacity", "quota", "power", "waits_for_preemption"]
+    code: RefusalCode
     reason: str
 
 
