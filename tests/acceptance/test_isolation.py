@@ -48,7 +48,7 @@ class Victim:
         organization = f"/api/v1/organizations/{self.ids['organization_id']}"
         paths = [organization, f"{organization}/members", f"{organization}/invitations", "/api/v1/projects"]
         paths += ["/api/v1/keys", "/api/v1/usage", "/api/v1/ledger/entries", "/api/v1/ledger/balance"]
-        paths += ["/api/v1/budgets", f"/api/v1/projects/{self.ids['project_id']}/secrets"]
+        paths += ["/api/v1/budgets", "/api/v1/quotas", f"/api/v1/projects/{self.ids['project_id']}/secrets"]
         paths += [f"/api/v1/deployments/{self.ids['deployment_id']}"]
         seen = [answered(self.tenant.http.get(path)) for path in paths]
         for report in seen[-1]["replica_states"]:
@@ -68,6 +68,9 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
     budget = answered(tenant.http.post("/api/v1/budgets", json={"period": "month", "amount": "1000"}), 201)
     secrets = f"/api/v1/projects/{tenant.project_id}/secrets"
     answered(tenant.http.put(f"{secrets}/THEIR_TOKEN", json={"value": "their value"}))
+    with cloud.client(cloud.operator_key) as operator:
+        body = {"organization_id": tenant.organization_id, "resource": "their-chips", "guaranteed_milli": 1000}
+        quota = answered(operator.post("/api/v1/quotas", json=body), 201)
     nowhere = {"project_id": tenant.project_id, "command": ["true"], "labels": {"no": "node"}}
     job = answered(tenant.http.post("/api/v1/jobs", json=nowhere), 201)
     private = {"model": CHAT_MODEL, "name": "private-model", "engine": "simulated", "replicas": {"min": 0}}
@@ -88,6 +91,7 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
             "deployment_id": deployment["id"],
             "budget_id": budget["id"],
             "job_id": job["id"],
+            "quota_id": quota["id"],
             "node_id": node["id"],
         }
         words = {*ids.values(), tenant.email, "private-model", served["id"], tenant.key["prefix"]}

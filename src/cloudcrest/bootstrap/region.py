@@ -41,6 +41,7 @@ from cloudcrest.compute.api import (
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.jobs.api import JOB_KIND, JobDocument
 from cloudcrest.compute.nodes.reporter import NodeReporter
+from cloudcrest.compute.quotas.api import QUOTA_KIND, QuotaDocument
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
@@ -58,7 +59,7 @@ from cloudcrest.serving.engines.registry import create_engines
 from cloudcrest.serving.preparation import Folders
 
 PASSED_THROUGH = (ORGANIZATION_KIND, PROJECT_KIND, KEY_KIND, BUDGET_KIND, RATE_CARD_KIND)
-PLACED_BY = {NODE_KIND, RACK_KIND, ACCELERATOR_TYPE_KIND, RATE_CARD_KIND}
+PLACED_BY = {NODE_KIND, RACK_KIND, ACCELERATOR_TYPE_KIND, RATE_CARD_KIND, QUOTA_KIND}
 _STATUS_EVERY_SECONDS = 5.0
 _STATUS_AT_MOST_EVERY_SECONDS = 0.1
 _STATUS_TIMEOUT_SECONDS = 10.0
@@ -174,6 +175,7 @@ class RegionService:
                 _decoded(self._state, RACK_KIND, RackDocument),
                 _decoded(self._state, ACCELERATOR_TYPE_KIND, AcceleratorType),
                 _decoded(self._state, RATE_CARD_KIND, RateCardsDocument),
+                _decoded(self._state, QUOTA_KIND, QuotaDocument),
             )
             self._placer.update(rules(published, SystemClock().now()))
 

@@ -13,6 +13,7 @@ from cloudcrest.compute.accelerators.naming import TypeIndex
 from cloudcrest.compute.api import AcceleratorType, Fabric, NodeDocument, RackDocument
 from cloudcrest.compute.nodes.merge import node_of, rack_watts
 from cloudcrest.compute.placement.placer import LivePlacer, Rules
+from cloudcrest.compute.quotas.api import QuotaDocument
 from cloudcrest.compute.scheduler.packing.index import PackingIndex
 from cloudcrest.kernel.clock import SystemClock
 
@@ -27,6 +28,7 @@ class Published(msgspec.Struct, frozen=True):
     racks: Sequence[RackDocument] = ()
     types: Sequence[AcceleratorType] = ()
     rates: Sequence[RateCardsDocument] = ()
+    quotas: Sequence[QuotaDocument] = ()
 
 
 def make_placer(settings: RegionSettings, fabric: Fabric) -> LivePlacer:
@@ -51,6 +53,7 @@ def rules(published: Published, now: datetime) -> Rules:
         node_of=lambda facts: node_of(facts, set_of.get(facts.id), types, prices),
         draining=frozenset(document.node_id for document in published.nodes if document.is_draining),
         rack_watts=rack_watts(published.racks),
+        quotas=tuple(document.quota() for document in published.quotas),
     )
 
 

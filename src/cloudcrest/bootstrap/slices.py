@@ -14,6 +14,7 @@ import cloudcrest.compute.accelerator_types.routes
 import cloudcrest.compute.jobs.routes
 import cloudcrest.compute.jobs.tasks
 import cloudcrest.compute.nodes.routes
+import cloudcrest.compute.quotas.routes
 import cloudcrest.identity.pages
 import cloudcrest.identity.routes
 import cloudcrest.identity.seed
@@ -35,6 +36,7 @@ from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
 from cloudcrest.compute.jobs.service import JobService
 from cloudcrest.compute.nodes.service import NodeService
+from cloudcrest.compute.quotas.service import QuotaService
 from cloudcrest.identity.api import OrganizationCreated
 from cloudcrest.identity.mail import FolderMailer, Mailer, SmtpMailer
 from cloudcrest.identity.passwords import Passwords
@@ -108,6 +110,7 @@ class Slices:
             cloudcrest.serving.routes.router(self.deployments),
             self.billing.router(),
             self.compute.router(),
+            cloudcrest.compute.quotas.routes.router(self.compute.quotas),
             cloudcrest.regions.routes.internal_router(self._notifier),
             cloudcrest.compute.nodes.routes.internal_router(self.nodes),
             cloudcrest.serving.routes.internal_router(self.deployments),
@@ -253,6 +256,7 @@ class _Billing:
 class _Compute:
     def __init__(self, base: Base, regions: RegionService) -> None:
         self.jobs = JobService(regions=regions, owners=OwnerLookup(), clock=base.clock, new_id=base.new_id)
+        self.quotas = QuotaService(regions=regions, owners=OwnerLookup(), clock=base.clock, new_id=base.new_id)
         self._secrets = ProjectSecrets(base.sealer, base.clock)
         self._policies = ComputePolicies(base.clock)
         tasks = cloudcrest.compute.jobs.tasks.blueprint(self.jobs, base.database)

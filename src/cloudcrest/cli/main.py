@@ -20,6 +20,7 @@ from cloudcrest.cli import (
     models,
     nodes,
     organizations,
+    quotas,
     regions,
     secrets,
     sound,
@@ -63,7 +64,17 @@ def build() -> App:
     for group, commands in (
         (
             _USE,
-            (models.app, deployments.app, jobs.app, volumes.app, secrets.app, regions.app, nodes.app, accelerators.app),
+            (
+                models.app,
+                deployments.app,
+                jobs.app,
+                volumes.app,
+                secrets.app,
+                regions.app,
+                nodes.app,
+                accelerators.app,
+                quotas.app,
+            ),
         ),
         (_ACCOUNT, (organizations.orgs, organizations.projects, organizations.members, keys.app)),
         (_MONEY, (ledger.app, ledger.rate_cards, budgets.app)),

@@ -69,6 +69,16 @@ async def count_unfinished(session: AsyncSession, project_id: str) -> int:
     return await session.scalar(select(func.count()).where(*unfinished)) or 0
 
 
+async def placed(session: AsyncSession, region: str, organization_id: str, project_id: str | None) -> list[Job]:
+    """An organization's jobs, or one project's, that have their places in a region."""
+    statement = select(JobRow).where(
+        JobRow.region == region, JobRow.organization_id == organization_id, JobRow.state.in_(("preparing", "running"))
+    )
+    if project_id is not None:
+        statement = statement.where(JobRow.project_id == project_id)
+    return [_job(row) for row in await session.scalars(statement)]
+
+
 async def of_region(session: AsyncSession, region: str, job_ids: Collection[str]) -> dict[str, Job]:
     """Those of these jobs that are a region's and have not ended, held until the transaction ends, by id."""
     statement = select(JobRow).where(JobRow.region == region, JobRow.id.in_(job_ids), JobRow.ended_at.is_(None))

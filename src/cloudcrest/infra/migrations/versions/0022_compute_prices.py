@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0024"
+revision = "0022"
 down_revision: str | None = "0021"
 
 _PRICES = ("price_per_accelerator_second", "price_per_cpu_second")

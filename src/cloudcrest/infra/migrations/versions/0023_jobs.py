@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0022"
-down_revision: str | None = "0024"
+revision = "0023"
+down_revision: str | None = "0022"
 
 
 def upgrade() -> None:

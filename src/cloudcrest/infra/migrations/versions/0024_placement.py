@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0025"
-down_revision: str | None = "0022"
+revision = "0024"
+down_revision: str | None = "0023"
 
 
 def upgrade() -> None:
