@@ -4,17 +4,14 @@ Source of the traces: openb_node_list_gpu_node.csv and openb_pod_list_*.csv of A
 through hkust-adsl/kubernetes-scheduler-simulator (Apache-2.0), gzipped or not.
 """
 
-import csv
-import gzip
-import io
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from cloudcrest.compute.scheduler.model import WHOLE, Demand, Node
-from cloudcrest.kernel.units import GIB, MIB
+from cloudcrest.compute.simulator.trace import demand_of, read_nodes, rows
+from cloudcrest.kernel.units import GIB
 
 NODES = "openb_node_list_gpu_node.csv"
 PODS = "openb_pod_list_"
@@ -49,29 +46,8 @@ def workloads(folder: Path) -> list[str]:
 
 def load(folder: Path, name: str) -> Workload:
     """One workload. Raises `OSError` where it is not there."""
-    nodes = [
-        Node(
-            id=row["sn"],
-            cpu_milli=int(row["cpu_milli"]),
-            memory_bytes=int(row["memory_mib"]) * MIB,
-            accelerator_type=row["model"] or None,
-            accelerators=int(row["gpu"]),
-        )
-        for row in _rows(folder, NODES)
-    ]
-    demands = []
-    for row in _rows(folder, f"{PODS}{name}.csv"):
-        count = int(row["num_gpu"])
-        named = row.get("gpu_spec") or ""
-        demands.append(
-            Demand(
-                cpu_milli=int(row["cpu_milli"]),
-                memory_bytes=int(row["memory_mib"]) * MIB,
-                accelerators=count,
-                milli=int(row["gpu_milli"]) if count == 1 else WHOLE,
-                types=frozenset(named.split("|")) if named else frozenset(),
-            )
-        )
+    nodes = read_nodes(_path(folder, NODES))
+    demands = [demand_of(row) for row in rows(_path(folder, f"{PODS}{name}.csv"))]
     return Workload(name, tuple(nodes), tuple(demands))
 
 
@@ -138,7 +114,5 @@ def _pod(rng: random.Random, name: str) -> Demand:
     return Demand(cpu, cpu // 1000 * rng.choice((2, 4, 6)) * GIB, count, milli, types)
 
 
-def _rows(folder: Path, name: str) -> Sequence[dict[str, str]]:
-    path = folder / name
-    text = path.read_text() if path.exists() else gzip.decompress((folder / f"{name}.gz").read_bytes()).decode()
-    return list(csv.DictReader(io.StringIO(text)))
+def _path(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).exists() else folder / f"{name}.gz"

@@ -23,6 +23,7 @@ from cloudcrest.cli import (
     quotas,
     regions,
     secrets,
+    simulate,
     sound,
     usage,
     volumes,
@@ -85,6 +86,8 @@ def build() -> App:
     for account in (login.login, login.logout, login.register):
         app.command(account, group=_ACCOUNT)
     app.command(usage.usage, group=_MONEY)
+    simulate.app.group = (_MACHINE,)
+    app.command(simulate.app)
     return app
 
 

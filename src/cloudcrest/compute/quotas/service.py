@@ -91,7 +91,7 @@ class QuotaService:
         return await self._used(session, changed)
 
     async def delete(self, session: AsyncSession, caller: Caller, quota_id: str) -> None:
-        """Who had it borrows from now on. Raises `NotFound`, `PermissionDenied`; `Conflict` where projects have parts."""
+        """Who had it borrows from now on. Raises `NotFound`, `PermissionDenied`, `Conflict` where it is divided."""
         quota = await self._own(session, caller, quota_id, writes=True)
         await repository.lock(session, quota.region, quota.organization_id)
         siblings = await repository.of_organization(session, quota.region, quota.organization_id, quota.resource)
