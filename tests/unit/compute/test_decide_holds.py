@@ -113,7 +113,7 @@ def _is_equal(running: Running, by: Workload) -> bool:
     other = running.workload
     if other.is_spot and not by.is_spot:
         return False
-    return other.priority >= by.priority and (other.owner[:1] == by.owner[:1] or not by.owner or not other.owner)
+    return other.priority >= by.priority and (other.owner == by.owner or not by.owner or not other.owner)
 
 
 @settings(deadline=None, max_examples=150)
@@ -133,21 +133,36 @@ def test_what_fits_anywhere_is_not_refused(machines: list[Node], before: list[De
     assert bool(plan.placed) == fits
 
 
-@settings(deadline=None, max_examples=60)
-@given(nodes, workloads)
-def test_asking_again_converges(machines: list[Node], asked: list[Workload]) -> None:
+shares = st.builds(
+    Quota,
+    st.sampled_from([("o1",), ("o2",), ("o1", "p1"), ("o1", "p2"), ("o2", "p3")]),
+    st.sampled_from(["a", "a", "b", "cpu"]),
+    st.sampled_from([0, 1_000, 2_000, 4_000, 8_000]),
+    st.sampled_from([None, None, 8_000]),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(nodes, workloads, st.lists(shares, max_size=8), limits, st.data())
+def test_asking_again_converges(
+    machines: list[Node], asked: list[Workload], quotas: list[Quota], rack_watts: dict[str, int], data: st.DataObject
+) -> None:
     machines, asked = numbered(machines, asked)
-    made = Cluster(BestFit())
+    made = Cluster(BestFit(), rack_watts)
     made.update(machines)
-    waiting, now = asked, 0.0
-    for _ in range(4 * len(asked) + 4):
-        plan = decide(made, waiting, QUOTAS, now=now)
-        if not plan.placed and not plan.preempted:
-            break
-        waiting = carry_out(made, waiting, plan, now=now)
-        now += 1
-    else:
-        raise AssertionError("it goes on for ever")
+    early = data.draw(st.integers(0, len(asked)))
+    now = 0.0
+    waiting: list[Workload] = []
+    for arriving in (asked[:early], asked[early:]):
+        waiting = [*waiting, *arriving]
+        for _ in range(4 * len(asked) + 4):
+            plan = decide(made, waiting, quotas, now=now)
+            if not plan.placed and not plan.preempted:
+                break
+            waiting = carry_out(made, waiting, plan, now=now)
+            now += 1
+        else:
+            raise AssertionError("it goes on for ever")
 
 
 @settings(deadline=None, max_examples=60)

@@ -21,7 +21,7 @@ from cloudcrest.compute.scheduler.feasible import Feasible, feasible
 from cloudcrest.compute.scheduler.fit import Trial, fit
 from cloudcrest.compute.scheduler.line import in_line
 from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, Refused, Running, Spot, Workload
-from cloudcrest.compute.scheduler.preempt import may_preempt, victims, without
+from cloudcrest.compute.scheduler.preempt import Right, Victims, cost, may_preempt, victims, without
 from cloudcrest.compute.scheduler.quotas import CPU, Claim, Quota, QuotaTree, asked_milli, usage_of
 
 MAX_LOOKED_AT = 2_000
@@ -138,13 +138,26 @@ class _Decision:
             return "; ".join(str(refusal) for refusal in refusals.values())
         return Feasible(tuple(each for each in room.nodes if nodes[each].accelerator_type in allowed), False)
 
-    def _claims(self, workload: Workload, room: Feasible) -> dict[str, Claim]:
-        """By resource that would do, whether its owner is guaranteed so much more, or would borrow it."""
-        resources = {CPU}
+    def _rights(self, workload: Workload, room: Feasible) -> list[tuple[Right, Feasible]]:
+        """Its rights, each with the nodes that it is a right to; where they differ, also the least of them to all."""
+        nodes, asked = self._cluster.nodes, asked_milli(workload)
+        of_node = dict.fromkeys(room.nodes, CPU)
         if workload.demand.accelerators:
-            resources = {self._cluster.nodes[node_id].accelerator_type or "" for node_id in room.nodes}
-        asked = asked_milli(workload)
-        return {resource: self.tree.claim(workload.owner, resource, asked) for resource in resources}
+            of_node = {node_id: nodes[node_id].accelerator_type or "" for node_id in room.nodes}
+        alike: defaultdict[tuple[Claim, Claim], set[str]] = defaultdict(set)
+        for resource in sorted(set(of_node.values())):
+            claim = self.tree.claim(workload.owner, resource, asked)
+            alike[claim, self.tree.project_claim(workload.owner, resource, asked)].add(resource)
+        if len(alike) <= 1:
+            return [(Right(*claims, frozenset(resources)), room) for claims, resources in alike.items()]
+        rights = [
+            (
+                Right(*claims, frozenset(resources)),
+                Feasible(tuple(node_id for node_id in room.nodes if of_node[node_id] in resources), False),
+            )
+            for claims, resources in alike.items()
+        ]
+        return [*rights, (Right("borrowed", "borrowed", frozenset(of_node.values())), room)]
 
     def _make_room(self, workload: Workload, room: Feasible) -> bool:
         """Whether room is being made for it, by those who leave already or by those who are to leave now."""
@@ -158,14 +171,7 @@ class _Decision:
                 return True
         if not self._settings.preempts:
             return False
-        claims = self._claims(workload, room)
-        candidates = [
-            running[name]
-            for name in sorted(running.keys() - self._leaving)
-            if may_preempt(workload, claims, running[name], self._borrowed[name])
-        ]
-        with without(self._cluster, leaving):
-            found = victims(self._cluster, workload, room, candidates)
+        found = self._cheapest_victims(workload, room, leaving)
         if found is None:
             return False
         why = "other work, which goes before it, needs its place"
@@ -174,6 +180,20 @@ class _Decision:
             self._leaving.add(victim)
         self._wait_for(workload, found.spots)
         return True
+
+    def _cheapest_victims(self, workload: Workload, room: Feasible, leaving: Sequence[Running]) -> Victims | None:
+        running = self._cluster.running
+        names = sorted(running.keys() - self._leaving)
+        ways = []
+        for right, nodes in self._rights(workload, room):
+            candidates = [
+                running[name] for name in names if may_preempt(workload, right, running[name], self._borrowed[name])
+            ]
+            with without(self._cluster, leaving):
+                found = victims(self._cluster, workload, nodes, candidates)
+            if found is not None:
+                ways.append(found)
+        return min(ways, key=lambda way: cost(running[name] for name in way.workload_ids), default=None)
 
     def _wait_for(self, workload: Workload, spots: tuple[Spot, ...]) -> None:
         """Its nodes are kept from those behind it."""

@@ -1,11 +1,12 @@
 """Whom to stop so that a workload finds room: the least work lost, then the fewest.
 
-May be stopped for a workload: spot work, by what is not spot; what another organization runs on a borrowed share, by
-who claims what he is guaranteed; and lower priority, by who claims what he is guaranteed, or where it is borrowed.
-Never what is as important, nor what is leaving already.
+May be stopped for a workload: spot work, by what is not spot; what another organization, or another project of the
+same, runs on a borrowed share, by who claims what he is guaranteed; and lower priority, by who claims what he is
+guaranteed, or where it is borrowed. A claim counts for the types that it is a claim to, and for no others. Never what
+is as important, nor what its project is guaranteed by a project that borrows, nor what is leaving already.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 
@@ -15,7 +16,7 @@ from cloudcrest.compute.scheduler.cluster import Cluster
 from cloudcrest.compute.scheduler.feasible import Feasible
 from cloudcrest.compute.scheduler.fit import fit
 from cloudcrest.compute.scheduler.model import Running, Spot, Workload
-from cloudcrest.compute.scheduler.quotas import Claim
+from cloudcrest.compute.scheduler.quotas import CPU, Borrowed, Claim
 
 MAX_EXACT = 8
 """With so few candidates on a node every set of them is looked at."""
@@ -30,21 +31,35 @@ class Victims(msgspec.Struct, frozen=True):
     spots: tuple[Spot, ...]
 
 
-def may_preempt(workload: Workload, claims: Mapping[str, Claim], running: Running, borrowed: Collection[str]) -> bool:
-    """Whether what runs may be stopped for this workload. `claims`: the workload's, by resource; `borrowed`: resources
-    that the other has borrowed.
+class Right(msgspec.Struct, frozen=True):
+    """By what a workload asks for `resources`: what its organization is guaranteed, and its project within that."""
+
+    claim: Claim
+    project_claim: Claim
+    resources: frozenset[str]
+
+
+def may_preempt(workload: Workload, right: Right, running: Running, borrowed: Borrowed) -> bool:
+    """Whether what runs may be stopped for this workload, to run on the resources of this right. `borrowed`: by what
+    the other runs. What borrows CPUs stands in the way of every resource, so it is given back for each.
     """
-    other = running.workload  # whoever may be stopped is also behind in line (line.py), or it would come back at once
+    other = running.workload  # who may be stopped has no right to stop in turn, or the two would go on for ever
     if running.is_leaving:
         return False
     if other.is_spot and not workload.is_spot:
         return True
     if workload.is_spot and (not other.is_spot or other.priority >= workload.priority):
         return False
-    is_reclaimed = any(claims.get(resource) == "guaranteed" for resource in borrowed)
-    if is_reclaimed and workload.owner and workload.owner[:1] != other.owner[:1]:
-        return True
-    return other.priority < workload.priority and (bool(borrowed) or "guaranteed" in claims.values())
+    wanted = right.resources | {CPU}
+    if workload.owner and workload.owner[:1] != other.owner[:1]:
+        if right.claim == "guaranteed" and borrowed.organization & wanted:
+            return True
+    elif workload.owner != other.owner:
+        if right.project_claim == "guaranteed" and borrowed.project & wanted:
+            return True
+        if right.project_claim == "borrowed" and not borrowed.project:
+            return False
+    return other.priority < workload.priority and (bool(borrowed.organization) or right.claim == "guaranteed")
 
 
 def victims(cluster: Cluster, workload: Workload, room: Feasible, candidates: Sequence[Running]) -> Victims | None:

@@ -2,14 +2,15 @@
 
 A quota says of an organization, or of one of its projects, how much of a resource it is guaranteed, and the most it may
 have. What nobody uses of what he is guaranteed may be borrowed by anyone, up to his own ceiling, and is given back by
-preemption. A project without a quota shares its organization's; an organization without one is guaranteed nothing, and
-borrows. Work without an owner is the cloud's own and outside the tree.
+preemption: between organizations, and between the projects of one. A project without a quota shares its organization's
+and is guaranteed nothing of its own; an organization without one is guaranteed nothing, and borrows. Work without an
+owner is the cloud's own and outside the tree.
 
 Resources are accelerator types, in thousandths of accelerators, and, for work without accelerators, `cpu`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,6 +45,13 @@ class Refusal(msgspec.Struct, frozen=True):
             f"the quota of this {whose} allows {amount(self.quota.ceiling_milli or 0, resource)}; "
             f"{amount(self.used_milli, resource)} in use, {amount(self.asked_milli, resource)} asked for"
         )
+
+
+class Borrowed(msgspec.Struct, frozen=True):
+    """Of which resources what a workload runs on is not its organization's, and of which it is not its project's."""
+
+    organization: frozenset[str] = frozenset()
+    project: frozenset[str] = frozenset()
 
 
 class QuotaTree:
@@ -85,6 +93,13 @@ class QuotaTree:
                 return "borrowed"
         return "guaranteed"
 
+    def project_claim(self, owner: Owner, resource: str, milli: int) -> Claim:
+        """Whether so much more would be what its project is guaranteed within the organization."""
+        quota = self._quotas.get((owner, resource)) if len(owner) > 1 else None
+        if quota is None or self._used[owner, resource] + milli > quota.guaranteed_milli:
+            return "borrowed"
+        return "guaranteed"
+
     def share(self, owner: Owner) -> float:
         """How much of its guarantees an organization uses, of the resource it uses most of; what it uses without a
         guarantee counts a thousand times. The less, the sooner it is served.
@@ -100,17 +115,34 @@ class QuotaTree:
         quota = self._quotas.get((owner, resource))
         return float(quota.guaranteed_milli) if quota is not None and quota.guaranteed_milli else 1.0
 
-    def borrowed(self, running: Sequence[Running], nodes: Mapping[str, Node]) -> dict[str, frozenset[str]]:
-        """By id, of which resources what it runs on is not its owner's: the least important and latest are beyond."""
+    def borrowed(self, running: Sequence[Running], nodes: Mapping[str, Node]) -> dict[str, Borrowed]:
+        """By id, what of it is borrowed: the least important and latest are beyond. What a project is guaranteed is its
+        organization's first, whatever else that runs.
+        """
+        usage = {each.workload.id: usage_of(each, nodes) for each in running}
+        in_order = sorted(running, key=_importance)
         tree = QuotaTree(self._quotas.values())
-        borrowed = {}
-        for each in sorted(running, key=_importance):
-            owner, usage = each.workload.owner, usage_of(each, nodes)
-            borrowed[each.workload.id] = frozenset(
-                resource for resource, milli in usage.items() if tree.claim(owner, resource, milli) == "borrowed"
+        project = tree._count_up(in_order, usage, tree.project_claim)
+        in_order.sort(key=lambda each: bool(project[each.workload.id]))
+        tree = QuotaTree(self._quotas.values())
+        organization = tree._count_up(in_order, usage, tree.claim)
+        return {name: Borrowed(organization[name], project[name]) for name in usage}
+
+    def _count_up(
+        self,
+        running: Iterable[Running],
+        usage: Mapping[str, Mapping[str, int]],
+        claim: Callable[[Owner, str, int], Claim],
+    ) -> dict[str, frozenset[str]]:
+        """Counts one after the other; by id, the resources of which it would borrow."""
+        beyond = {}
+        for each in running:
+            owner, mine = each.workload.owner, usage[each.workload.id]
+            beyond[each.workload.id] = frozenset(
+                resource for resource, milli in mine.items() if claim(owner, resource, milli) == "borrowed"
             )
-            tree.use(owner, usage)
-        return borrowed
+            self.use(owner, mine)
+        return beyond
 
 
 def _importance(running: Running) -> tuple[bool, int, float, str]:
