@@ -151,6 +151,33 @@ async def test_a_replica_preempts_a_job_and_gets_its_place_when_that_has_gone(cl
     assert region.placer.news("jobs").preempted == ()
 
 
+async def test_what_is_made_free_for_one_is_not_taken_by_another(clock: ManualClock) -> None:
+    region = Region(clock, machine("a", accelerators=1))
+    await region.begin()
+    region.placer.offer("jobs", workload("spot", gpus=1, is_spot=True, owner=("o", "p")))
+    await region.step()
+    region.placer.offer("jobs", workload("first", gpus=1, owner=("o", "p")))
+    await region.step()
+    assert region.reasons()["first"][0] == "waits_for_preemption"
+    region.placer.release("jobs", "spot")
+    region.placer.offer("jobs", workload("urgent", gpus=1, owner=("o", "p"), priority=9))
+    region.placer.offer("jobs", workload("first", gpus=1, owner=("o", "p")))  # said again
+    await region.step()
+    assert list(region.places()) == ["first"]
+
+
+async def test_of_two_jobs_the_one_with_less_to_lose_is_stopped(clock: ManualClock) -> None:
+    region = Region(clock, machine("a", accelerators=2))
+    await region.begin()
+    region.placer.offer("jobs", workload("old", gpus=1, owner=("o", "p")))
+    await region.step()
+    region.placer.offer("jobs", workload("new", gpus=1, owner=("o", "p")))
+    await region.step(3_600)
+    region.placer.offer("serving", workload("replica", gpus=1, priority=10))
+    await region.step()
+    assert [each.workload_id for each in region.placer.news("jobs").preempted] == ["new"]
+
+
 async def test_quotas_hold_over_both_sources(clock: ManualClock) -> None:
     region = Region(clock, machine("a"))
     quotas = (Quota(("org",), CPU, 1_000, 1_000),)

@@ -49,6 +49,15 @@ class Books:
             if workload_id in known:
                 known[workload_id] = msgspec.structs.replace(known[workload_id], is_leaving=True)
 
+    def reckon_losses(self, now: float) -> None:
+        """What is lost of tenants' work where it is stopped now: all since it got its places. A replica loses nothing:
+        its streams go on elsewhere.
+        """
+        for workload_id, running in self.cluster.running.items():
+            if running.workload.owner:
+                lost = max(0.0, now - running.since) * len(running.spots)
+                self.cluster.running[workload_id] = msgspec.structs.replace(running, preemption_cost_seconds=lost)
+
     def _count(self, running: Running) -> None:
         there = self._there(running)
         if not there:

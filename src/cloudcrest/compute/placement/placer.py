@@ -59,11 +59,18 @@ class Rules:
 
 @dataclass
 class _Waiting:
-    """One that waits. `refused`: what the last decision said of it."""
+    """One that waits. `refused`: what the last decision said of it. `is_promised`: it has had others told to stop."""
 
     source: str
     workload: Workload
     refused: Refused | None = None
+    is_promised: bool = False
+
+    def asked(self) -> Workload:
+        """As the scheduler is asked."""
+        if self.is_promised == self.workload.is_promised:
+            return self.workload
+        return msgspec.structs.replace(self.workload, is_promised=self.is_promised)
 
 
 class LivePlacer:
@@ -205,7 +212,9 @@ class LivePlacer:
         if workload.id not in self._waiting:
             self._history.add(workload.demand)
             self._packing.observe(workload.demand)
-        self._waiting[workload.id] = _Waiting(source, workload)
+        known = self._waiting.get(workload.id)
+        is_promised = known is not None and known.is_promised and known.workload.demand == workload.demand
+        self._waiting[workload.id] = _Waiting(source, workload, is_promised=is_promised)
 
     def _adopt(self, source: str, running: Running) -> None:
         self._waiting.pop(running.workload.id, None)
@@ -260,9 +269,10 @@ class LivePlacer:
         longer where it learns from a history.
         """
         now = self._clock.unix_seconds()
-        waiting = [each.workload for each in self._waiting.values()]
+        waiting = [each.asked() for each in self._waiting.values()]
         if not waiting:
             return
+        self._books.reckon_losses(now)
         self._is_deciding = True
         try:
             plan = await asyncio.to_thread(decide, self._books.cluster, waiting, self._rules.quotas, now=now)
@@ -291,6 +301,8 @@ class LivePlacer:
             _log.info("preempted", workload=preempted.workload_id, by=preempted.by, reason=preempted.reason)
         for refused in plan.refused:
             waits = self._waiting[refused.workload_id]
+            # For whom others were told to stop, he comes first until he has his place, whoever asks meanwhile.
+            waits.is_promised = refused.code == "waits_for_preemption"
             if waits.refused != refused:
                 waits.refused = refused
                 concerned.add(waits.source)
