@@ -78,3 +78,14 @@ def test_what_a_project_is_guaranteed_is_its_organizations_first() -> None:
     borrowed = QuotaTree(quotas).borrowed(list(made.running.values()), made.nodes)
     assert not borrowed["p1"].organization
     assert borrowed["p3"].organization == {"a"}
+
+
+def test_who_was_promised_room_goes_where_it_is_his() -> None:
+    quotas = (Quota(("o2",), "a", 1_000),)
+    made = cluster(node("b1", 1, kind="b"), node("a1", 1))
+    made.start(running(Workload("cloud", demand(1, 500)), Spot("b1", (0,))))
+    made.start(running(Workload("both", demand(1, 500), members=2, owner=("o1", "p1"), priority=1),
+                       Spot("b1", (0,)), Spot("a1", (0,))))  # fmt: skip
+    waiting = until_it_rests(made, [Workload("mine", demand(1, 250), members=3, owner=("o2", "p3"))], quotas)
+    assert [each.id for each in waiting] == ["both"]
+    assert {spot.node_id for spot in made.running["mine"].spots} == {"a1"}

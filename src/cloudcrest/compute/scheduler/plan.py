@@ -107,11 +107,21 @@ class _Decision:
         if isinstance(room, str):
             self.refuse(workload, "quota", room)
             return
-        spots = fit(self._cluster, workload, room)
+        spots = self._fit(workload, room)
         if spots is not None:
             self._place(workload, spots)
         elif not self._make_room(workload, room):
             self._refuse_for_room(workload, room, alike)
+
+    def _fit(self, workload: Workload, room: Feasible) -> tuple[Spot, ...] | None:
+        """Others were stopped by the right to some types: there it goes, where it will not be stopped in turn."""
+        if workload.is_promised:
+            for right, nodes in self._rights(workload, room):
+                if right.claim == "guaranteed" or right.project_claim == "guaranteed":
+                    spots = fit(self._cluster, workload, nodes)
+                    if spots is not None:
+                        return spots
+        return fit(self._cluster, workload, room)
 
     def _place(self, workload: Workload, spots: tuple[Spot, ...]) -> None:
         trial = Trial(self._cluster, workload)
