@@ -58,7 +58,9 @@ def what(demand: Demand) -> str:
         kind = f"{kind} with {size}" if kind else size
     if demand.milli < WHOLE:
         return f"{demand.milli / WHOLE:g} of one {kind or 'accelerator'}"
-    return f"{demand.accelerators} × {kind}" if kind else f"{demand.accelerators} accelerators"
+    if kind:
+        return f"{demand.accelerators} × {kind}"
+    return "1 accelerator" if demand.accelerators == 1 else f"{demand.accelerators} accelerators"
 
 
 def _usable(free: Free, demand: Demand) -> int:

@@ -84,7 +84,8 @@ def _too_large_sentence(nodes: list[Node], workload: Workload) -> str:
         fitting = [node for node in nodes if not demand.types or node.accelerator_type in demand.types]
         most = max((node.accelerators for node in fitting), default=0)
         if most < demand.accelerators:
-            return f"needs {demand.accelerators} accelerators on one node; the largest has {most}"
+            many = "1 accelerator" if demand.accelerators == 1 else f"{demand.accelerators} accelerators"
+            return f"needs {many} on one node; the largest has {most}"
         if not any(fits_type(node, demand) for node in fitting):
             gib = max(node.accelerator_memory_bytes for node in fitting) / 2**30
             return f"needs {demand.accelerator_memory_bytes / 2**30:g} GiB an accelerator; the largest has {gib:g} GiB"

@@ -170,7 +170,9 @@ def asked_milli(workload: Workload) -> int:
 
 def amount(milli: int, resource: str) -> str:
     """An amount for people: `2.5 × nvidia-h100-80gb`, `4 CPUs`."""
-    return f"{milli / 1000:g} CPUs" if resource == CPU else f"{milli / 1000:g} × {resource}"
+    if resource == CPU:
+        return "1 CPU" if milli == 1000 else f"{milli / 1000:g} CPUs"
+    return f"{milli / 1000:g} × {resource}"
 
 
 def _levels(owner: Owner) -> list[Owner]:

@@ -27,6 +27,7 @@ PRICE_AGAIN = 200
 MAX_STATES = 400_000
 MAX_DEMANDS = 2_048
 """Kinds of demands for which it is remembered what follows from what."""
+COMPILED_FROM_NODES = 200
 TIGHTER = 1e-7
 """Of equal places, the accelerator of which least is left."""
 _ACCELERATORS = 8
@@ -157,7 +158,7 @@ class PackingIndex:
     def _learn(self) -> None:
         """Learns of demands where there is news, and looks at the prices again from time to time."""
         if self._history.is_news:
-            self._worth = Worth(self._history.learn())
+            self._worth = Worth(self._history.learn(), is_worth_compiling=len(self._books) >= COMPILED_FROM_NODES)
             self._choices_until_prices = 0
         if self._states.size > MAX_STATES:
             self._start_over(self._states.accelerators)
@@ -201,7 +202,7 @@ class PackingIndex:
         self._states = States(accelerators)
         self._successors = {}
         self._nodes_in = {}
-        self._worth = Worth(self._worth.classes)
+        self._worth = Worth(self._worth.classes, is_worth_compiling=self._worth.is_worth_compiling)
         self._choices_until_prices = 0
         for node_id in self._books:
             self._enter(node_id)

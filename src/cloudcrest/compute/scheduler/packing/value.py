@@ -19,14 +19,13 @@ Valuation = Callable[[Ints], Floats]
 """Of rows of states (shape, CPU, memory, what is left of each accelerator): thousandths placed, on average."""
 
 
-def valuation(classes: Classes, futures: Futures) -> Valuation:
-    """The function over these futures: compiled where numba is installed (`cloudcrest[fast]`), else by numpy.
-
-    Both give the same numbers.
+def valuation(classes: Classes, futures: Futures, *, is_worth_compiling: bool) -> Valuation:
+    """The function over these futures: compiled where that is worth its seconds and its 130 MB, and numba is installed
+    (`cloudcrest[fast]`); else by numpy. Both give the same numbers.
     """
     from importlib.util import find_spec
 
-    if find_spec("numba") is None:
+    if not is_worth_compiling or find_spec("numba") is None:
         return by_numpy(classes, futures)
     from cloudcrest.compute.scheduler.packing.fast_value import by_numba
 

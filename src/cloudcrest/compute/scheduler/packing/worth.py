@@ -14,10 +14,12 @@ LEFT_WEIGHT = 1 / 8000
 class Worth:
     """The worth of each state: its value alone, and its slots for those who need several accelerators at once."""
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: Classes, *, is_worth_compiling: bool = False) -> None:
         self.classes = classes
+        self.is_worth_compiling = is_worth_compiling
         self._groups = Groups(classes)
-        self._value = valuation(classes, Futures(classes)) if len(classes) else None
+        futures = Futures(classes) if len(classes) else None
+        self._value = None if futures is None else valuation(classes, futures, is_worth_compiling=is_worth_compiling)
         self._values: Floats = np.zeros(0)
         self._slots: Floats = np.zeros((0, len(self._groups.counts)))
         self._worth: Floats = np.zeros(0)
