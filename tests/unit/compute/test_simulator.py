@@ -94,6 +94,13 @@ def test_what_was_borrowed_comes_back_to_who_is_guaranteed() -> None:
     assert (ended["job-0"].preemptions, ended["job-1"].preemptions) == (0, 1)
 
 
+def test_what_was_given_out_is_counted_over_all_the_time_idle_or_not() -> None:
+    outcome = run("2xcpu:8:64", [firm(0, cpu_job(0, 100)), firm(1, cpu_job(900, 100, cpus=4))])
+    told = report(outcome, {})
+    assert told.hours * 3600 == pytest.approx(1000, abs=3)
+    assert told.allocated_cpu_percent == pytest.approx(100 * (800 + 400) / (16 * told.hours * 3600))
+
+
 def test_the_same_replay_is_the_same_and_draws_a_picture(tmp_path: Path) -> None:
     jobs = [cpu_job(number * 7.0, 40.0 + number % 5, 1 + number % 4) for number in range(60)]
     nodes = made_nodes("2xcpu:8:64", TYPES)

@@ -1,6 +1,7 @@
 """What a replay comes to, in numbers: allocation, waiting, preemption, fairness, cost. Pure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -35,8 +36,9 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A replay's report. Percent of all, averaged over the samples. `never`: jobs that found no place, by why.
-    `fairness`: Jain's index over organizations' stretch, 1 where all fare alike.
+    """A replay's report. `allocated_percent`, `allocated_cpu_percent`: of all, of the whole time, as what ran took it;
+    what was done again counts. `fragmented_percent`: of all accelerators, between the samples. `never`: jobs that found
+    no place, by why. `fairness`: Jain's index over organizations' stretch, 1 where all fare alike.
     """
 
     nodes: int
@@ -62,7 +64,7 @@ def report(outcome: Outcome, prices: Mapping[str, float]) -> Report:
     shares = tuple(_share(owner, ended, prices) for owner, ended in by_owner(outcome.ended).items())
     stretches = np.array([share.stretch for share in shares])
     fairness = float(stretches.sum() ** 2 / (len(stretches) * (stretches**2).sum())) if len(stretches) else 1.0
-    samples = outcome.samples
+    samples, seconds = outcome.samples, outcome.seconds
     return Report(
         nodes=outcome.nodes,
         accelerators=outcome.accelerators / WHOLE,
@@ -70,9 +72,11 @@ def report(outcome: Outcome, prices: Mapping[str, float]) -> Report:
         hours=outcome.seconds / HOUR,
         jobs=len(outcome.ended),
         never=outcome.never,
-        allocated_percent=_percent([sample.accelerators for sample in samples], outcome.accelerators),
-        allocated_cpu_percent=_percent([sample.cpu for sample in samples], outcome.cpu_milli),
-        fragmented_percent=_percent([sample.fragmented for sample in samples], outcome.accelerators),
+        allocated_percent=_percent(
+            WHOLE * sum(map(_accelerator_seconds, outcome.ended)), outcome.accelerators, seconds
+        ),
+        allocated_cpu_percent=_percent(1000 * sum(map(_cpu_seconds, outcome.ended)), outcome.cpu_milli, seconds),
+        fragmented_percent=_fragmented_percent(samples, outcome.accelerators),
         firm=_waiting([each for each in outcome.ended if not each.workload.is_spot]),
         spot=_waiting([each for each in outcome.ended if each.workload.is_spot]),
         organizations=shares,
@@ -95,9 +99,7 @@ def _waiting(ended: Sequence[Ended]) -> Waiting:
 def _share(owner: str, ended: Sequence[Ended], prices: Mapping[str, float]) -> Share:
     accelerator_seconds = cpu_seconds = cost = 0.0
     for each in ended:
-        demand, members = each.workload.demand, each.workload.members
-        accelerators = each.ran * members * demand.accelerators * demand.milli / WHOLE
-        cpus = each.ran * members * demand.cpu_milli / 1000
+        accelerators, cpus = _accelerator_seconds(each), _cpu_seconds(each)
         accelerator_seconds += accelerators
         cpu_seconds += cpus
         kinds = [kind for kind in each.types if kind != "cpu"]
@@ -111,5 +113,20 @@ def _share(owner: str, ended: Sequence[Ended], prices: Mapping[str, float]) -> S
     )  # fmt: skip
 
 
-def _percent(values: Sequence[int], whole: int) -> float:
-    return 100 * float(np.mean(values)) / whole if values and whole else 0.0
+def _accelerator_seconds(ended: Ended) -> float:
+    demand = ended.workload.demand
+    return ended.ran * ended.workload.members * demand.accelerators * demand.milli / WHOLE
+
+
+def _cpu_seconds(ended: Ended) -> float:
+    return ended.ran * ended.workload.members * ended.workload.demand.cpu_milli / 1000
+
+
+def _percent(used: float, whole: int, seconds: float) -> float:
+    return 100 * used / (whole * seconds) if whole and seconds else 0.0
+
+
+def _fragmented_percent(samples: Sequence[Sample], accelerators: int) -> float:
+    """Samples come when something happens, so each counts for the time until the next."""
+    fragmented = sum(sample.fragmented * (after.at - sample.at) for sample, after in pairwise(samples))
+    return _percent(fragmented, accelerators, samples[-1].at - samples[0].at) if samples else 0.0
