@@ -33,10 +33,15 @@ def in_line(waiting: Sequence[Workload], tree: QuotaTree, types: Collection[str]
         ranks = {kind: _rank(queue[0], tree, types) for kind, queue in queues.items()}
         while ranks:
             best = min(ranks, key=ranks.__getitem__)
+            owner = best[0]
+            before = tree.changes(owner)
             yield queues[best].popleft()
             if not queues[best]:
                 del queues[best], ranks[best]
-            for kind in [kind for kind in ranks if kind[0][:1] == best[0][:1]]:  # what others use is as it was
+            stale = [best] if best in ranks else []
+            if tree.changes(owner) != before:  # what others use is as it was
+                stale = [kind for kind in ranks if kind[0][:1] == owner[:1]]
+            for kind in stale:
                 ranks[kind] = _rank(queues[kind][0], tree, types)
 
 

@@ -9,8 +9,9 @@ owner is the cloud's own and outside the tree.
 Resources are accelerator types, in thousandths of accelerators, and, for work without accelerators, `cpu`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -59,13 +60,22 @@ class QuotaTree:
 
     def __init__(self, quotas: Iterable[Quota] = ()) -> None:
         self._quotas = {(quota.owner, quota.resource): quota for quota in quotas}
-        self._used: defaultdict[tuple[Owner, str], int] = defaultdict(int)
+        self._used: Counter[tuple[Owner, str]] = Counter()
+        self._resources: defaultdict[Owner, set[str]] = defaultdict(set)
+        """By organization, the resources it uses or has used."""
+        self._changes: Counter[Owner] = Counter()
 
     def use(self, owner: Owner, usage: Mapping[str, int]) -> None:
         """Counts thousandths by resource, at every level; negative to give back."""
+        self._changes[owner[:1]] += 1
         for resource, milli in usage.items():
+            self._resources[owner[:1]].add(resource)
             for level in _levels(owner):
                 self._used[level, resource] += milli
+
+    def changes(self, owner: Owner) -> int:
+        """How often anything was counted for its organization: while this stays, its claims and share stay."""
+        return self._changes[owner[:1]]
 
     def used(self, owner: Owner, resource: str) -> int:
         """What an owner and what is below it use."""
@@ -104,10 +114,11 @@ class QuotaTree:
         """How much of its guarantees an organization uses, of the resource it uses most of; what it uses without a
         guarantee counts a thousand times. The less, the sooner it is served.
         """
+        organization = owner[:1]
         shares = [
-            used / self._weight(level, resource)
-            for (level, resource), used in self._used.items()
-            if level == owner[:1] and used
+            used / self._weight(organization, resource)
+            for resource in self._resources.get(organization, ())
+            if (used := self._used[organization, resource])
         ]
         return max(shares, default=0.0)
 
@@ -175,5 +186,6 @@ def amount(milli: int, resource: str) -> str:
     return f"{milli / 1000:g} × {resource}"
 
 
-def _levels(owner: Owner) -> list[Owner]:
-    return [owner[:depth] for depth in range(1, len(owner) + 1)]
+@lru_cache(maxsize=10_000)
+def _levels(owner: Owner) -> tuple[Owner, ...]:
+    return tuple(owner[:depth] for depth in range(1, len(owner) + 1))
