@@ -6,12 +6,12 @@ import pytest
 
 from cloudcrest.compute.sandbox.api import Bind, SandboxSpec
 from cloudcrest.compute.sandbox.choose import Node, RefusingSandbox, choose_sandbox, decide
-from cloudcrest.compute.sandbox.container import run_argv
+from cloudcrest.compute.sandbox.container import ContainerSandbox, run_argv
 from cloudcrest.compute.sandbox.limiting import how_it_ended
 from cloudcrest.compute.sandbox.plain import PlainSandbox
 from cloudcrest.compute.sandbox.proxy import AllowList
 from cloudcrest.infra.outbound import OutboundPolicy
-from cloudcrest.kernel.errors import SetupError
+from cloudcrest.kernel.errors import InvalidInput, SetupError
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,17 @@ def test_a_container_gets_no_rights_and_no_network() -> None:
 )
 def test_who_is_on_the_list(entry: str, host: str, port: int, is_it: bool) -> None:
     assert AllowList([entry]).has(host, port) == is_it
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("image", ["-h", "--privileged", ":x"])
+async def test_an_image_is_never_an_option_of_the_runtime(image: str, tmp_path: Path) -> None:
+    # `-h` is help to `docker image inspect`, and to `docker run` the option that takes the command's first word.
+    spec = SandboxSpec("a", ("host", "--privileged", "-v", "/:/host", "alpine"), tmp_path, image=image)
+    with pytest.raises(InvalidInput, match="image"):
+        await ContainerSandbox("true").start(spec, 1)
+    argv = run_argv("docker", SandboxSpec("a", ("x",), tmp_path, image="alpine"), tmp_path / "e")
+    assert argv[-3:] == ("--", "alpine", "x")
 
 
 def test_an_end_is_told_as_a_shell_tells_it() -> None:

@@ -35,6 +35,8 @@ def _mountable(path: str) -> str:
         raise ValueError("is an absolute path without . and ..")
     if f"/{parts[1]}" in _SYSTEM:
         raise ValueError(f"/{parts[1]} is the system's: choose another, as /data")
+    if ":" in path:
+        raise ValueError("has no ':' in it")
     return path
 
 
@@ -119,7 +121,7 @@ class CreateJob(Body):
     image: str = Field(
         default="",
         max_length=512,
-        pattern=r"^[A-Za-z0-9._:/@-]*$",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._:/@-]*)?$",
         description="A container image; empty: the node's own",
     )
     environment: dict[VariableName, Value] = Field(default={}, max_length=256)
@@ -161,6 +163,12 @@ class CreateJob(Body):
         targets = [volume.target for volume in self.volumes]
         if len(set(targets)) < len(targets):
             raise ValueError("volumes: two of them have one target")
+        # What a job wrote into one, a link say, would be walked through on the way to the other.
+        outer = [*targets, "/checkpoints", "/work"]
+        if nested := [target for target in targets if any(target.startswith(f"{folder}/") for folder in outer)]:
+            raise ValueError(f"volumes: '{nested[0]}' is inside another folder of the job: choose one beside it")
+        if reserved := [target for target in targets if target in {"/checkpoints", "/work"}]:
+            raise ValueError(f"volumes: '{reserved[0]}' is the job's own: choose another, as /data")
         return self
 
     def request(self) -> Request:

@@ -48,7 +48,7 @@ def run_argv(runtime: str, spec: SandboxSpec, environment_file: Path) -> tuple[s
         argv += ["--volume", f"{bind.source}:{bind.target}" + ("" if bind.is_writable else ":ro")]
     if spec.accelerators:
         argv += ["--gpus", '"device=' + ",".join(map(str, spec.accelerators)) + '"']
-    return (*argv, spec.image, *spec.argv)
+    return (*argv, "--", spec.image, *spec.argv)
 
 
 class ContainerSandbox:
@@ -61,6 +61,9 @@ class ContainerSandbox:
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Fetches the image where it is not there, and starts it. Raises `InvalidInput` where it is nowhere."""
+        if not spec.image[:1].isalnum():
+            # It stands among the runtime's own options: one of them would undo what holds the command.
+            raise InvalidInput("an image's name begins with a letter or digit", param="image")
         if spec.allowed_hosts:
             raise SetupError("a job in a container image has no network here", hint="leave image out, or allowed_hosts")
         await self._pull(spec.image)
