@@ -1,6 +1,7 @@
 """Brings what members leave on their nodes into the region's object store: regularly, and whole at the end."""
 
 import asyncio
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -27,11 +28,14 @@ class Collector:
         self._store = store
         self._settings = settings
         self._seen: dict[str, dict[str, str]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def collect(self, entry: Entry, number: int, *, is_last: bool) -> None:
         """One member's output and files. While it runs, files that have just changed are left for the next time."""
         await self._collect_log(entry, number)
-        await self._collect_outputs(entry, number, is_last=is_last)
+        # Members of a job share the list of what is kept.
+        async with self._locks.setdefault(entry.id, asyncio.Lock()):
+            await self._collect_outputs(entry, number, is_last=is_last)
         if is_last:
             self._seen.pop(entry.members[number].process_id, None)
 
@@ -67,14 +71,21 @@ class Collector:
     ) -> None:
         project_id = entry.document.project_id
         held = manifest.get(name)
-        most = self._settings.output_files_most * max(entry.document.members, 1)
-        if held is None and len(manifest) >= most:
+        members = max(entry.document.members, 1)
+        if held is None and len(manifest) >= self._settings.output_files_most * members:
+            return
+        # Of files that are gone on the node by now, too: else a job that writes ever other ones would fill the store.
+        others = sum(kept.size_bytes for kept_name, kept in manifest.items() if kept_name != name)
+        room_bytes = self._settings.output_bytes_most * members - others
+        most_bytes = min(self._settings.output_file_bytes_most, room_bytes)
+        if each.size_bytes > most_bytes:
+            _log.warning("output_not_kept", job=entry.id, error="the job's outputs are full")
             return
         numbers = {int(kept.key.rsplit("/", 1)[1]) for kept in manifest.values()}
         key = f"{folder(project_id, entry.id)}/outputs/{max(numbers, default=0) + 1}"
         try:
             async with self._link.output(entry.members[number], each.name) as pieces:
-                size = await self._store.keep_output(key, pieces, self._settings.output_file_bytes_most)
+                size = await self._store.keep_output(key, pieces, most_bytes)
         except (NotFound, TooLarge) as error:
             _log.warning("output_not_kept", job=entry.id, error=error.message)
             return
