@@ -10,12 +10,15 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound, TooLarge
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 MAX_DEPTH = 32
+MAX_ENTRIES = 2_000_000
+MAX_LEVELS = 100
 MAX_WALKED = 100_000
 """Files of a folder that are looked at, at most."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,8 +85,59 @@ def open_folder(root: Path, name: str, *, make: bool = False) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """How much a folder holds on disk: as far as it is walked."""
-    return sum(found.st_blocks * 512 for _, found in walk(folder, ""))
+    """How much a folder holds on disk, whatever its files are called. Raises `TooLarge` as `everything`."""
+    return sum(found.st_blocks * 512 for _, _, found in everything(folder))
+
+
+def everything(root: Path) -> Iterator[tuple[int, str, os.stat_result]]:
+    """All that is below a folder, links and what has no proper name too: the descriptor of the folder it is in, its
+    name there, what it is. The descriptor is open until the next one is asked for. What goes away is left out.
+
+    Raises `TooLarge` where there is more than `MAX_ENTRIES`, deeper than `MAX_LEVELS`, or hidden from this process:
+    to pass over something would be to let it grow unseen.
+    """
+    seen = 0
+    levels: list[tuple[int, Any]] = []
+    try:
+        levels.append(_opened(os.open(root, _FOLDER)))
+        while levels:
+            descriptor, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                _close(*levels.pop())
+                continue
+            seen += 1
+            if seen > MAX_ENTRIES or len(levels) > MAX_LEVELS:
+                raise TooLarge(
+                    f"a folder has more than {MAX_ENTRIES} files or {MAX_LEVELS} folders inside each other, "
+                    "and cannot be measured"
+                )
+            try:
+                found = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False)
+                yield descriptor, entry.name, found
+                if stat.S_ISDIR(found.st_mode):
+                    levels.append(_opened(os.open(entry.name, _FOLDER, dir_fd=descriptor)))
+            except PermissionError:
+                raise TooLarge("a folder has one inside that cannot be read, and cannot be measured") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+    finally:
+        for level in levels:
+            _close(*level)
+
+
+def _opened(descriptor: int) -> tuple[int, Any]:
+    try:
+        return descriptor, os.scandir(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def _close(descriptor: int, entries: Any) -> None:
+    entries.close()
+    os.close(descriptor)
 
 
 def walk(root: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudcrest.infra.safe_paths import open_inside, split_name
-from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.infra.safe_paths import folder_bytes, open_inside, split_name
+from cloudcrest.kernel.errors import InvalidInput, NotFound, TooLarge
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,20 @@ def test_links_and_pipes_lead_nowhere(tmp_path: Path, name: str) -> None:
         with pytest.raises(NotFound):
             open_inside(root, name, os.O_WRONLY | os.O_CREAT, make_folders=True)
     assert (outside / "secret").read_text() == "of another"
+
+
+@pytest.mark.parametrize("hidden", ["a\nb", "/".join(["d"] * 60)])
+def test_what_a_folder_holds_is_counted_whatever_it_is_called(tmp_path: Path, hidden: str) -> None:
+    (tmp_path / hidden).mkdir(parents=True)
+    (tmp_path / hidden / "big").write_bytes(b"x" * 1_000_000)
+    assert folder_bytes(tmp_path) >= 1_000_000
+
+
+def test_what_cannot_be_counted_is_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "/".join(["d"] * 120)).mkdir(parents=True)
+    with pytest.raises(TooLarge):
+        folder_bytes(tmp_path)
+    monkeypatch.setattr("cloudcrest.infra.safe_paths.MAX_ENTRIES", 5)
+    with pytest.raises(TooLarge, match="more than 5 files"):
+        folder_bytes(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) < 100

@@ -22,9 +22,9 @@ from cloudcrest.compute.jobs.runner.work import fetch, list_outputs, receive
 from cloudcrest.compute.jobs.running import End, Go, Input, Mount, Outputs, RunnerPhase, RunnerSpec, RunnerState, Stop
 from cloudcrest.compute.sandbox.api import Bind, Sandbox, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.infra.outbound import OutboundPolicy
-from cloudcrest.infra.safe_paths import folder_bytes
+from cloudcrest.infra.safe_paths import folder_bytes, open_folder
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import CloudcrestError, Conflict, NotFound, SetupError
+from cloudcrest.kernel.errors import CloudcrestError, Conflict, NotFound, SetupError, TooLarge
 from cloudcrest.kernel.ids import new_id
 from cloudcrest.kernel.units import GIB, format_bytes
 
@@ -146,15 +146,17 @@ class Member:
         finally:
             os.close(write_fd)
         self._spawn(self._run(spec, self._process, read_fd))
+        if self._stopping is not None:  # it was asked for while the command was being started
+            self._spawn(self._terminate())
 
     def stop(self, order: Stop) -> None:
         """Ends it, with its grace. The first reason holds."""
         if self.phase == "ended" or self._stopping is not None:
             return
         self._stopping = order
-        if self.phase == "running":
+        if self._process is not None:
             self._spawn(self._terminate())
-        else:
+        elif self.phase != "running":
             self._end(End(order.why, order.message))
 
     async def settle(self) -> None:
@@ -188,10 +190,10 @@ class Member:
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _prepare(self, spec: RunnerSpec) -> None:
-        self.work.mkdir(mode=0o700, exist_ok=True)
-        for folder in spec.outputs:
-            (self.work / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self.work.mkdir(mode=0o700, exist_ok=True)
+            for folder in spec.outputs:
+                os.close(open_folder(self.work, folder, make=True))
             for wanted in spec.inputs:
                 if wanted.url:
                     self._detail = f"fetches {wanted.path}"
@@ -271,7 +273,10 @@ class Member:
                 self.stop(Stop("time_limit", f"it ran for its time limit of {spec.time_limit_seconds:g} s"))
             if now - measured_at >= MEASURE_DISK_SECONDS:
                 measured_at = now
-                too_much = await asyncio.to_thread(_too_much, self.work, spec)
+                try:
+                    too_much = await asyncio.to_thread(_too_much, self.work, spec)
+                except TooLarge as error:
+                    too_much = error.message
                 if too_much:
                     self.stop(Stop("disk", too_much))
             left = MARK_SECONDS if spec.time_limit_seconds is None else spec.time_limit_seconds - ran
