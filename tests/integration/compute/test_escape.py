@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from cloudcrest.compute.sandbox.api import Bind
-from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap
+from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap, _give
 from cloudcrest.compute.sandbox.probe import probe
 from cloudcrest.infra.outbound import OutboundPolicy
 from tests.support.sandboxes import hold, may_hold_memory, said
@@ -252,6 +253,56 @@ async def test_a_terminal_is_in_the_same_sandbox(sandbox: Bubblewrap, work: Path
     assert "of the job" in output
     held.process.kill()
     await held.ended()
+
+
+async def test_what_a_shell_is_entered_by_is_not_started_with_its_environment(
+    sandbox: Bubblewrap, work: Path, tmp_path: Path
+) -> None:
+    # The loader obeys it before any program does: LD_PRELOAD would run the tenant's code outside.
+    seen = tmp_path / "seen"
+    environment = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(seen), "GREETING": "a\nb=c"}
+    held = await hold(sandbox, "echo up; sleep 60", work, environment=environment)
+    await held.says("up")
+    master, slave = os.openpty()
+    entered = await held.process.enter(("bash", "-c", "test \"$GREETING\" = $'a\\nb=c'"), slave, {"TERM": "xterm"})
+    end = await entered.wait()
+    os.close(slave)
+    os.close(master)
+    held.process.kill()
+    await held.ended()
+    assert not list(tmp_path.glob("seen*"))
+    assert end.exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_a_link_that_comes_while_a_folder_is_given_away_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, given = tmp_path / "outside", tmp_path / "given"
+    (given / "inner").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").touch()
+    scandir, opened = os.scandir, os.open
+
+    def swap(name: object) -> None:
+        if str(name) in {"inner", str(given / "inner")} and not (given / "gone").exists():
+            (given / "inner").rename(given / "gone")
+            (given / "inner").symlink_to(outside)
+
+    def scan(name: Any) -> Any:
+        swap(name)
+        return scandir(name)
+
+    def enter(name: Any, *how: Any, **more: Any) -> int:
+        swap(name)
+        return opened(name, *how, **more)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "open", enter)
+    _give(given)
+    assert (given / "inner").is_symlink()
+    assert (outside / "secret").stat().st_uid == 0
+    assert given.stat().st_uid == 65534
 
 
 def _sleepers(seconds: str = "4711.5") -> list[int]:

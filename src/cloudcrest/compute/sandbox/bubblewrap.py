@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -29,6 +29,7 @@ from cloudcrest.compute.sandbox.plain import tree_usage
 from cloudcrest.compute.sandbox.proxy import PORT, Proxy
 from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, accelerator_devices, bubblewrap_argv, environment_of
 from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.infra.safe_paths import everything
 from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
 
 _START_SECONDS = 10.0
@@ -192,18 +193,26 @@ class BubblewrapProcess:
     async def enter(self, argv: tuple[str, ...], terminal_fd: int, environment: Mapping[str, str]) -> SandboxProcess:
         if self._child.returncode is not None or not self._command_pid:
             raise Conflict("the command has ended")
-        inside = (sys.executable, "-I", "-S", _NAMESPACES, "enter", str(self._command_pid), WORK, "--", *argv)
+        # Its environment is its owner's words: what runs out here, before it is inside, must not be started with it.
+        told = _in_memory(
+            f"{name}={value}" for name, value in {**environment_of(self._spec, home=WORK), **environment}.items()
+        )
+        command = ("enter", str(self._command_pid), WORK, str(told), "--", *argv)
+        inside = (sys.executable, "-I", "-S", _NAMESPACES, *command)
         try:
             child = await asyncio.create_subprocess_exec(
                 *limited(inside, self._spec, self._cgroup),
                 stdin=terminal_fd,
                 stdout=terminal_fd,
                 stderr=terminal_fd,
-                env={**environment_of(self._spec, home=WORK), **environment},
+                env={"PATH": os.environ.get("PATH", os.defpath)},
                 start_new_session=True,
+                pass_fds=(told,),
             )
         except OSError as error:
             raise InvalidInput(f"cannot run {argv[0]}: {error.strerror}", param="command") from error
+        finally:
+            os.close(told)
         return _Entered(child)
 
 
@@ -242,16 +251,22 @@ def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
 
 
 def _give(folder: Path) -> None:
-    os.lchown(folder, NOBODY, NOBODY)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(place, name)
-            if os.lstat(path).st_uid != NOBODY:
-                os.lchown(path, NOBODY, NOBODY)
+    """Makes what is in it nobody's. Another command may write to it now: each name is taken in a folder that is open,
+    so that no link that is put there a moment later leads out.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, NOBODY, NOBODY)
+    finally:
+        os.close(descriptor)
+    for inside, name, found in everything(folder):
+        if found.st_uid != NOBODY:
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(name, NOBODY, NOBODY, dir_fd=inside, follow_symlinks=False)
 
 
-def _in_memory(arguments: tuple[str, ...]) -> int:
-    """A file with these arguments: a command line could be read by everyone on this machine, secrets included."""
+def _in_memory(arguments: Iterable[str]) -> int:
+    """A file with these arguments, each ended by NUL: everyone on this machine could read a command line."""
     fd = os.memfd_create("arguments", 0)
     os.write(fd, b"".join(argument.encode() + b"\0" for argument in arguments))
     os.lseek(fd, 0, os.SEEK_SET)

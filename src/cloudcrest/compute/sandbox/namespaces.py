@@ -1,7 +1,9 @@
 """Into the namespaces of a sandbox, from outside: a terminal in it, and sockets of its network.
 
-    python -I -S namespaces.py enter PID FOLDER -- program …    becomes the parent of a program inside
-    python -I -S namespaces.py sockets PID FD                   hands out sockets of its network over FD, a Unix socket
+    python -I -S namespaces.py enter PID FOLDER FD -- program …    becomes the parent of a program inside
+    python -I -S namespaces.py sockets PID FD                      hands out sockets of its network over FD, a socket
+
+The program's environment is in its FD, each variable ended by NUL.
 
 A process of its own for each: whoever has entered cannot come back. It imports the standard library alone. Namespaces
 of a sandbox belong to a user namespace that its maker owns; the command itself is in one below, where it may do less.
@@ -46,7 +48,7 @@ def _set_namespace(fd: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def enter(pid: int, folder: str, program: list[str]) -> int:
+def enter(pid: int, folder: str, environment: dict[str, str], program: list[str]) -> int:
     """Runs a program inside on the terminal at standard input; its exit code, as a shell would report it."""
     join(pid, ("ipc", "uts", "net", "pid", "cgroup", "mnt"))
     child = os.fork()
@@ -57,7 +59,8 @@ def enter(pid: int, folder: str, program: list[str]) -> int:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.chdir(folder)
         try:
-            os.execv(_found(program[0]), program)  # noqa: S606 - a program inside, by its words
+            path = _found(program[0], environment.get("PATH", "/usr/bin:/bin"))
+            os.execve(path, program, environment)  # noqa: S606 - a program inside, by its words
         except OSError as error:
             sys.stderr.write(f"cannot run {program[0]}: {error.strerror}\n")
             os._exit(127)
@@ -72,12 +75,18 @@ def enter(pid: int, folder: str, program: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _found(name: str) -> str:
+def _found(name: str, places: str) -> str:
     """Where a program is, inside: what looks for it elsewhere cannot be imported there."""
     if "/" in name:
         return name
-    places = [f"{folder}/{name}" for folder in os.environ.get("PATH", "/usr/bin:/bin").split(":")]
-    return next((place for place in places if os.access(place, os.X_OK)), name)
+    found = [f"{folder}/{name}" for folder in places.split(":")]
+    return next((place for place in found if os.access(place, os.X_OK)), name)
+
+
+def _environment(fd: int) -> dict[str, str]:
+    with open(fd, "rb") as file:
+        lines = [line.decode().partition("=") for line in file.read().split(b"\0") if line]
+    return {name: value for name, _, value in lines}
 
 
 def sockets(pid: int, fd: int) -> int:
@@ -98,5 +107,5 @@ def sockets(pid: int, fd: int) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "enter":
-        sys.exit(enter(int(sys.argv[2]), sys.argv[3], sys.argv[5:]))
+        sys.exit(enter(int(sys.argv[2]), sys.argv[3], _environment(int(sys.argv[4])), sys.argv[6:]))
     sys.exit(sockets(int(sys.argv[2]), int(sys.argv[3])))
