@@ -69,7 +69,7 @@ def victim(cloud: Cloud) -> Iterator[Victim]:
     secrets = f"/api/v1/projects/{tenant.project_id}/secrets"
     answered(tenant.http.put(f"{secrets}/THEIR_TOKEN", json={"value": "their value"}))
     with cloud.client(cloud.operator_key) as operator:
-        body = {"organization_id": tenant.organization_id, "resource": "their-chips", "guaranteed_milli": 1000}
+        body = {"organization_id": tenant.organization_id, "resource": "cpu", "guaranteed_milli": 1000}
         quota = answered(operator.post("/api/v1/quotas", json=body), 201)
     nowhere = {"project_id": tenant.project_id, "command": ["true"], "labels": {"no": "node"}}
     job = answered(tenant.http.post("/api/v1/jobs", json=nowhere), 201)

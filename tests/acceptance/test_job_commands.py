@@ -14,6 +14,9 @@ from tests.acceptance.tenants import Tenant, sign_up
 from tests.support.cloud import Cloud
 from tests.support.waiting import until
 
+RARE = "moore-threads-mtt-s4000-48gb"
+"""A type that the cloud knows and no machine of ours has."""
+
 
 @pytest.fixture
 def tenant(cloud: Cloud) -> Tenant:
@@ -52,8 +55,9 @@ def test_a_job_runs_isolated_is_shown_and_charged(cloud: Cloud, tenant: Tenant) 
 
 
 def test_what_finds_no_place_says_why_and_is_cancelled(cloud: Cloud, tenant: Tenant) -> None:
-    tokens = ("jobs", "run", "--accelerators", "64", "--type", "unheard-of", "--format", "json", "--", "true")
-    asked = run(cloud, tenant, *tokens)
+    mistyped = run(cloud, tenant, "jobs", "run", "--type", "moore-threads-mtt-s4000", "--", "true")
+    assert (mistyped.returncode, f"did you mean {RARE}" in mistyped.stderr) == (1, True)
+    asked = run(cloud, tenant, "jobs", "run", "--type", RARE, "--format", "json", "--", "true")
     assert asked.returncode == 0, asked.stderr
     job = json.loads(asked.stdout)
 
@@ -61,7 +65,7 @@ def test_what_finds_no_place_says_why_and_is_cancelled(cloud: Cloud, tenant: Ten
         shown: dict[str, Any] = json.loads(run(cloud, tenant, "jobs", "show", job["id"], "--format", "json").stdout)
         return str(shown["reason"])
 
-    until(lambda: "no node has accelerators of unheard-of" in why(), "its region says why it waits")
+    until(lambda: f"no node has accelerators of {RARE}" in why(), "its region says why it waits")
     assert run(cloud, tenant, "jobs", "cancel", "--wait", job["id"]).returncode == 0
     listed = json.loads(run(cloud, tenant, "jobs", "list", "--format", "json").stdout)
     assert [each["state"] for each in listed] == ["cancelled"]

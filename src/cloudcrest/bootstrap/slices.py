@@ -96,7 +96,7 @@ class Slices:
             new_id=base.new_id,
         )
 
-        self.compute = _Compute(base, self.regions)
+        self.compute = _Compute(base, self.regions, self.accelerators)
 
     def routers(self) -> list[APIRouter]:
         """All the routes, of people and of regions."""
@@ -254,9 +254,12 @@ class _Billing:
 
 
 class _Compute:
-    def __init__(self, base: Base, regions: RegionService) -> None:
-        self.jobs = JobService(regions=regions, owners=OwnerLookup(), clock=base.clock, new_id=base.new_id)
-        self.quotas = QuotaService(regions=regions, owners=OwnerLookup(), clock=base.clock, new_id=base.new_id)
+    def __init__(self, base: Base, regions: RegionService, types: AcceleratorTypes) -> None:
+        owners = OwnerLookup()
+        self.jobs = JobService(
+            regions=regions, types=types, owners=owners, standing=owners, clock=base.clock, new_id=base.new_id
+        )
+        self.quotas = QuotaService(regions=regions, types=types, owners=owners, clock=base.clock, new_id=base.new_id)
         self._secrets = ProjectSecrets(base.sealer, base.clock)
         self._policies = ComputePolicies(base.clock)
         tasks = cloudcrest.compute.jobs.tasks.blueprint(self.jobs, base.database)

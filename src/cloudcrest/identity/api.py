@@ -1,5 +1,6 @@
 """The public face of identity: who calls, what they may do, and what the gateway needs to know of them."""
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -157,6 +158,14 @@ class Owners(Protocol):
 
     async def of_key(self, session: "AsyncSession", key_id: str) -> tuple[str, str] | None:
         """The organization and project of a key that is not revoked."""
+        ...
+
+
+class Standing(Protocol):
+    """Which projects are served, for slices that run something for them; inside the caller's transaction."""
+
+    async def stopped(self, session: "AsyncSession", project_ids: Collection[str]) -> Mapping[str, str]:
+        """Those of these projects that are to run nothing, each with why: archived, or its organization suspended."""
         ...
 
 

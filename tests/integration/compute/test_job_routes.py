@@ -1,6 +1,6 @@
 """Jobs at the control plane, over a real database: taken in, published, reported, kept from others."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -8,6 +8,7 @@ import httpx2
 import msgspec
 import pytest
 
+from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.jobs import routes
 from cloudcrest.compute.jobs.api import AttemptReport, JobReport, JobReports, MemberReport
 from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
@@ -38,6 +39,12 @@ class Projects:
     async def of_project(self, session: object, project_id: str) -> str | None:  # noqa: ARG002
         return {"proj_1": "org_1", "proj_2": "org_1", "proj_3": "org_2"}.get(project_id)
 
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+
+    async def stopped(self, session: object, project_ids: Collection[str]) -> Mapping[str, str]:  # noqa: ARG002
+        return {key: why for key, why in self.refused.items() if key in project_ids}
+
     async def of_key(self, session: object, key_id: str) -> tuple[str, str] | None:
         raise NotImplementedError
 
@@ -48,7 +55,15 @@ class Cloud:
     def __init__(self, database: Database, clock: ManualClock, regions: RegionService) -> None:
         self.database = database
         self.sealer = Sealer(Sealer.new_master_key())
-        self.service = JobService(regions=regions, owners=Projects(), clock=clock, new_id=id_maker(clock))
+        self.projects, self.types = Projects(), AcceleratorTypes(clock)
+        self.service = JobService(
+            regions=regions,
+            types=self.types,
+            owners=self.projects,
+            standing=self.projects,
+            clock=clock,
+            new_id=id_maker(clock),
+        )
         secrets, policies = ProjectSecrets(self.sealer, clock), ComputePolicies(clock)
         routers = (routes.router(self.service, secrets, policies), routes.internal_router(self.service))
         self.client = management_client(database, *routers, callers=CALLERS, regions=regions)
@@ -80,20 +95,22 @@ class Cloud:
 @pytest.fixture
 async def cloud(database: Database, clock: ManualClock) -> AsyncIterator[Cloud]:
     cloud = Cloud(database, clock, await linked_region(database, clock))
+    async with database.transaction() as session:
+        await cloud.types.seed(session)
     async with cloud.client:
         yield cloud
 
 
 async def test_a_job_is_taken_in_and_its_region_is_told(cloud: Cloud) -> None:
     made = await cloud.create(
-        accelerators={"count": 2, "types": ["h800", "910b"], "prefers": "cheapest"},
+        accelerators={"count": 2, "types": ["nvidia-h100-80gb", "amd-mi300x-192gb"], "prefers": "cheapest"},
         volumes=[{"name": "data", "target": "/data", "is_writable": False}],
         environment={"EPOCHS": "3"}, time_limit_seconds=3600, is_spot=True,
     )  # fmt: skip
     assert (made["state"], made["organization_id"], made["accelerators"]) == ("queued", "org_1", 2)
     document = (await cloud.documents())[made["id"]]
     assert document is not None
-    assert document["types"] == ["h800", "910b"]
+    assert document["types"] == ["nvidia-h100-80gb", "amd-mi300x-192gb"]
     assert document["volumes"] == [{"name": "data", "target": "/data", "is_writable": False}]
     assert (document["priority"], document["is_spot"], document["is_trusted"]) == (0, True, False)
     shown = (await cloud.call("GET", f"/jobs/{made['id']}", "viewer")).json()
@@ -136,6 +153,7 @@ async def test_nobody_else_sees_it_or_ends_it(cloud: Cloud) -> None:
         ({"environment": {"A": "x"}, "secrets": ["A"]}, 422, "is in environment too"),
         ({"secrets": ["NONE"]}, 400, "secrets set NONE"),
         ({"accelerators": {"count": 2, "milli": 500}}, 422, "a single accelerator"),
+        ({"accelerators": {"count": 1, "types": ["nvidia-h100"]}}, 400, "did you mean nvidia-h100-"),
         ({"priority": "high"}, 403, "high priority"),
         ({"allowed_hosts": ["http://x"]}, 422, "body.allowed_hosts"),
         ({"surprise": 1}, 422, "body.surprise"),
@@ -229,3 +247,22 @@ async def test_jobs_that_ended_long_ago_are_forgotten(cloud: Cloud, clock: Manua
     async with cloud.database.transaction() as session:
         assert await cloud.service.forget_old(session) == 1
     assert [job["id"] for job in (await cloud.call("GET", "/jobs")).json()["data"]] == [stays["id"]]
+
+
+async def test_who_is_no_longer_served_runs_no_jobs(cloud: Cloud) -> None:
+    goes_on, ended, ends = await cloud.create(project_id="proj_2"), await cloud.create(), await cloud.create()
+    await cloud.report(JobReport(ended["id"], "failed"))
+    cloud.projects.refused["proj_1"] = "this organization is suspended: it mines"
+    for expected in (1, 0):
+        async with cloud.database.transaction() as session:
+            assert await cloud.service.cancel_stopped(session) == expected
+    documents = await cloud.documents()
+    assert {key: body and body["is_cancelled"] for key, body in documents.items()} == {
+        goes_on["id"]: False,
+        ended["id"]: None,
+        ends["id"]: True,
+    }
+    shown = (await cloud.call("GET", f"/jobs/{ends['id']}")).json()
+    assert shown["reason"] == "it is being cancelled: this organization is suspended: it mines"
+    answer = await cloud.call("POST", "/jobs", "dev", {"project_id": "proj_1", "command": ["x"]})
+    assert (answer.status_code, "it mines" in answer.text) == (403, True)

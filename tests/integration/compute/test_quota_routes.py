@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from cloudcrest.bootstrap.region_placement import Published, rules
+from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.jobs.api import AttemptReport, JobReport, JobReports
 from cloudcrest.compute.jobs.service import JobService
 from cloudcrest.compute.quotas import routes
@@ -28,6 +29,7 @@ CALLERS = {
     "operator": Caller(kind="user", id="user_0", is_operator=True),
     "admin": Caller(kind="user", id="user_1", memberships=(Membership("org_1", "admin"),)),
     "dev": Caller(kind="user", id="user_2", memberships=(Membership("org_1", "developer"),)),
+    "lead": Caller(kind="user", id="user_4", memberships=(Membership("org_1", "admin", "proj_1"),)),
     "other": Caller(kind="user", id="user_3", memberships=(Membership("org_2", "owner"),)),
 }
 
@@ -46,7 +48,9 @@ class Cloud:
         return await self.client.request(method, f"/api/v1/quotas{path}", headers={"x-caller": caller}, **arguments)
 
     async def give(self, caller: str = "operator", **body: Any) -> dict[str, Any]:
-        answer = await self.call("POST", "", caller, **({"resource": "h100", "guaranteed_milli": 8_000} | body))
+        answer = await self.call(
+            "POST", "", caller, **({"resource": "nvidia-h100-80gb", "guaranteed_milli": 8_000} | body)
+        )
         assert answer.status_code == 201, answer.text
         given: dict[str, Any] = answer.json()
         return given
@@ -60,19 +64,27 @@ class Cloud:
 async def cloud(database: Database, clock: ManualClock) -> AsyncIterator[Cloud]:
     regions = await linked_region(database, clock)
     owners, new_id = Projects(), id_maker(clock)
-    quotas = QuotaService(regions=regions, owners=owners, clock=clock, new_id=new_id)
+    types = AcceleratorTypes(clock)
+    async with database.transaction() as session:
+        await types.seed(session)
+    quotas = QuotaService(regions=regions, types=types, owners=owners, clock=clock, new_id=new_id)
+    jobs = JobService(regions=regions, types=types, owners=owners, standing=owners, clock=clock, new_id=new_id)
     client = management_client(database, routes.router(quotas), callers=CALLERS, regions=regions)
     async with client:
-        yield Cloud(database, clock, client, JobService(regions=regions, owners=owners, clock=clock, new_id=new_id))
+        yield Cloud(database, clock, client, jobs)
 
 
 async def test_operators_give_and_admins_divide(cloud: Cloud) -> None:
     whole = await cloud.give(organization_id="org_1", ceiling_milli=12_000)
     part = await cloud.give("admin", project_id="proj_1", guaranteed_milli=5_000)
     assert (part["organization_id"], part["project_id"], part["used_milli"]) == ("org_1", "proj_1", 0)
-    answer = await cloud.call("POST", "", "admin", project_id="proj_2", resource="h100", guaranteed_milli=4_000)
+    answer = await cloud.call(
+        "POST", "", "admin", project_id="proj_2", resource="nvidia-h100-80gb", guaranteed_milli=4_000
+    )
     assert answer.status_code == 400
-    assert "guaranteed 9 × h100 together, the organization is guaranteed 8 × h100" in answer.text
+    assert (
+        "guaranteed 9 × nvidia-h100-80gb together, the organization is guaranteed 8 × nvidia-h100-80gb" in answer.text
+    )
     lowered = await cloud.call("PUT", f"/{whole['id']}", guaranteed_milli=4_000)
     assert lowered.status_code == 400
     assert (await cloud.call("DELETE", f"/{whole['id']}")).status_code == 409
@@ -80,17 +92,21 @@ async def test_operators_give_and_admins_divide(cloud: Cloud) -> None:
         key: msgspec.convert(body, QuotaDocument) for key, body in (await cloud.documents()).items() if body is not None
     }
     quotas = rules(Published(quotas=list(documents.values())), cloud.clock.now()).quotas
-    assert set(quotas) == {Quota(("org_1",), "h100", 8_000, 12_000), Quota(("org_1", "proj_1"), "h100", 5_000)}
+    assert set(quotas) == {
+        Quota(("org_1",), "nvidia-h100-80gb", 8_000, 12_000),
+        Quota(("org_1", "proj_1"), "nvidia-h100-80gb", 5_000),
+    }
     assert (await cloud.call("DELETE", f"/{part['id']}", "admin")).status_code == 204
     assert (await cloud.documents())[part["id"]] is None
 
 
 async def test_nobody_gives_himself_what_is_not_his(cloud: Cloud) -> None:
     whole = await cloud.give(organization_id="org_1")
-    body: dict[str, Any] = {"resource": "h100", "guaranteed_milli": 1_000}
+    body: dict[str, Any] = {"resource": "nvidia-h100-80gb", "guaranteed_milli": 1_000}
     assert (await cloud.call("POST", "", "admin", organization_id="org_1", **body)).status_code == 403
     assert (await cloud.call("PUT", f"/{whole['id']}", "admin", guaranteed_milli=99_000)).status_code == 403
     assert (await cloud.call("POST", "", "dev", project_id="proj_1", **body)).status_code == 403
+    assert (await cloud.call("POST", "", "lead", project_id="proj_1", **body)).status_code == 403
     for caller in ("other",):
         assert (await cloud.call("GET", f"/{whole['id']}", caller)).status_code == 404
         assert (await cloud.call("PUT", f"/{whole['id']}", caller, guaranteed_milli=1)).status_code == 404
@@ -107,13 +123,14 @@ async def test_nobody_gives_himself_what_is_not_his(cloud: Cloud) -> None:
         ({"organization_id": "org_1", "region": "lokal"}, 400, "there is no region"),
         ({"organization_id": "org_1", "ceiling_milli": 1}, 400, "below what is guaranteed"),
         ({"organization_id": "org_2", "project_id": "proj_1"}, 400, "not of this organization"),
+        ({"organization_id": "org_1", "resource": "nvidia-h100"}, 400, "did you mean nvidia-h100-"),
         ({"project_id": "proj_9"}, 404, "no project"),
         ({"organization_id": "org_1", "guaranteed_milli": -1}, 422, "body.guaranteed_milli"),
         ({"organization_id": "org_1", "resource": "H 100"}, 422, "body.resource"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(cloud: Cloud, body: dict[str, Any], status: int, says: str) -> None:
-    given: dict[str, Any] = {"resource": "h100", "guaranteed_milli": 8_000}
+    given: dict[str, Any] = {"resource": "nvidia-h100-80gb", "guaranteed_milli": 8_000}
     answer = await cloud.call("POST", "", **(given | body))
     assert answer.status_code == status, answer.text
     assert says in answer.text
@@ -121,7 +138,7 @@ async def test_what_makes_no_sense_is_refused(cloud: Cloud, body: dict[str, Any]
 
 async def test_a_second_quota_of_one_owner_is_refused(cloud: Cloud) -> None:
     await cloud.give(organization_id="org_1")
-    answer = await cloud.call("POST", "", organization_id="org_1", resource="h100", guaranteed_milli=1_000)
+    answer = await cloud.call("POST", "", organization_id="org_1", resource="nvidia-h100-80gb", guaranteed_milli=1_000)
     assert answer.status_code == 409
 
 
@@ -132,7 +149,7 @@ async def test_what_runs_is_counted_and_what_is_borrowed_said(cloud: Cloud) -> N
     body = CreateJob(project_id="proj_1", command=["x"], members=2, accelerators=AcceleratorsBody(count=2))
     async with cloud.database.transaction() as session:
         job = await cloud.jobs.create(session, CALLERS["dev"], "proj_1", body.request())
-        report = JobReport(job.id, "running", attempt=1, attempts=(AttemptReport(1, "h100"),))
+        report = JobReport(job.id, "running", attempt=1, attempts=(AttemptReport(1, "nvidia-h100-80gb"),))
         await cloud.jobs.record(session, "local", JobReports("local", (report,)))
     shown = (await cloud.call("GET", f"/{whole['id']}")).json()
     assert (shown["used_milli"], shown["borrowed_milli"]) == (4_000, 1_000)

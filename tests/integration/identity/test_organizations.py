@@ -1,11 +1,13 @@
 """Organizations: limits under the operator's ceiling, suspension, bounds; and the wall between tenants."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 import pytest
 
+from cloudcrest.identity.service.owners import OwnerLookup
 from tests.integration.identity.cloud import OPERATOR_KEY, Cloud, Tenant, join, make_key, member_id_of
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +33,23 @@ async def test_ceiling_is_the_operators(cloud: Cloud, ada: Tenant) -> None:
     assert (await cloud.client(OPERATOR_KEY).patch(path, json=ceiling)).status_code == 200
     document = (await cloud.documents("organization"))[ada.organization_id]
     assert document["limits"] == {"requests_per_minute": 10, "concurrent_requests": 2}
+
+
+async def test_who_is_suspended_or_archived_is_to_run_nothing(cloud: Cloud, ada: Tenant) -> None:
+    await cloud.seed()
+    body = {"name": "second", "organization_id": ada.organization_id}
+    first, second = ada.project_id, (await ada.client.post("/projects", json=body)).json()["id"]
+
+    async def stopped() -> Mapping[str, str]:
+        async with cloud.database.transaction() as session:
+            return await OwnerLookup().stopped(session, [first, second, "proj_unknown"])
+
+    assert await stopped() == {}
+    assert (await ada.client.delete(f"/projects/{second}")).status_code == 204
+    assert await stopped() == {second: "this project is archived"}
+    path = f"/organizations/{ada.organization_id}/suspend"
+    assert (await cloud.client(OPERATOR_KEY).post(path, json={"reason": "unpaid"})).status_code == 200
+    assert await stopped() == dict.fromkeys((first, second), "this organization is suspended: unpaid")
 
 
 async def test_suspension_is_the_operators_and_reaches_gateways(cloud: Cloud, ada: Tenant) -> None:

@@ -36,6 +36,11 @@ async def all_types(session: AsyncSession) -> list[StoredType]:
     return [_stored(row) for row in await session.scalars(select(AcceleratorTypeRow).order_by(AcceleratorTypeRow.id))]
 
 
+async def ids(session: AsyncSession) -> list[str]:
+    """The id of every type."""
+    return list(await session.scalars(select(AcceleratorTypeRow.id).order_by(AcceleratorTypeRow.id)))
+
+
 async def find(session: AsyncSession, type_id: str) -> StoredType | None:
     """One type."""
     row = await session.get(AcceleratorTypeRow, type_id, populate_existing=True)

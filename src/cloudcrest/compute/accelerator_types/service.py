@@ -1,7 +1,7 @@
 """The rules of accelerator types: known ones, those that nodes report, and those that operators add or complete."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +15,8 @@ from cloudcrest.compute.nodes.repository import look_again
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import Conflict, LimitExceeded, NotFound
+from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound
+from cloudcrest.kernel.registry import close_matches
 
 MAX_TYPES = 1_000
 
@@ -40,6 +41,15 @@ class AcceleratorTypes:
         if stored is None:
             raise NotFound(f"there is no accelerator type '{type_id}'", hint="see GET /api/v1/accelerators")
         return stored
+
+    async def require_known(self, session: AsyncSession, type_ids: Collection[str], *, param: str) -> None:
+        """Raises `InvalidInput` at the field `param` where one of these is no type."""
+        known = [] if not type_ids else await repository.ids(session)
+        unknown = sorted(set(type_ids).difference(known))
+        if unknown:
+            matches = close_matches(unknown[0], known)
+            hint = f"did you mean {' or '.join(matches)}?" if matches else "see `cloudcrest accelerators list`"
+            raise InvalidInput(f"there is no accelerator type '{unknown[0]}'", param=param, hint=hint)
 
     async def create(self, session: AsyncSession, item: AcceleratorType) -> StoredType:
         """A type of an operator's. Raises `Conflict` where there is one of its id, `LimitExceeded` where there are too

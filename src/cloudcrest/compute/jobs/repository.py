@@ -69,6 +69,23 @@ async def count_unfinished(session: AsyncSession, project_id: str) -> int:
     return await session.scalar(select(func.count()).where(*unfinished)) or 0
 
 
+async def projects_with_unfinished(session: AsyncSession) -> list[str]:
+    """The projects that have jobs that have not ended."""
+    return list(await session.scalars(select(JobRow.project_id).where(JobRow.ended_at.is_(None)).distinct()))
+
+
+async def to_cancel(session: AsyncSession, project_ids: Collection[str], most: int) -> list[Job]:
+    """At most so many jobs of these projects that go on and are not being cancelled, held by this transaction."""
+    statement = (
+        select(JobRow)
+        .where(JobRow.project_id.in_(project_ids), JobRow.ended_at.is_(None))
+        .where(JobRow.document["is_cancelled"].astext.is_distinct_from("true"))
+        .order_by(JobRow.id)
+        .limit(most)
+    )
+    return [_job(row) for row in await session.scalars(statement.with_for_update())]
+
+
 async def placed(session: AsyncSession, region: str, organization_id: str, project_id: str | None) -> list[Job]:
     """An organization's jobs, or one project's, that have their places in a region."""
     statement = select(JobRow).where(

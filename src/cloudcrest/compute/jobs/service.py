@@ -7,10 +7,11 @@ from typing import Literal
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.jobs import repository
 from cloudcrest.compute.jobs.api import FINAL_STATES, JOB_KIND, JobDocument, JobReport, JobReports, JobState
 from cloudcrest.compute.jobs.records import Job
-from cloudcrest.identity.api import Caller, Owners
+from cloudcrest.identity.api import Caller, Owners, Standing
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.infra.publication import publish
 from cloudcrest.kernel.clock import Clock
@@ -25,7 +26,7 @@ MAX_UNFINISHED = 1_000
 """Of a project."""
 MAX_REPORTED = 20_000
 KEPT_DAYS = 90
-_FORGET_AT_ONCE = 1_000
+_AT_ONCE = 1_000
 _MAX_REASON_CHARACTERS = 1_000
 
 
@@ -40,9 +41,20 @@ class Request(msgspec.Struct, frozen=True):
 class JobService:
     """Jobs as desired state."""
 
-    def __init__(self, *, regions: Regions, owners: Owners, clock: Clock, new_id: NewId) -> None:
+    def __init__(
+        self,
+        *,
+        regions: Regions,
+        types: AcceleratorTypes,
+        owners: Owners,
+        standing: Standing,
+        clock: Clock,
+        new_id: NewId,
+    ) -> None:
         self._regions = regions
+        self._types = types
         self._owners = owners
+        self._standing = standing
         self._clock = clock
         self._new_id = new_id
 
@@ -50,7 +62,10 @@ class JobService:
         """A new job. Raises `NotFound`, `PermissionDenied`, `InvalidInput` with the field's path, `LimitExceeded`."""
         organization_id = await self.require(session, caller, "jobs:write", project_id)
         wish = request.wish
+        if stopped := await self._standing.stopped(session, (project_id,)):
+            raise PermissionDenied(f"no jobs run here now: {stopped[project_id]}")
         await self._require_region(session, wish.region)
+        await self._types.require_known(session, wish.types, param="body.accelerators.types")
         policy = await repository.policy(session, organization_id)
         if request.priority == "high" and not (policy.may_run_high or caller.is_operator):
             raise PermissionDenied(
@@ -131,11 +146,15 @@ class JobService:
         job = await self._own(session, caller, job_id, writes=True)
         if job.ended_at is not None or job.document.is_cancelled:
             return job
-        document = msgspec.structs.replace(job.document, is_cancelled=True)
-        changed = msgspec.structs.replace(job, document=document, reason="it is being cancelled")
-        await repository.save(session, changed)
-        await publish(session, JOB_KIND, job.id, document, region=job.region)
-        return changed
+        return await _cancelled(session, job, "it is being cancelled")
+
+    async def cancel_stopped(self, session: AsyncSession) -> int:
+        """Ends what runs for projects that are archived or whose organization is suspended; how many."""
+        stopped = await self._standing.stopped(session, await repository.projects_with_unfinished(session))
+        going_on = await repository.to_cancel(session, stopped.keys(), _AT_ONCE) if stopped else []
+        for job in going_on:
+            await _cancelled(session, job, f"it is being cancelled: {stopped[job.project_id]}")
+        return len(going_on)
 
     async def delete(self, session: AsyncSession, caller: Caller, job_id: str) -> None:
         """Forgets a job that has ended. Raises `NotFound`, `PermissionDenied`, `Conflict` while it has not."""
@@ -157,7 +176,7 @@ class JobService:
     async def forget_old(self, session: AsyncSession) -> int:
         """Forgets jobs that ended long ago; how many."""
         before = self._clock.now() - timedelta(days=KEPT_DAYS)
-        return await repository.forget(session, before, _FORGET_AT_ONCE)
+        return await repository.forget(session, before, _AT_ONCE)
 
     async def require(
         self, session: AsyncSession, caller: Caller, permission: Literal["jobs:read", "jobs:write"], project_id: str
@@ -202,6 +221,14 @@ class JobService:
         known = await self._regions.list_ids(session)
         matches = close_matches(region, known) or known[:5]
         raise InvalidInput(f"there is no region '{region}'", param="body.region", hint=f"there is {', '.join(matches)}")
+
+
+async def _cancelled(session: AsyncSession, job: Job, reason: str) -> Job:
+    document = msgspec.structs.replace(job.document, is_cancelled=True)
+    changed = msgspec.structs.replace(job, document=document, reason=reason)
+    await repository.save(session, changed)
+    await publish(session, JOB_KIND, job.id, document, region=job.region)
+    return changed
 
 
 def _trimmed(report: JobReport) -> JobReport:

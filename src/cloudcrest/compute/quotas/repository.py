@@ -38,7 +38,7 @@ async def remove(session: AsyncSession, quota_id: str) -> None:
 
 async def find(session: AsyncSession, quota_id: str) -> StoredQuota | None:
     """One quota."""
-    row = await session.get(QuotaRow, quota_id)
+    row = await session.get(QuotaRow, quota_id, populate_existing=True)
     return None if row is None else _quota(row)
 
 

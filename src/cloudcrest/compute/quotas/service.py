@@ -5,6 +5,7 @@ from collections import Counter
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.jobs import repository as jobs
 from cloudcrest.compute.jobs.records import Job
 from cloudcrest.compute.quotas import repository
@@ -34,8 +35,11 @@ class UsedQuota(msgspec.Struct, frozen=True):
 class QuotaService:
     """Quotas as desired state."""
 
-    def __init__(self, *, regions: Regions, owners: Owners, clock: Clock, new_id: NewId) -> None:
+    def __init__(
+        self, *, regions: Regions, types: AcceleratorTypes, owners: Owners, clock: Clock, new_id: NewId
+    ) -> None:
         self._regions = regions
+        self._types = types
         self._owners = owners
         self._clock = clock
         self._new_id = new_id
@@ -56,6 +60,8 @@ class QuotaService:
         owner = await self._owner(session, caller, organization_id, project_id)
         if not await self._regions.exists(session, region):
             raise InvalidInput(f"there is no region '{region}'", param="body.region")
+        if resource != CPU:
+            await self._types.require_known(session, (resource,), param="body.resource")
         now = self._clock.now()
         quota = StoredQuota(
             id=self._new_id("quota"),
@@ -80,8 +86,7 @@ class QuotaService:
         self, session: AsyncSession, caller: Caller, quota_id: str, guaranteed_milli: int, ceiling_milli: int | None
     ) -> UsedQuota:
         """Another amount. Raises `NotFound`, `PermissionDenied`, `InvalidInput`."""
-        quota = await self._own(session, caller, quota_id, writes=True)
-        await repository.lock(session, quota.region, quota.organization_id)
+        quota = await self._held(session, caller, quota_id)
         changed = msgspec.structs.replace(
             quota, guaranteed_milli=guaranteed_milli, ceiling_milli=ceiling_milli, updated_at=self._clock.now()
         )
@@ -92,8 +97,7 @@ class QuotaService:
 
     async def delete(self, session: AsyncSession, caller: Caller, quota_id: str) -> None:
         """Who had it borrows from now on. Raises `NotFound`, `PermissionDenied`, `Conflict` where it is divided."""
-        quota = await self._own(session, caller, quota_id, writes=True)
-        await repository.lock(session, quota.region, quota.organization_id)
+        quota = await self._held(session, caller, quota_id)
         siblings = await repository.of_organization(session, quota.region, quota.organization_id, quota.resource)
         if not quota.project_id and len(siblings) > 1:
             raise Conflict("projects have parts of this quota", hint="delete theirs first")
@@ -134,9 +138,10 @@ class QuotaService:
             return organization_id
         missing = f"there is no project '{project_id}'"
         owner = await self._owners.of_project(session, project_id)
-        caller.require("projects:write", owner or "", project_id, missing=missing)
+        caller.require("jobs:read", owner or "", project_id, missing=missing)
         if owner is None:
             raise NotFound(missing)
+        caller.require("projects:write", owner)  # not a project's own admin: it is taken from the other projects
         if organization_id not in (None, owner):
             raise InvalidInput("this project is not of this organization", param="body.organization_id")
         return owner
@@ -153,6 +158,12 @@ class QuotaService:
         elif writes:
             caller.require("projects:write", quota.organization_id)
         return quota
+
+    async def _held(self, session: AsyncSession, caller: Caller, quota_id: str) -> StoredQuota:
+        """A quota that the caller may change, as it is once all others who change its organization's are done."""
+        quota = await self._own(session, caller, quota_id, writes=True)
+        await repository.lock(session, quota.region, quota.organization_id)
+        return await self._own(session, caller, quota_id, writes=True)
 
     async def _check(self, session: AsyncSession, quota: StoredQuota) -> None:
         """Raises `InvalidInput` where the parts of an organization's projects are more than it is guaranteed."""

@@ -1,9 +1,10 @@
 """Organizations and projects."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.identity.api import Guardrails, Limits
@@ -105,6 +106,20 @@ async def count_projects(session: AsyncSession, organization_id: str) -> int:
         .where(ProjectRow.organization_id == organization_id, ProjectRow.archived_at.is_(None))
     )
     return (await session.execute(statement)).scalar_one()
+
+
+async def stopped_projects(session: AsyncSession, project_ids: Collection[str]) -> dict[str, str]:
+    """Those of these projects that are archived or of a suspended organization, each with why."""
+    statement = (
+        select(ProjectRow.id, ProjectRow.archived_at, OrganizationRow.operator_suspended_reason)
+        .join(OrganizationRow, OrganizationRow.id == ProjectRow.organization_id)
+        .where(ProjectRow.id.in_(project_ids))
+        .where(or_(ProjectRow.archived_at.is_not(None), OrganizationRow.operator_suspended_reason.is_not(None)))
+    )
+    return {
+        project_id: "this project is archived" if reason is None else f"this organization is suspended: {reason}"
+        for project_id, _, reason in await session.execute(statement)
+    }
 
 
 async def update_project(session: AsyncSession, project_id: str, changes: dict[str, Any]) -> None:
