@@ -93,7 +93,9 @@ def run(
     """Runs a command on the cloud's machines, charged by the second.
 
     cloudcrest jobs run --wait -- echo hello
+
     cloudcrest jobs run --accelerators 1 --type nvidia-h100-80gb --memory 64G --volume data:/data -- python train.py
+
     cloudcrest jobs run --spot --checkpoints --retries 3 --time-limit 12h -- python train.py
     """
     body: Json = {

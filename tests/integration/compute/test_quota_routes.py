@@ -151,5 +151,11 @@ async def test_what_runs_is_counted_and_what_is_borrowed_said(cloud: Cloud) -> N
         job = await cloud.jobs.create(session, CALLERS["dev"], "proj_1", body.request())
         report = JobReport(job.id, "running", attempt=1, attempts=(AttemptReport(1, "nvidia-h100-80gb"),))
         await cloud.jobs.record(session, "local", JobReports("local", (report,)))
+    parts = [await cloud.give("admin", project_id=each, guaranteed_milli=1_500) for each in ("proj_1", "proj_2")]
+    shown = {
+        each["id"]: (each["used_milli"], each["borrowed_milli"])
+        for each in (await cloud.call("GET", "")).json()["data"]
+    }
+    assert shown == {whole["id"]: (4_000, 1_000), parts[0]["id"]: (4_000, 2_500), parts[1]["id"]: (0, 0)}
     shown = (await cloud.call("GET", f"/{whole['id']}")).json()
     assert (shown["used_milli"], shown["borrowed_milli"]) == (4_000, 1_000)

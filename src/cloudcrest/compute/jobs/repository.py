@@ -86,13 +86,11 @@ async def to_cancel(session: AsyncSession, project_ids: Collection[str], most: i
     return [_job(row) for row in await session.scalars(statement.with_for_update())]
 
 
-async def placed(session: AsyncSession, region: str, organization_id: str, project_id: str | None) -> list[Job]:
-    """An organization's jobs, or one project's, that have their places in a region."""
+async def placed(session: AsyncSession, region: str, organization_id: str) -> list[Job]:
+    """An organization's jobs that have their places in a region."""
     statement = select(JobRow).where(
         JobRow.region == region, JobRow.organization_id == organization_id, JobRow.state.in_(("preparing", "running"))
     )
-    if project_id is not None:
-        statement = statement.where(JobRow.project_id == project_id)
     return [_job(row) for row in await session.scalars(statement)]
 
 

@@ -1,6 +1,7 @@
 """The rules of quotas: operators divide a region among organizations, these divide their part among projects."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -123,7 +124,9 @@ class QuotaService:
         found = await repository.page(
             session, request, reach=caller.reach("jobs:read"), organization_id=organization_id, region=region
         )
-        return [await self._used(session, quota) for quota in found]
+        owners = sorted({(quota.region, quota.organization_id) for quota in found})
+        held = {(where, owner): await jobs.placed(session, where, owner) for where, owner in owners}
+        return [_used(quota, held[quota.region, quota.organization_id]) for quota in found]
 
     async def _owner(
         self, session: AsyncSession, caller: Caller, organization_id: str | None, project_id: str | None
@@ -181,14 +184,19 @@ class QuotaService:
             )
 
     async def _used(self, session: AsyncSession, quota: StoredQuota) -> UsedQuota:
-        running = await jobs.placed(session, quota.region, quota.organization_id, quota.project_id or None)
-        used: Counter[str] = Counter()
-        for job in running:
-            used += _held(job)
-        return UsedQuota(quota, used[quota.resource])
+        return _used(quota, await jobs.placed(session, quota.region, quota.organization_id))
 
     async def _publish(self, session: AsyncSession, quota: StoredQuota) -> None:
         await publish(session, QUOTA_KIND, quota.id, quota.document(), region=quota.region)
+
+
+def _used(quota: StoredQuota, placed: Iterable[Job]) -> UsedQuota:
+    """`placed`: its organization's jobs that have their places in its region."""
+    used: Counter[str] = Counter()
+    for job in placed:
+        if quota.project_id in ("", job.project_id):
+            used += _held(job)
+    return UsedQuota(quota, used[quota.resource])
 
 
 def _held(job: Job) -> Counter[str]:
