@@ -1,16 +1,20 @@
 """The way out of a sandbox: an HTTP proxy that connects to named hosts alone, and never into this network.
 
 It resolves names itself and connects to the very address that it judged. `CONNECT host:port` for TLS, and plain
-requests with a whole address; one request a connection. Everything is bounded: heads, connections, silence.
+requests with a whole address; one request a connection. Everything is bounded: heads, connections, silence, and the
+threads that look names up: who answers for a name may take his time.
 """
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from cloudcrest.infra.outbound import OutboundPolicy, permitted_addresses
+from cloudcrest.infra.outbound import OutboundPolicy, Resolve, permitted_addresses
 from cloudcrest.kernel.errors import PermissionDenied
 
 PORT = 3128
@@ -19,9 +23,12 @@ MAX_CONNECTIONS = 64
 _HEAD_BYTES = 16 * 1024
 _HEAD_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
+_RESOLVE_SECONDS = 10.0
+_RESOLVERS = 4
 _SILENCE_SECONDS = 300.0
 _PIECE_BYTES = 64 * 1024
 _PLAIN_PORT, _TLS_PORT = 80, 443
+Value = TypeVar("Value")
 
 
 class AllowList:
@@ -43,16 +50,36 @@ class AllowList:
         return False
 
 
-class Proxy:
-    """The proxy of one command."""
+class Silence:
+    """How long nothing has passed through a connection, either way: who downloads for an hour says nothing meanwhile.
 
-    def __init__(self, allowed: Sequence[str], policy: OutboundPolicy) -> None:
+    `clock`: seconds, from any beginning.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most_seconds: float = _SILENCE_SECONDS) -> None:
+        self._clock = clock
+        self._most_seconds = most_seconds
+        self._ends_at = clock() + most_seconds
+
+    def broken(self) -> None:
+        """Something has passed."""
+        self._ends_at = self._clock() + self._most_seconds
+
+    def left_seconds(self) -> float:
+        """Until it has lasted too long; below 0 when it has."""
+        return self._ends_at - self._clock()
+
+
+class Proxy:
+    """The proxy of one command. `resolve`: a host's addresses; threads of its own that ask the system, if not given."""
+
+    def __init__(self, allowed: Sequence[str], policy: OutboundPolicy, resolve: Resolve | None = None) -> None:
         self._allowed = AllowList(allowed)
         self._policy = policy
+        self._resolvers = ThreadPoolExecutor(_RESOLVERS, "proxy-resolver")
+        self._resolve = resolve or self._ask_system
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.received_bytes = 0
-        self.sent_bytes = 0
 
     async def serve(self, listening: socket.socket) -> None:
         """Answers on this socket until `close`."""
@@ -65,6 +92,13 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask_system(self, host: str, port: int) -> list[str]:
+        def ask() -> list[str]:
+            return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port)))
+
+        return await asyncio.get_running_loop().run_in_executor(self._resolvers, ask)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -75,8 +109,8 @@ class Proxy:
                 await _refuse(writer, 503, f"more than {MAX_CONNECTIONS} connections are open")
             else:
                 await self._answer(reader, writer)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return  # one side is gone, or said nothing that is HTTP
+        except* (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # one side is gone or silent, or said nothing that is HTTP
         finally:
             self._tasks.discard(task)
             with contextlib.suppress(OSError):
@@ -96,7 +130,8 @@ class Proxy:
             await _refuse(writer, 403, f"{host}:{port} is not among the hosts this job may connect to (allowed_hosts)")
             return
         try:
-            addresses = await permitted_addresses(host, port, self._policy)
+            judged = permitted_addresses(host, port, self._policy, self._resolve)
+            addresses = await asyncio.wait_for(judged, _RESOLVE_SECONDS)
             there = await self._connect(addresses, port)
         except PermissionDenied as error:
             await _refuse(writer, 403, error.message)
@@ -128,25 +163,30 @@ class Proxy:
         their_writer: asyncio.StreamWriter,
     ) -> None:
         """Both ways, until both have ended."""
-
-        async def out() -> None:
-            self.sent_bytes += await _copy(reader, their_writer)
-
-        async def back() -> None:
-            self.received_bytes += await _copy(their_reader, writer)
-
-        await asyncio.gather(out(), back())
+        silence = Silence()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(copy(reader, their_writer, silence))
+            both.create_task(copy(their_reader, writer, silence))
 
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> int:
-    copied = 0
-    while piece := await asyncio.wait_for(source.read(_PIECE_BYTES), _SILENCE_SECONDS):
+async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, silence: Silence) -> None:
+    """One way, until its end. Raises `TimeoutError` where neither way has had anything to say for too long."""
+    while piece := await _within(silence, lambda: source.read(_PIECE_BYTES)):
+        silence.broken()
         target.write(piece)
-        await target.drain()
-        copied += len(piece)
+        await _within(silence, target.drain)
+        silence.broken()
     with contextlib.suppress(OSError):
         target.write_eof()
-    return copied
+
+
+async def _within(silence: Silence, step: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    while True:
+        try:
+            return await asyncio.wait_for(step(), silence.left_seconds())
+        except TimeoutError:
+            if silence.left_seconds() <= 0:  # else the other way has moved meanwhile
+                raise
 
 
 def _plain_head(line: str, rest: bytes) -> bytes:
