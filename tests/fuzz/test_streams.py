@@ -44,6 +44,7 @@ def scan(reads: Sequence[bytes], *, passes_usage: bool) -> tuple[object, ...]:
 
 @often(500)
 @given(stream=streams, places=cuts, passes_usage=st.booleans())
+@example(stream=(b'data: x\n\n\ndata: {"error":{"message":"boom"}}\n\n', []), places=[10], passes_usage=False)
 def test_however_a_stream_is_cut_the_same_goes_on(
     stream: tuple[bytes, list[Edit]], places: list[int], passes_usage: bool
 ) -> None:

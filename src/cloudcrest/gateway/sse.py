@@ -63,7 +63,10 @@ class StreamScanner:
         end = 0
         for match in _EVENT.finditer(data):
             end = match.end()
-            event = self._sifted(match[0])
+            whole = match[0]
+            event = self._sifted(whole)
+            if event is not whole:  # empty lines before it go on: cut elsewhere they would have, before it was seen
+                kept.append(whole[: len(whole) - len(whole.lstrip(b"\n"))])
             if event:
                 kept.append(event)
                 self.events += 1

@@ -69,7 +69,7 @@ async def test_a_replica_gets_a_jobs_accelerator_and_the_job_goes_on_when_it_is_
             waiting = await jobs.state("preempted")
             assert waiting.attempts[-1].outcome == "preempted"
             assert "rep_" not in waiting.attempts[-1].reason
-            why = "needs 1 accelerators free on one node; best node has 0"
+            why = "needs 1 accelerator free on one node; best node has 0"
             await until_async(lambda: why in jobs.reports["job_1"].reason, f"it says why it waits: {jobs.reports}")
             controller.update([], [])
             assert (await jobs.state("running")).attempt == 2

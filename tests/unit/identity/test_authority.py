@@ -24,6 +24,8 @@ projects:write         x      x        .         .       .
 keys:read              x      x        x         .       .
 keys:write             x      x        x         .       .
 deployments:read       x      x        x         x       x
+jobs:read              x      x        x         x       x
+jobs:write             x      x        x         .       .
 usage:read             x      x        x         x       x
 billing:read           x      x        .         x       .
 billing:write          x      .        .         x       .
