@@ -31,6 +31,7 @@ from cloudcrest.identity.api import (
 )
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import save_state
+from cloudcrest.infra.settings import encode_path
 from cloudcrest.serving.api import ROUTE_KIND, ReplicaEndpoint, RouteDocument
 
 MODEL = "fake"
@@ -116,7 +117,7 @@ def cloudcrest(
             port=port,
             log_level="WARNING",
         )
-        (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=str))
+        (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=encode_path))
         began = time.monotonic()
         environment = None if packages is None else os.environ | {"PYTHONPATH": str(packages)}
         pid = stack.enter_context(running(argv, folder / "log", environment))

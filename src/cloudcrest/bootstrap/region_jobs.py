@@ -1,19 +1,13 @@
 """Jobs in the region service: their controller, its reports to the control plane, what tenants ask of their jobs."""
 
 import asyncio
-import hmac
 from collections.abc import Iterable
 
 import httpx2
 import msgspec
 import structlog
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudcrest.bootstrap.settings import RegionSettings, derived_secret
 from cloudcrest.compute.api import Fabric, Placer
@@ -24,12 +18,11 @@ from cloudcrest.compute.jobs.entry import Entries
 from cloudcrest.compute.jobs.launch import Launcher
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.store import JobStore
+from cloudcrest.content.passed_on import door, error_handlers
 from cloudcrest.gateway.behalf import PROJECT_HEADER
-from cloudcrest.gateway.errors import MethodNotAllowed, error_document
 from cloudcrest.infra.objects import ObjectStore
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import SystemClock
-from cloudcrest.kernel.errors import CloudcrestError, NotFound
 
 _REPORT_EVERY_SECONDS = 5.0
 _REPORT_AT_MOST_EVERY_SECONDS = 0.1
@@ -109,8 +102,8 @@ class RegionJobs:
         token = derived_secret("jobs", self._settings.gateway_token)
         app = Starlette(
             routes=self._access.routes(),
-            middleware=[Middleware(_FromGateways, token=token)],
-            exception_handlers={CloudcrestError: _on_error, HTTPException: _on_http_exception, Exception: _on_fault},
+            middleware=[door(token)],
+            exception_handlers=error_handlers(see="docs/how/jobs.md"),
         )
         # At the root, behind all other routes: paths stay whole.
         return Mount("/", app=app)
@@ -123,43 +116,3 @@ class RegionJobs:
         """Reads the master key each time: it is needed as seldom as a job starts."""
         kept = msgspec.json.decode(self._settings.secrets_path.read_bytes(), type=dict[str, object])
         return Sealer(str(kept["master_key"])).open(sealed)
-
-
-class _FromGateways:
-    """Answers nothing to who has not the token, or does not say whose key came."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            has_token = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
-            if not has_token or not headers.get(PROJECT_HEADER.encode()):
-                await Response(status_code=401)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def _answer(error: CloudcrestError) -> Response:
-    headers = {}
-    if error.retry_after_seconds is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_seconds)))
-    return Response(error_document(error), status_code=error.status, media_type="application/json", headers=headers)
-
-
-async def _on_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, CloudcrestError)  # noqa: S101 - as it is registered
-    return _answer(error)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return _answer(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
-    return _answer(NotFound("there is nothing at this path", hint="see docs/how/jobs.md"))
-
-
-async def _on_fault(request: Request, error: Exception) -> Response:
-    _log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
-    return _answer(CloudcrestError("something went wrong on our side; it is logged"))

@@ -47,6 +47,7 @@ from cloudcrest.compute.placement.placer import PlacementSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.files import write_atomic
+from cloudcrest.infra.settings import decode_path, encode_path
 from cloudcrest.kernel.errors import SetupError
 from cloudcrest.serving.settings import ServingSettings
 
@@ -164,26 +165,14 @@ def derived_secret(purpose: str, secret: str) -> str:
 
 def write_settings(path: Path, settings: msgspec.Struct) -> None:
     """Writes a process's settings for `read_settings`, for its owner alone."""
-    write_atomic(path, msgspec.json.encode(settings, enc_hook=_encode))
+    write_atomic(path, msgspec.json.encode(settings, enc_hook=encode_path))
 
 
 def read_settings(path: Path, struct: type[Settings]) -> Settings:
     """The settings in a JSON file. Raises `SetupError` naming the file and the field."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=struct, dec_hook=_decode)
+        return msgspec.json.decode(path.read_bytes(), type=struct, dec_hook=decode_path)
     except OSError as error:
         raise SetupError(f"the settings {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise SetupError(f"the settings {path} are wrong: {error}") from error
-
-
-def _encode(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(f"no settings of type {type(value)}")
-
-
-def _decode(wanted: type, value: str) -> Path:
-    if wanted is Path:
-        return Path(value)
-    raise NotImplementedError(f"no settings of type {wanted}")

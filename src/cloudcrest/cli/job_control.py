@@ -59,7 +59,7 @@ _SHOWN: list[Column] = [
 
 
 def run(
-    command: Annotated[list[str], Parameter(allow_leading_hyphen=True, help="What to run, after --.")],
+    command: Annotated[list[str], Parameter(help="What to run, after --.")],
     /,
     *,
     name: Annotated[str, Parameter(name=["--name", "-n"])] = "job",

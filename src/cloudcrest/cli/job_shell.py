@@ -29,7 +29,7 @@ _END_OF_INPUT = b"\x04"
 def shell(
     job: str,
     /,
-    *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="What to run there; else a shell.")],
+    *command: Annotated[str, Parameter(help="What to run there, after --; else a shell.")],
     member: Member = 0,
     options: Options = DEFAULTS,
 ) -> None:

@@ -104,16 +104,14 @@ class NodeStatus(msgspec.Struct, frozen=True):
     allocated: NodeAllocation = NodeAllocation()
 
 
-class NodeDocument(msgspec.Struct, frozen=True):
-    """What an operator has set of a node, published to its region. `node_id` is what the fabric calls it.
+class NodeSettings(msgspec.Struct, frozen=True):
+    """What an operator sets of a node.
 
     `labels` are added to those it was started with and win; `zone` and `rack` do so, too (None: as it was started).
     `power_watts`: what it draws at rest. `is_cordoned`: it gets nothing new; `is_draining`: what runs there moves
     away. `reserved_…`: what is not given out (None: a default).
     """
 
-    id: str
-    node_id: str
     labels: dict[str, str] = {}
     taints: tuple[str, ...] = ()
     zone: str | None = None
@@ -123,6 +121,13 @@ class NodeDocument(msgspec.Struct, frozen=True):
     is_draining: bool = False
     reserved_cpu_milli: int | None = None
     reserved_memory_bytes: int | None = None
+
+
+class NodeDocument(NodeSettings, frozen=True, kw_only=True):
+    """What is set of a node, published to its region. `node_id` is what the fabric calls it."""
+
+    id: str
+    node_id: str
 
 
 class RackDocument(msgspec.Struct, frozen=True):

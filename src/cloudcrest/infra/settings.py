@@ -42,7 +42,7 @@ def _parse(text: str, wanted: Any, variable: str) -> Any:
         return _convert([part.strip() for part in text.split(",") if part.strip()], wanted, variable)
     if text.lstrip().startswith(("{", "[")):
         try:
-            return msgspec.json.decode(text, type=wanted, strict=False, dec_hook=_decode)
+            return msgspec.json.decode(text, type=wanted, strict=False, dec_hook=decode_path)
         except ValueError as error:
             raise SetupError(f"{variable} is not valid: {error}", hint=f"correct {variable}") from error
     return _convert(text, wanted, variable)
@@ -50,12 +50,20 @@ def _parse(text: str, wanted: Any, variable: str) -> Any:
 
 def _convert(value: Any, wanted: Any, name: str) -> Any:
     try:
-        return msgspec.convert(value, wanted, strict=False, dec_hook=_decode)
+        return msgspec.convert(value, wanted, strict=False, dec_hook=decode_path)
     except msgspec.ValidationError as error:
         raise SetupError(f"{name} is not valid: {error}", hint=f"correct {name}") from error
 
 
-def _decode(wanted: type[Any], value: Any) -> Any:
+def encode_path(value: object) -> str:
+    """msgspec's `enc_hook` for structs with paths in them."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no settings of type {type(value)}")
+
+
+def decode_path(wanted: type[Any], value: Any) -> Any:
+    """msgspec's `dec_hook` for structs with paths in them."""
     if wanted is Path:
         return Path(value)
     raise NotImplementedError(f"no settings of type {wanted}")

@@ -6,7 +6,6 @@ region service: a new controller adopts what it finds in the fabric, by its labe
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -15,6 +14,7 @@ from cloudcrest.catalog.api import ModelPullDocument
 from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.scheduler.model import Preempted
+from cloudcrest.infra.stepping import run_steps
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.ids import NewId
@@ -110,15 +110,8 @@ class Controller:
 
     async def run(self) -> None:
         """Steps until cancelled. Replicas are left running, for the next controller to adopt."""
-        task = asyncio.current_task()
         try:
-            # Asked each time: before Python 3.12, `asyncio.wait_for` below us can swallow a cancellation.
-            while task is None or not task.cancelling():
-                self._wake.clear()
-                due_in_seconds = await self.step()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(self._settings.poll_seconds, due_in_seconds))):
-                        await self._wake.wait()
+            await run_steps(self.step, self._wake, self._settings.poll_seconds)
         finally:
             await self._pulls.close()
             await self._work.close()

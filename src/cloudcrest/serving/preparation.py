@@ -16,6 +16,7 @@ import psutil
 from cloudcrest.catalog.api import PullProgress
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import Fabric, NodeFacts, ProcessSpec, ProcessStatus
+from cloudcrest.infra.settings import encode_path
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.units import format_bytes
 from cloudcrest.serving.api import DeploymentDocument
@@ -133,7 +134,7 @@ class PreparingThere:
             id=replica_id + _ID_SUFFIX,
             argv=(
                 *(sys.executable, "-m", "cloudcrest.serving.prepare"),
-                msgspec.json.encode(order, enc_hook=str).decode(),
+                msgspec.json.encode(order, enc_hook=encode_path).decode(),
             ),
             labels={"kind": PREPARATION, "replica": replica_id},
             stop_grace_seconds=_STOP_GRACE_SECONDS,

@@ -8,6 +8,7 @@ import msgspec
 
 from cloudcrest.catalog.store import ArtifactStore
 from cloudcrest.infra.lifeline import exit_with_lifeline
+from cloudcrest.infra.settings import decode_path
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.serving.engines.api import EngineSettings
 from cloudcrest.serving.engines.registry import create_engines
@@ -17,7 +18,7 @@ from cloudcrest.serving.preparation import Order, PreparingHere, Said
 def main(argv: list[str]) -> int:
     """Prepares. The exit code is 1 where that failed; the last line says why, or where the weights are."""
     exit_with_lifeline()
-    order = msgspec.json.decode(argv[0], type=Order, dec_hook=_path)
+    order = msgspec.json.decode(argv[0], type=Order, dec_hook=decode_path)
     try:
         path = asyncio.run(_prepare(order))
     except CloudcrestError as error:
@@ -37,12 +38,6 @@ async def _prepare(order: Order) -> Path | None:
 def _say(said: Said) -> None:
     sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
     sys.stdout.flush()
-
-
-def _path(wanted: type, value: str) -> Path:
-    if wanted is Path:
-        return Path(value)
-    raise NotImplementedError(f"an order has no {wanted}")
 
 
 if __name__ == "__main__":

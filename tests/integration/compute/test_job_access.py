@@ -198,6 +198,7 @@ async def test_bad_questions_are_told_what_is_wrong(tmp_path: Path) -> None:
         ("POST", "/v1/jobs/job_1/shells", b"x" * 70_000, 413),
         ("GET", "/v1/jobs/job_1/shells/0.none", None, 404),
         ("GET", "/v1/jobs/job_1/shells/7.none", None, 404),
+        ("GET", f"/v1/jobs/job_1/shells/{'7' * 5000}.none", None, 404),
         ("GET", "/v1/jobs/job_1/shells/..%2f..", None, 404),
         ("GET", "/v1/jobs/job_1/metrics", None, 200),
     ]
@@ -207,6 +208,18 @@ async def test_bad_questions_are_told_what_is_wrong(tmp_path: Path) -> None:
         for method, path, body, status in questions:
             answer = await client.request(method, path, content=body)
             assert answer.status_code == status, (method, path, answer.text)
+
+
+async def test_who_asks_what_an_ended_job_uses_is_told_that_it_has_ended(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region, serving(region) as client:
+        region.want(job(python("pass")))
+        await region.state("succeeded")
+        region.controller.update([])  # the control plane has its end
+        await until_async(lambda: region.controller.find("proj_1", "job_1") is None, "the region forgets it")
+        for method, path in (("GET", "metrics"), ("POST", "shells")):
+            answer = await client.request(method, f"/v1/jobs/job_1/{path}", content=b"{}")
+            assert answer.status_code == 409, answer.text
+            assert "succeeded" in answer.text
 
 
 async def test_followers_are_counted(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_a_drained_nodes_replica_leaves_when_the_new_one_is_ready(region: 
         (before,) = region.status.replicas
         gaps: list[str] = []
         region.heard = lambda routes: gaps.append("gap") if not routes["dep_test"].replicas else None
-        drained = NodeDocument("node_1", before.node_id, is_draining=True)
+        drained = NodeDocument(id="node_1", node_id=before.node_id, is_draining=True)
         region.placer.update(rules(Published(nodes=[drained]), NOW))
         await until_async(lambda: [each.id for each in serving(region)] not in ([], [before.id]), "another serves")
         await settled(region, 1)

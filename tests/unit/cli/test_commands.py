@@ -382,3 +382,12 @@ def test_a_ledger_that_differs_is_a_failure(cli: Cli, cloud: FakeCloud, capsys: 
     cloud.answer("POST", "/api/v1/ledger/verify", {**good, "ok": False, "differences": [difference]})
     assert [cli("ledger", "verify"), cli("ledger", "verify")] == [0, 1]
     assert "req_1" in capsys.readouterr().out
+
+
+def test_an_option_that_there_is_not_is_no_part_of_a_jobs_command(
+    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("jobs", "run", "--cpus", "4", "--", "true") == 2
+    assert "--cpus" in capsys.readouterr().err
+    assert cli("jobs", "shell", "job_1", "--bogus") == 2
+    assert not cloud.requests

@@ -13,13 +13,13 @@ from cloudcrest.compute.api import (
     NodeAllocation,
     NodeDocument,
     NodeFacts,
+    NodeSettings,
     NodeStatus,
     ProcessStatus,
     RackDocument,
 )
 from cloudcrest.compute.nodes.allocated import allocations
 from cloudcrest.compute.nodes.merge import node_of, rack_watts, reserved_memory_bytes
-from cloudcrest.compute.nodes.records import NodeSettings
 from cloudcrest.compute.nodes.reporter import REPORT_AT_LEAST_EVERY_SECONDS, NodeReporter
 from cloudcrest.compute.nodes.service import NodeChange, changed_settings
 from cloudcrest.kernel.clock import ManualClock

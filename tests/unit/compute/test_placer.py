@@ -194,7 +194,7 @@ async def test_tells_what_is_on_a_drained_node_to_move(clock: ManualClock) -> No
     region = Region(clock, machine("a"), machine("b"))
     await region.begin()
     region.placer.adopt("serving", Running(workload("replica"), (Spot("a"),), 0.0))
-    region.placer.update(rules(Published(nodes=[NodeDocument("node_1", "a", is_draining=True)]), NOW))
+    region.placer.update(rules(Published(nodes=[NodeDocument(id="node_1", node_id="a", is_draining=True)]), NOW))
     (preempted,) = region.placer.news("serving").preempted
     assert (preempted.by, preempted.reason) == ("", "node 'a' is being drained")
 

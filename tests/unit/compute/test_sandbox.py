@@ -90,6 +90,13 @@ async def test_an_image_is_never_an_option_of_the_runtime(image: str, tmp_path: 
     assert argv[-3:] == ("--", "alpine", "x")
 
 
+@pytest.mark.anyio
+async def test_a_variable_that_a_container_cannot_have_is_refused_by_name(tmp_path: Path) -> None:
+    spec = SandboxSpec("a", ("x",), tmp_path, {"FINE": "1", "KEY_PEM": "one\ntwo"}, image="alpine")
+    with pytest.raises(InvalidInput, match="KEY_PEM"):
+        await ContainerSandbox("true").start(spec, 1)
+
+
 def test_an_end_is_told_as_a_shell_tells_it() -> None:
     assert [how_it_ended(code) for code in (0, 3, 137, -9, 255)] == [
         (0, None), (3, None), (None, 9), (None, 9), (255, None)

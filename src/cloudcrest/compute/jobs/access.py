@@ -29,13 +29,12 @@ from cloudcrest.compute.jobs.follow import Followed, follow, last_event
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.runner.server import EXIT_HEADER, OFFSET_HEADER, OPEN_HEADER, ShellWish
 from cloudcrest.compute.jobs.store import JobStore, log_prefix
+from cloudcrest.infra.http.internal import read_body
 from cloudcrest.kernel.errors import (
-    CloudcrestError,
     Conflict,
     InvalidInput,
     LimitExceeded,
     NotFound,
-    TooLarge,
     Unavailable,
 )
 from cloudcrest.kernel.places import Places
@@ -128,7 +127,7 @@ class JobAccess:
         return await self._store.read_log(log_prefix(project_id, job_id, attempt, member), offset, MAX_LOG_BYTES)
 
     async def _metrics(self, request: Request) -> Response:
-        entry = self._running(request)
+        entry = await self._running(request)
         members = []
         for number, member in enumerate(entry.members):
             used = await self._link.metrics(member)
@@ -158,9 +157,9 @@ class JobAccess:
         return StreamingResponse(self._store.output(kept), headers=headers, media_type="application/octet-stream")
 
     async def _open_shell(self, request: Request) -> Response:
-        entry = self._running(request)
+        entry = await self._running(request)
         try:
-            wish = msgspec.json.decode(await _body(request) or b"{}", type=ShellRequest)
+            wish = msgspec.json.decode(await read_body(request, MAX_BODY_BYTES) or b"{}", type=ShellRequest)
         except ValueError as error:
             raise InvalidInput(f"the body is not what opens a shell: {error}") from None
         if len(wish.command) > MAX_COMMAND_WORDS or any("\x00" in word for word in wish.command):
@@ -171,7 +170,7 @@ class JobAccess:
         return _json({"id": f"{wish.member}.{answer['id']}", "object": "shell", "member": wish.member}, 201)
 
     async def _read_shell(self, request: Request) -> Response:
-        member, shell_id = self._shell(request)
+        member, shell_id = await self._shell(request)
         wait = min(_number(request, "wait", 0), MAX_WAIT_SECONDS)
         params = {"offset": str(_number(request, "offset", 0)), "wait": str(wait)}
         answer = await self._link.raw(member, "GET", f"/shells/{shell_id}", params=params, wait_seconds=wait)
@@ -188,31 +187,32 @@ class JobAccess:
         )
 
     async def _pass_to_shell(self, request: Request) -> Response:
-        member, shell_id = self._shell(request)
+        member, shell_id = await self._shell(request)
         what = request.url.path.rsplit("/", 1)[1]
-        await self._link.raw(member, "POST", f"/shells/{shell_id}/{what}", content=await _body(request))
+        await self._link.raw(
+            member, "POST", f"/shells/{shell_id}/{what}", content=await read_body(request, MAX_BODY_BYTES)
+        )
         return Response(status_code=204)
 
     async def _close_shell(self, request: Request) -> Response:
-        member, shell_id = self._shell(request)
+        member, shell_id = await self._shell(request)
         await self._link.raw(member, "DELETE", f"/shells/{shell_id}")
         return Response(status_code=204)
 
-    def _shell(self, request: Request) -> tuple[MemberEntry, str]:
-        entry = self._running(request)
+    async def _shell(self, request: Request) -> tuple[MemberEntry, str]:
+        entry = await self._running(request)
         number, _, shell_id = request.path_params["shell_id"].partition(".")
-        if not (number.isascii() and number.isdigit() and shell_id.replace("_", "").isalnum()):
+        if not (number.isascii() and number.isdigit() and len(number) < 16 and shell_id.replace("_", "").isalnum()):
             raise NotFound("there is no such shell")
         return _member(entry, int(number)), shell_id
 
-    def _running(self, request: Request) -> Entry:
+    async def _running(self, request: Request) -> Entry:
         """The job of the request. Raises `NotFound`, `Conflict` where it does not run now."""
-        job_id = request.path_params["job_id"]
-        entry = self._controller.find(self._project_of(request), job_id)
-        if entry is None:
-            raise _no_such_job(job_id)
-        if not entry.members:
-            raise Conflict(f"the job is {entry.state} and does not run", code="job_not_running")
+        project_id, job_id = self._project_of(request), request.path_params["job_id"]
+        entry = self._controller.find(project_id, job_id)
+        if entry is None or not entry.members:
+            state = (await self._report(project_id, job_id)).state
+            raise Conflict(f"the job does not run: it is {state}", code="job_not_running")
         return entry
 
     async def _report(self, project_id: str, job_id: str) -> JobReport:
@@ -223,16 +223,14 @@ class JobAccess:
         try:
             return await self._store.report(project_id, job_id)
         except NotFound:
-            raise _no_such_job(job_id) from None
+            raise NotFound(
+                f"there is no job '{job_id[:100]}' in this region", hint="see `cloudcrest jobs list`"
+            ) from None
 
     async def _counted(self, project_id: str, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         with self._followers.held(project_id):
             async for event in events:
                 yield event
-
-
-def _no_such_job(job_id: str) -> CloudcrestError:
-    return NotFound(f"there is no job '{job_id[:100]}' in this region", hint="see `cloudcrest jobs list`")
 
 
 def _member(entry: Entry, number: int) -> MemberEntry:
@@ -248,15 +246,6 @@ def _number(request: Request, name: str, default: int) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 16):
         raise InvalidInput(f"'{name}' is a number from 0", param=name)
     return int(value)
-
-
-async def _body(request: Request) -> bytes:
-    parts = bytearray()
-    async for part in request.stream():
-        parts += part
-        if len(parts) > MAX_BODY_BYTES:
-            raise TooLarge(f"the body is over {MAX_BODY_BYTES} bytes")
-    return bytes(parts)
 
 
 def _json(document: Any, status: int = 200) -> Response:

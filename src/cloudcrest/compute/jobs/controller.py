@@ -36,6 +36,7 @@ from cloudcrest.compute.jobs.reconcile import (
 from cloudcrest.compute.jobs.store import JobStore
 from cloudcrest.compute.jobs.sweep import Sweeper
 from cloudcrest.compute.scheduler.model import Placed
+from cloudcrest.infra.stepping import run_steps
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded
 
@@ -118,15 +119,8 @@ class JobController:
 
     async def run(self) -> None:
         """Steps until cancelled. What runs is left running, for the next controller."""
-        task = asyncio.current_task()
         try:
-            # Asked each time: before Python 3.12, `asyncio.wait_for` below us can swallow a cancellation.
-            while task is None or not task.cancelling():
-                self._wake.clear()
-                due_in_seconds = await self.step()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(self._settings.poll_seconds, due_in_seconds))):
-                        await self._wake.wait()
+            await run_steps(self.step, self._wake, self._settings.poll_seconds)
         finally:
             for work in self._work.values():
                 work.cancel()

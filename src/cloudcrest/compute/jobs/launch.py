@@ -13,6 +13,7 @@ from cloudcrest.compute.jobs.link import runner_token
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Go, Input, Mount, RunnerSpec
 from cloudcrest.compute.volumes.folders import data_folder
+from cloudcrest.infra.settings import encode_path
 
 CHECKPOINTS_VARIABLE = "CLOUDCREST_CHECKPOINTS"
 CHECKPOINTS_TARGET = "/checkpoints"
@@ -36,7 +37,7 @@ class Launcher:
     def process(self, entry: Entry, number: int) -> ProcessSpec:
         """The runner's process."""
         member = entry.members[number]
-        settings = msgspec.json.encode(self.settings, enc_hook=str).decode()
+        settings = msgspec.json.encode(self.settings, enc_hook=encode_path).decode()
         argv = (
             *(sys.executable, "-P", "-m", "cloudcrest.compute.jobs.runner"),
             *("--folder", str(self.work_folder / member.process_id)),

@@ -8,6 +8,7 @@ when its job has gone, one that is to end is told so.
 import random
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import structlog
 
 from cloudcrest.compute.api import Fabric
@@ -178,16 +179,7 @@ class Members:
         record = member.record or RunRecord(f"{entry.id}-{entry.attempt}", entry.members.index(member))
         if record.end is None:
             ended_at = record.marked_at if record.started_at is not None else None
-            member.record = RunRecord(
-                record.attempt_id,
-                record.member,
-                record.started_at,
-                record.marked_at,
-                ended_at,
-                record.cpu_seconds,
-                record.memory_peak_bytes,
-                end,
-            )
+            member.record = msgspec.structs.replace(record, ended_at=ended_at, end=end)
         member.phase = "ended"
         self._entries.save(entry)
         self._wake()

@@ -76,7 +76,6 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     time_limit_seconds: float | None = None
     grace_seconds: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
 
 
 class End(msgspec.Struct, frozen=True):

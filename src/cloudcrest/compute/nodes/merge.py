@@ -7,7 +7,7 @@ import msgspec
 
 from cloudcrest.compute.accelerators.given_out import given_out
 from cloudcrest.compute.accelerators.naming import TypeIndex
-from cloudcrest.compute.api import AcceleratorFacts, NodeDocument, NodeFacts, RackDocument
+from cloudcrest.compute.api import AcceleratorFacts, NodeFacts, NodeSettings, RackDocument
 from cloudcrest.compute.scheduler.model import Node
 from cloudcrest.kernel.units import GIB
 
@@ -30,14 +30,14 @@ def named_accelerators(facts: NodeFacts, types: TypeIndex) -> tuple[AcceleratorF
 
 def node_of(
     facts: NodeFacts,
-    settings: NodeDocument | None,
+    settings: NodeSettings | None,
     types: TypeIndex,
     prices: Mapping[str, float] | None = None,
 ) -> Node:
     """What the scheduler may place on. `prices`: of an accelerator-second, by type, in whatever unit they all have;
     where others have one, a type without is no bargain and comes last.
     """
-    settings = settings or NodeDocument(id="", node_id=facts.id)
+    settings = settings or NodeSettings()
     offered = given_out(named_accelerators(facts, types))
     type_id = offered[0].type if offered else None
     labels = labels_of(facts, settings, type_id)
@@ -60,14 +60,14 @@ def node_of(
     )
 
 
-def labels_of(facts: NodeFacts, settings: NodeDocument, accelerator_type: str | None) -> dict[str, str]:
+def labels_of(facts: NodeFacts, settings: NodeSettings, accelerator_type: str | None) -> dict[str, str]:
     """All of a node's labels: what it was started with, what was set, and its zone, rack and accelerators."""
     named = {ZONE_LABEL: settings.zone, RACK_LABEL: settings.rack, ACCELERATOR_LABEL: accelerator_type}
     own = {label: value for label, value in named.items() if value is not None}
     return {**facts.labels, **settings.labels, **own}
 
 
-def reserved_memory_bytes(facts: NodeFacts, settings: NodeDocument) -> int:
+def reserved_memory_bytes(facts: NodeFacts, settings: NodeSettings) -> int:
     """What the system keeps: as it is set, else a twentieth and at least 1 GiB, but of a small machine a quarter."""
     if settings.reserved_memory_bytes is not None:
         return settings.reserved_memory_bytes

@@ -5,23 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.compute.api import NodeDocument, NodeStatus, RackDocument
+from cloudcrest.compute.api import NodeDocument, NodeSettings, NodeStatus, RackDocument
 
 NodeState = Literal["ready", "not_ready", "cordoned", "draining", "gone", "unknown"]
-
-
-class NodeSettings(msgspec.Struct, frozen=True):
-    """What an operator sets of a node (`NodeDocument` says what each means)."""
-
-    labels: dict[str, str] = {}
-    taints: tuple[str, ...] = ()
-    zone: str | None = None
-    rack: str | None = None
-    power_watts: int | None = None
-    is_cordoned: bool = False
-    is_draining: bool = False
-    reserved_cpu_milli: int | None = None
-    reserved_memory_bytes: int | None = None
 
 
 class KnownNode(msgspec.Struct, frozen=True):

@@ -9,9 +9,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.compute.api import NodeStatus
+from cloudcrest.compute.api import NodeSettings, NodeStatus
 from cloudcrest.compute.nodes.merge import ZONE_LABEL
-from cloudcrest.compute.nodes.records import KnownNode, NodeSettings, Rack
+from cloudcrest.compute.nodes.records import KnownNode, Rack
 from cloudcrest.compute.nodes.tables import NodeRow, RackRow
 from cloudcrest.infra.http.paging import PageRequest
 

@@ -11,10 +11,10 @@ from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
 from cloudcrest.compute.accelerators.detect import MAX_PER_NODE
 from cloudcrest.compute.accelerators.given_out import given_out
 from cloudcrest.compute.accelerators.naming import TypeIndex
-from cloudcrest.compute.api import NODE_KIND, RACK_KIND, NodeStatus
+from cloudcrest.compute.api import NODE_KIND, RACK_KIND, NodeSettings, NodeStatus
 from cloudcrest.compute.nodes import repository
 from cloudcrest.compute.nodes.merge import named_accelerators, node_of
-from cloudcrest.compute.nodes.records import KnownNode, NodeSettings, NodeState, Rack
+from cloudcrest.compute.nodes.records import KnownNode, NodeState, Rack
 from cloudcrest.compute.scheduler.model import Node
 from cloudcrest.infra.http.paging import PageRequest
 from cloudcrest.infra.publication import publish

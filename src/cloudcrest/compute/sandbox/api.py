@@ -21,7 +21,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     `work_folder`: of the node, the command's own, writable; it starts there. `binds`: all else of this node's files
     that it sees beside the system's programs. `image`: a container image to run in; empty: this node's own programs.
     `cpu_milli`, `memory_bytes`, `processes`: limits, 0 for none. `allowed_hosts`: names it may connect to, through the
-    proxy; nothing else is reachable. `ports`: on which it may be reached by its gang and the region.
+    proxy; nothing else is reachable.
     `accelerators`: the indexes it may see.
     """
 
@@ -35,7 +35,6 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     processes: int = 0
     allowed_hosts: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
     accelerators: tuple[int, ...] = ()
 
 

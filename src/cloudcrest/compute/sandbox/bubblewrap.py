@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
@@ -242,8 +243,6 @@ class _Entered:
 
 
 def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
-    import msgspec
-
     address = f"http://127.0.0.1:{PORT}"
     names = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
     unproxied = {"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1"}

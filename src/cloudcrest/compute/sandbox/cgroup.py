@@ -63,10 +63,7 @@ class Cgroup:
     def was_out_of_memory(self) -> bool:
         """Whether the kernel killed anything in it for memory."""
         text = self._read("memory", "memory.events" if self._is_v2 else "memory.oom_control")
-        return any(
-            line.split()[:2] not in ([], ["oom_kill", "0"]) and line.startswith("oom_kill ")
-            for line in text.splitlines()
-        )
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
 
     def kill(self) -> None:
         """SIGKILL to all that is in it."""

@@ -66,10 +66,13 @@ class ContainerSandbox:
             raise InvalidInput("an image's name begins with a letter or digit", param="image")
         if spec.allowed_hosts:
             raise SetupError("a job in a container image has no network here", hint="leave image out, or allowed_hosts")
+        if broken := [name for name, value in spec.environment.items() if "\n" in value]:
+            # The runtime reads a line for each; on its command line everyone on this machine could read them.
+            raise InvalidInput(f"the value of {broken[0]} has line feeds, which a container's variables cannot have")
         await self._pull(spec.image)
         environment_file = spec.work_folder.parent / f"{_name(spec)}.env"
         environment_file.touch(mode=0o600)
-        lines = [f"{name}={value}" for name, value in spec.environment.items() if "\n" not in value]
+        lines = [f"{name}={value}" for name, value in spec.environment.items()]
         environment_file.write_text("\n".join(lines))
         try:
             child = await asyncio.create_subprocess_exec(
@@ -80,6 +83,7 @@ class ContainerSandbox:
                 start_new_session=True,
             )
         except OSError as error:
+            environment_file.unlink()
             raise Unavailable(f"{self.isolation} does not run: {error}") from error
         return _Container(self.isolation, _name(spec), child, environment_file)
 

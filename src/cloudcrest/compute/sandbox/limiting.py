@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cloudcrest.compute.sandbox.api import SandboxSpec
 from cloudcrest.compute.sandbox.cgroup import Cgroup
 
-_SHIM = __file__.replace("limiting.py", "shim.py")
+_SHIM = str(Path(__file__).parent / "shim.py")
 _OPEN_FILES = 65_536
 
 

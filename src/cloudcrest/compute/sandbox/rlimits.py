@@ -2,6 +2,7 @@
 them, and its network.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -43,7 +44,7 @@ class _Limited:
         if self._cgroup is not None:
             self._cgroup.kill()
             is_out_of_memory = self._cgroup.was_out_of_memory()
-            self._cgroup.remove()
+            await asyncio.to_thread(self._cgroup.remove)
         code = end.exit_code if end.exit_code is not None else -(end.signal or 0)
         exit_code, by_signal = how_it_ended(code)
         return SandboxEnd(exit_code, by_signal, is_out_of_memory and by_signal is not None)

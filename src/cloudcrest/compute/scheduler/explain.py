@@ -30,8 +30,8 @@ def no_room(cluster: Cluster, workload: Workload, room: Feasible) -> str:
     best = max(frees, key=lambda free: (min(free.cpu_milli, demand.cpu_milli), free.memory_bytes))
     beside = f" beside {what(demand)}" if demand.accelerators else ""
     return (
-        f"needs {demand.cpu_milli / 1000:g} CPUs and {demand.memory_bytes / _GIB:.3g} GiB free on one node{beside}; "
-        f"best node has {best.cpu_milli / 1000:g} CPUs and {best.memory_bytes / _GIB:.3g} GiB"
+        f"needs {_cpus(demand.cpu_milli)} and {demand.memory_bytes / _GIB:.3g} GiB free on one node{beside}; "
+        f"best node has {_cpus(best.cpu_milli)} and {best.memory_bytes / _GIB:.3g} GiB"
     )
 
 
@@ -71,3 +71,7 @@ def _has(frees: list[Free], demand: Demand, most: int) -> str:
     if demand.milli == WHOLE:
         return str(most)
     return f"{max((left for free in frees for left in free.accelerators), default=0) / WHOLE:g}"
+
+
+def _cpus(milli: int) -> str:
+    return "1 CPU" if milli == 1000 else f"{milli / 1000:g} CPUs"

@@ -25,6 +25,7 @@ from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
 from cloudcrest.infra.lifeline import exit_with_lifeline
 from cloudcrest.infra.outbound import OutboundPolicy
+from cloudcrest.infra.settings import decode_path
 from cloudcrest.kernel.clock import SystemClock
 
 _STOP_SECONDS = 1
@@ -44,7 +45,7 @@ def main() -> None:
     arguments = _arguments()
     exit_with_lifeline()
     token = os.environ.pop(RUNNER_TOKEN_VARIABLE)
-    settings = msgspec.json.decode(arguments.settings, type=RunSettings, dec_hook=lambda _, value: Path(value))
+    settings = msgspec.json.decode(arguments.settings, type=RunSettings, dec_hook=decode_path)
     asyncio.run(_serve(arguments, token, settings))
 
 

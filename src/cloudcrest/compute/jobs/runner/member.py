@@ -129,7 +129,7 @@ class Member:
         if self.phase != "ready" or spec is None:
             raise Conflict("the member is not ready")
         self.phase = "running"
-        has_view = self._sandbox.has_own_view
+        has_view = bool(spec.image) or self._sandbox.has_own_view  # a container always has
         paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
         environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **self._shown}
         read_fd, write_fd = os.pipe()
@@ -225,7 +225,6 @@ class Member:
             memory_bytes=spec.memory_bytes,
             processes=MAX_PROCESSES,
             allowed_hosts=spec.allowed_hosts,
-            ports=spec.ports,
             accelerators=spec.accelerators,
         )
 

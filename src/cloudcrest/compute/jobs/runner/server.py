@@ -7,7 +7,7 @@ POST /stop               Stop                        it ends, and why
 GET  /state              → RunnerState
 GET  /log?offset=&most=&wait=   → bytes; the header x-offset says where they begin
 GET  /metrics            → SandboxUsage
-    DELETE /                 what it left on this node goes; it must have ended
+DELETE /                 what it left on this node goes; it must have ended
 GET  /outputs            → Outputs
 GET  /outputs/content?name=     → bytes
 POST /shells             {argv, columns, rows} → {id}
@@ -17,7 +17,6 @@ POST /shells/ID/size     {columns, rows}
 DELETE /shells/ID
 """
 
-import hmac
 import os
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
@@ -28,13 +27,13 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudcrest.compute.jobs.runner.member import Member
 from cloudcrest.compute.jobs.runner.shells import MAX_INPUT_BYTES
 from cloudcrest.compute.jobs.running import Go, RunnerSpec, Stop
+from cloudcrest.infra.http.internal import TokenRequired, read_body
 from cloudcrest.infra.safe_paths import open_inside
-from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge
+from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 from cloudcrest.kernel.units import MIB
 
 MAX_SPEC_BYTES = 4 * MIB
@@ -72,7 +71,7 @@ def make_app(member: Member, token: str) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_TokenRequired, token=token)],
+        middleware=[Middleware(TokenRequired, token=token)],
         exception_handlers={CloudcrestError: _on_error},
     )
 
@@ -146,7 +145,7 @@ def _shell_routes(member: Member) -> list[Route]:
 
     async def typed(request: Request) -> Response:
         shell = member.shells.find(request.path_params["shell_id"])
-        await shell.write(await _body(request, MAX_INPUT_BYTES))
+        await shell.write(await read_body(request, MAX_INPUT_BYTES))
         return Response(status_code=204)
 
     async def sized(request: Request) -> Response:
@@ -167,22 +166,6 @@ def _shell_routes(member: Member) -> list[Route]:
     ]
 
 
-class _TokenRequired:
-    """Answers nothing to who does not have the token."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            sent = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(sent, self._expected):
-                await Response(status_code=401)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, CloudcrestError)  # noqa: S101 - as it is registered
     body = {"code": error.code, "message": error.message, "hint": error.hint}
@@ -195,18 +178,9 @@ async def _pieces(descriptor: int) -> AsyncIterator[bytes]:
             yield piece
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
-    parts = bytearray()
-    async for part in request.stream():
-        parts += part
-        if len(parts) > most_bytes:
-            raise TooLarge(f"the body is over {most_bytes} bytes")
-    return bytes(parts)
-
-
 async def _read(request: Request, wanted: type[Body]) -> Body:
     try:
-        return msgspec.json.decode(await _body(request, MAX_SPEC_BYTES), type=wanted)
+        return msgspec.json.decode(await read_body(request, MAX_SPEC_BYTES), type=wanted)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
 
