@@ -8,7 +8,6 @@ One decision is over everything that waits, whatever its source. What comes in a
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from cloudcrest.compute.scheduler.model import Node, Placed, Plan, Preempted, Re
 from cloudcrest.compute.scheduler.packing.api import Packing
 from cloudcrest.compute.scheduler.plan import decide
 from cloudcrest.compute.scheduler.quotas import Quota
+from cloudcrest.infra.stepping import run_steps
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, SetupError
 
@@ -170,15 +170,13 @@ class LivePlacer:
 
     async def run(self) -> None:
         """Steps until cancelled."""
-        task = asyncio.current_task()
-        # Asked each time: before Python 3.12, `asyncio.wait_for` below us can swallow a cancellation.
-        while task is None or not task.cancelling():
-            self._wake.clear()
-            await self.step()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.nodes_seconds):
-                    await self._wake.wait()
+
+        async def step() -> float:
             await asyncio.sleep(self._settings.debounce_seconds)
+            await self.step()
+            return self._settings.nodes_seconds
+
+        await run_steps(step, self._wake, self._settings.nodes_seconds)
 
     async def step(self) -> None:
         """Asks for nodes where that is due, and decides where something has changed."""

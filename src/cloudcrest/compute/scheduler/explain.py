@@ -5,8 +5,8 @@ from cloudcrest.compute.scheduler.feasible import Feasible
 from cloudcrest.compute.scheduler.fit import members_that_fit
 from cloudcrest.compute.scheduler.model import WHOLE, Demand, Workload
 from cloudcrest.compute.scheduler.packing.api import Free
-
-_GIB = 2**30
+from cloudcrest.compute.scheduler.quotas import CPU, amount
+from cloudcrest.kernel.units import GIB
 
 
 def no_room(cluster: Cluster, workload: Workload, room: Feasible) -> str:
@@ -30,8 +30,8 @@ def no_room(cluster: Cluster, workload: Workload, room: Feasible) -> str:
     best = max(frees, key=lambda free: (min(free.cpu_milli, demand.cpu_milli), free.memory_bytes))
     beside = f" beside {what(demand)}" if demand.accelerators else ""
     return (
-        f"needs {_cpus(demand.cpu_milli)} and {demand.memory_bytes / _GIB:.3g} GiB free on one node{beside}; "
-        f"best node has {_cpus(best.cpu_milli)} and {best.memory_bytes / _GIB:.3g} GiB"
+        f"needs {amount(demand.cpu_milli, CPU)} and {demand.memory_bytes / GIB:.3g} GiB free on one node{beside}; "
+        f"best node has {amount(best.cpu_milli, CPU)} and {best.memory_bytes / GIB:.3g} GiB"
     )
 
 
@@ -54,7 +54,7 @@ def what(demand: Demand) -> str:
     """A demand's accelerators: `2 × nvidia-h100-80gb`, `0.25 of an accelerator`."""
     kind = " or ".join(sorted(demand.types))
     if demand.accelerator_memory_bytes:
-        size = f"{demand.accelerator_memory_bytes / _GIB:g} GiB"
+        size = f"{demand.accelerator_memory_bytes / GIB:g} GiB"
         kind = f"{kind} with {size}" if kind else size
     if demand.milli < WHOLE:
         return f"{demand.milli / WHOLE:g} of one {kind or 'accelerator'}"
@@ -71,7 +71,3 @@ def _has(frees: list[Free], demand: Demand, most: int) -> str:
     if demand.milli == WHOLE:
         return str(most)
     return f"{max((left for free in frees for left in free.accelerators), default=0) / WHOLE:g}"
-
-
-def _cpus(milli: int) -> str:
-    return "1 CPU" if milli == 1000 else f"{milli / 1000:g} CPUs"

@@ -8,6 +8,8 @@ from cloudcrest.compute.scheduler.cluster import Cluster
 from cloudcrest.compute.scheduler.model import Node, Workload
 from cloudcrest.compute.scheduler.packing.books import fits_type
 from cloudcrest.compute.scheduler.packing.classes import holds
+from cloudcrest.compute.scheduler.quotas import CPU, amount
+from cloudcrest.kernel.units import GIB
 
 MAX_MEMO = 10_000
 
@@ -87,12 +89,12 @@ def _too_large_sentence(nodes: list[Node], workload: Workload) -> str:
             many = "1 accelerator" if demand.accelerators == 1 else f"{demand.accelerators} accelerators"
             return f"needs {many} on one node; the largest has {most}"
         if not any(fits_type(node, demand) for node in fitting):
-            gib = max(node.accelerator_memory_bytes for node in fitting) / 2**30
-            return f"needs {demand.accelerator_memory_bytes / 2**30:g} GiB an accelerator; the largest has {gib:g} GiB"
+            gib = max(node.accelerator_memory_bytes for node in fitting) / GIB
+            return f"needs {demand.accelerator_memory_bytes / GIB:g} GiB an accelerator; the largest has {gib:g} GiB"
     largest = max(nodes, key=lambda node: (node.cpu_milli, node.memory_bytes))
     return (
-        f"needs {demand.cpu_milli / 1000:g} CPUs and {demand.memory_bytes / 2**30:.3g} GiB on one node; "
-        f"the largest has {largest.cpu_milli / 1000:g} CPUs and {largest.memory_bytes / 2**30:.3g} GiB"
+        f"needs {amount(demand.cpu_milli, CPU)} and {demand.memory_bytes / GIB:.3g} GiB on one node; "
+        f"the largest has {amount(largest.cpu_milli, CPU)} and {largest.memory_bytes / GIB:.3g} GiB"
     )
 
 

@@ -20,7 +20,7 @@ from cloudcrest.compute.scheduler.explain import no_power, no_room
 from cloudcrest.compute.scheduler.feasible import Feasible, feasible
 from cloudcrest.compute.scheduler.fit import Trial, fit
 from cloudcrest.compute.scheduler.line import in_line
-from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, Refused, Running, Spot, Workload
+from cloudcrest.compute.scheduler.model import Placed, Plan, Preempted, RefusalCode, Refused, Running, Spot, Workload
 from cloudcrest.compute.scheduler.preempt import Right, Victims, cost, may_preempt, victims, without
 from cloudcrest.compute.scheduler.quotas import CPU, Claim, Quota, QuotaTree, asked_milli, usage_of
 
@@ -90,8 +90,8 @@ class _Decision:
         for trial in reversed(self._trials):
             trial.undo()
 
-    def refuse(self, workload: Workload, code: str, reason: str) -> None:
-        self.refused.append(msgspec.convert({"workload_id": workload.id, "code": code, "reason": reason}, Refused))
+    def refuse(self, workload: Workload, code: RefusalCode, reason: str) -> None:
+        self.refused.append(Refused(workload.id, code, reason))
 
     def look_at(self, workload: Workload) -> None:
         """Places it, stops others for it, or says why not."""
