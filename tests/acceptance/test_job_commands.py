@@ -47,6 +47,7 @@ def test_a_job_runs_isolated_is_shown_and_charged(cloud: Cloud, tenant: Tenant) 
         log = client.get(f"/v1/jobs/{job['id']}/logs").text
         assert log.splitlines()[:2] == ["65534", "emases"]
         assert "/etc/shadow" in log
+        assert "root:" not in log
         assert client.get(f"/v1/jobs/{job['id']}/outputs/outputs/result").text == "kept\n"
     events = until(lambda: [each for each in tenant.usage() if each["model"] == "compute/cpu"], "it is charged")
     seconds = member_seconds(member)

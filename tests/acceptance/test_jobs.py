@@ -188,7 +188,9 @@ def test_a_job_is_tried_again_when_the_cloud_is_back(jobs: Jobs) -> None:
 def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
     job = jobs.run(FOREVER)
     until(lambda: "begins" in jobs.log(job), "it runs")
-    jobs.http.post("/v1/volumes", json={"name": "private"})
+    assert jobs.http.post("/v1/volumes", json={"name": "private"}).status_code == 201
+    for path in ("logs", "metrics", "outputs"):
+        assert jobs.http.get(f"/v1/jobs/{job}/{path}").status_code == 200
     other = sign_up(jobs_cloud.base_url)
     with httpx2.Client(base_url=jobs_cloud.base_url, trust_env=False) as http, closing(other.http):
         for path in ("logs", "logs?follow=true", "metrics", "outputs", "outputs/x", "shells/0.x"):
@@ -203,4 +205,4 @@ def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
         assert other.http.get(f"/api/v1/jobs/{job}").status_code == 404
     answered(jobs.tenant.http.post(f"/api/v1/jobs/{job}/cancel", json={}))
     jobs.ended(job, "cancelled")
-    until(lambda: jobs.http.get(f"/v1/jobs/{job}/metrics").status_code == 404, "it is ended and forgotten")
+    until(lambda: jobs.http.get(f"/v1/jobs/{job}/metrics").status_code == 409, "it has ended")

@@ -40,7 +40,7 @@ class Held(msgspec.Struct):
 
 def may_hold_memory() -> bool:
     """Whether this machine lets this user make control groups."""
-    made = new_cgroup(f"{PREFIX}tried")
+    made = new_cgroup(f"{PREFIX}tried-{os.getpid()}")
     if made is None:
         return False
     made.limit(cpu_milli=0, memory_bytes=1 << 30, processes=0)
@@ -50,6 +50,7 @@ def may_hold_memory() -> bool:
 
 async def hold(sandbox: Sandbox, script: str, work: Path, *, name: str = "test", **limits: Any) -> Held:
     """Starts a shell script in a sandbox, in this work folder."""
+    name = f"{name}-{os.getpid()}"  # control groups are of the whole machine
     work.mkdir(exist_ok=True)  # noqa: ASYNC240 - a small folder
     read_fd, write_fd = os.pipe()
     try:

@@ -23,6 +23,8 @@ from tests.support.sandboxes import hold, may_hold_memory, said
 from tests.support.waiting import until
 
 PROBLEM = probe()
+SECONDS = f"4711.{os.getpid()}"
+"""How long its commands sleep: other runs on this machine look for others."""
 # ruff: noqa: ASYNC220, ASYNC240 - small files and quick programs
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM or "bubblewrap works")]
 ASK = (
@@ -154,8 +156,9 @@ async def test_devices_kernel_and_mounts_are_out_of_reach(sandbox: Bubblewrap, w
 
 
 async def test_it_can_not_make_more_processes_than_it_may(sandbox: Bubblewrap, work: Path) -> None:
-    script = "for i in $(seq 300); do sleep 60 & done 2>/dev/null; echo made; jobs -p | wc -l"
+    script = "echo begins; for i in $(seq 300); do sleep 60 & done 2>/dev/null; echo made; jobs -p | wc -l"
     output = await said(sandbox, script, work, processes=48)
+    assert output.startswith("begins\n")
     assert "made" not in output or int(output.splitlines()[-1]) < 48
 
 
@@ -170,15 +173,16 @@ async def test_memory_ends_at_its_limit_and_is_said(sandbox: Bubblewrap, work: P
 
 
 async def test_nothing_stays_when_it_ends_or_is_killed(sandbox: Bubblewrap, work: Path) -> None:
-    script = "trap '' TERM HUP; (setsid sleep 4711.5 &) ; (setsid sleep 4711.5 &); echo ready; sleep 4711.5"
+    script = f"trap '' TERM HUP; (setsid sleep {SECONDS} &) ; (setsid sleep {SECONDS} &); echo ready; sleep {SECONDS}"
     held = await hold(sandbox, script, work)
     await held.says("ready")
     held.process.signal(signal.SIGTERM)
-    assert _sleepers()
+    until(lambda: len(_sleepers()) == 3, "all of it sleeps")
     held.process.kill()
     assert (await held.ended()).signal == signal.SIGKILL
     until(lambda: not _sleepers(), "all of it is gone")
-    await said(sandbox, "(setsid sleep 4711.5 &); echo left", work)
+    script = f"(setsid sleep {SECONDS} &); until grep -qsx sleep /proc/[0-9]*/comm; do :; done; echo left"
+    assert await said(sandbox, script, work) == "left\n"
     until(lambda: not _sleepers(), "what it left is gone")
 
 
@@ -189,18 +193,19 @@ async def test_it_dies_with_its_runner(work: Path) -> None:
         "from cloudcrest.compute.sandbox.api import SandboxSpec\n"
         "from cloudcrest.infra.outbound import OutboundPolicy\n"
         "async def main():\n"
-        "    spec = SandboxSpec('dies', ('bash', '-c', 'echo ready; sleep 4712.5'), Path(sys.argv[1]))\n"
+        "    spec = SandboxSpec('dies', ('bash', '-c', 'echo ready; sleep ' + sys.argv[2]), Path(sys.argv[1]))\n"
         "    await (await Bubblewrap(OutboundPolicy()).start(spec, 1)).wait()\n"
         "asyncio.run(main())"
     )
     work.mkdir()
-    runner = subprocess.Popen([sys.executable, "-c", code, str(work)], stdout=subprocess.PIPE, text=True)
+    runner = subprocess.Popen([sys.executable, "-c", code, str(work), SECONDS], stdout=subprocess.PIPE, text=True)
     assert runner.stdout is not None
     assert await asyncio.to_thread(runner.stdout.readline) == "ready\n"
+    until(_sleepers, "the command sleeps")
     runner.kill()
     runner.wait()
     runner.stdout.close()
-    until(lambda: not _sleepers("4712.5"), "the command is gone")
+    until(lambda: not _sleepers(), "the command is gone")
 
 
 async def test_two_commands_do_not_see_each_other(sandbox: Bubblewrap, tmp_path: Path) -> None:
@@ -233,6 +238,7 @@ async def test_the_proxy_leads_into_no_internal_network(sandbox: Bubblewrap, wor
     script = f"{ASK} get http://{host}:{web}/; connect {host}:{web}"
     output = await said(sandbox, script, work, allowed_hosts=allowed)
     statuses = {line.split(" ")[1] for line in output.splitlines() if line.startswith("HTTP/1.1")}
+    assert statuses
     assert statuses <= {"403", "502"}
     assert "served" not in output
 
@@ -305,6 +311,6 @@ def test_a_link_that_comes_while_a_folder_is_given_away_leads_nowhere(
     assert given.stat().st_uid == 65534
 
 
-def _sleepers(seconds: str = "4711.5") -> list[int]:
+def _sleepers() -> list[int]:
     processes = psutil.process_iter(["cmdline"])
-    return [process.pid for process in processes if process.info["cmdline"] == ["sleep", seconds]]
+    return [process.pid for process in processes if process.info["cmdline"] == ["sleep", SECONDS]]

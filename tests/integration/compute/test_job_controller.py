@@ -5,11 +5,13 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloudcrest.compute.api import ProcessSpec, ProcessStatus
 from cloudcrest.compute.fakes import FakeMeter, FakeNodes, FakePlacer
 from cloudcrest.compute.jobs.api import JobInput, JobVolume
+from cloudcrest.compute.jobs.running import RunRecord
 from cloudcrest.compute.volumes.folders import VolumeFolders, data_folder
 from tests.support.job_region import FOREVER, job, running_region
 from tests.support.runners import python
@@ -81,7 +83,7 @@ async def test_a_cancelled_job_ends(tmp_path: Path) -> None:
         assert await region.fabric.list() == []
 
 
-async def test_the_time_limit_holds_over_attempts(tmp_path: Path) -> None:
+async def test_a_job_ends_at_its_time_limit(tmp_path: Path) -> None:
     async with running_region(tmp_path) as region:
         region.want(job(FOREVER, time_limit_seconds=0.5))
         report = await region.state("timed_out")
@@ -149,10 +151,14 @@ async def test_a_new_controller_adopts_what_runs(tmp_path: Path) -> None:
 
 
 async def test_an_end_that_nobody_saw_is_learnt_later(tmp_path: Path) -> None:
+    go_on, record = tmp_path / "go-on", tmp_path / "work" / "job_1-1-0" / "record.json"
+    code = f"import pathlib, time\nwhile not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.02)"
     async with running_region(tmp_path) as region:
-        region.want(job(python("print('done')")))
-        await region.state("preparing", "running")
+        region.want(job(python(code)))
+        await region.state("running")
         await region.stop()
+        go_on.touch()
+        await until_async(lambda: msgspec.json.decode(record.read_bytes(), type=RunRecord).end, "it has ended")
         region.start()
         report = await region.state("succeeded")
         assert report.attempt == 1

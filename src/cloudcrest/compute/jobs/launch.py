@@ -12,7 +12,7 @@ from cloudcrest.compute.jobs.entry import Entry
 from cloudcrest.compute.jobs.link import runner_token
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Go, Input, Mount, RunnerSpec
-from cloudcrest.compute.volumes.folders import data_folder
+from cloudcrest.compute.volumes.folders import data_folder, quota_bytes
 from cloudcrest.infra.settings import encode_path
 
 CHECKPOINTS_VARIABLE = "CLOUDCREST_CHECKPOINTS"
@@ -94,8 +94,11 @@ class Launcher:
             }
         )
 
+    def _quota_bytes(self, project_id: str, volume: str) -> int:
+        return quota_bytes(self.shared_folder, project_id, volume) or self.settings.volume_bytes
+
     def _mounts(self, entry: Entry) -> tuple[Mount, ...]:
-        document, quota_bytes = entry.document, self.settings.volume_bytes
+        document = entry.document
         mounts = [
             Mount(
                 name=f"volume '{volume.name}'",
@@ -103,7 +106,7 @@ class Launcher:
                 target=volume.target,
                 variable=f"CLOUDCREST_VOLUME_{volume.name.upper().replace('-', '_').replace('.', '_')}",
                 is_writable=volume.is_writable,
-                quota_bytes=quota_bytes if volume.is_writable else 0,
+                quota_bytes=self._quota_bytes(document.project_id, volume.name) if volume.is_writable else 0,
             )
             for volume in document.volumes
         ]
@@ -115,7 +118,7 @@ class Launcher:
                     target=CHECKPOINTS_TARGET,
                     variable=CHECKPOINTS_VARIABLE,
                     is_writable=True,
-                    quota_bytes=quota_bytes,
+                    quota_bytes=self.settings.volume_bytes,
                     is_made=True,
                 )
             )

@@ -5,6 +5,7 @@ killed: a runner that waits is told what to prepare, one that waits for files is
 when its job has gone, one that is to end is told so.
 """
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -130,7 +131,8 @@ class Members:
         if member.stop_why is not None and state.phase != "ended":
             return await self._link.stop(member, Stop(member.stop_why, member.stop_message))
         if state.phase == "waiting":
-            return await self._link.prepare(member, self._launcher.runner(entry, number))
+            spec = await asyncio.to_thread(self._launcher.runner, entry, number)  # it reads files
+            return await self._link.prepare(member, spec)
         if state.needs:
             for path in state.needs:
                 await self._hand_in(entry, member, path)

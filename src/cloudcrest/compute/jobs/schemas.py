@@ -9,6 +9,7 @@ from cloudcrest.compute.jobs.api import AttemptReport, JobDocument, JobInput, Jo
 from cloudcrest.compute.jobs.records import ComputePolicy, Job, ProjectSecret
 from cloudcrest.compute.jobs.service import PRIORITIES, Priority, Request
 from cloudcrest.compute.scheduler.model import WHOLE
+from cloudcrest.compute.volumes.folders import VOLUME_NAME
 from cloudcrest.kernel.units import GIB, MIB
 
 MAX_COMMAND_BYTES = 128 * 1024
@@ -57,7 +58,7 @@ Value = Annotated[str, Field(max_length=32 * 1024), AfterValidator(_no_nul)]
 TypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", examples=["nvidia-h100-80gb"])]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$", examples=["pypi.org"])]
-VolumeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["datasets"])]
+VolumeName = Annotated[str, Field(pattern=f"^{VOLUME_NAME}$", examples=["datasets"])]
 
 
 class Body(BaseModel):

@@ -24,7 +24,8 @@ from cloudcrest.infra.safe_paths import folder_bytes, open_folder, open_inside, 
 from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound, TooLarge
 from cloudcrest.kernel.units import format_bytes
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+VOLUME_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+_NAME = re.compile(VOLUME_NAME)
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _FILE = "volume.json"
 
@@ -48,6 +49,12 @@ class VolumeObject(msgspec.Struct, frozen=True):
 def data_folder(shared_folder: Path, project_id: str, name: str) -> Path:
     """What jobs see of a volume. Raises `InvalidInput` for a name that is none."""
     return _volume_folder(shared_folder, project_id, name) / "data"
+
+
+def quota_bytes(shared_folder: Path, project_id: str, name: str) -> int:
+    """What a volume may hold; 0 where there is none of this name. Raises `InvalidInput` for a name that is none."""
+    volume = _read(_volume_folder(shared_folder, project_id, name) / _FILE)
+    return 0 if volume is None else volume.quota_bytes
 
 
 class VolumeFolders:
@@ -86,12 +93,12 @@ class VolumeFolders:
     def volumes(self, project_id: str) -> list[Volume]:
         """A project's volumes, by name."""
         parent = _project_folder(self._shared, project_id)
-        found = [self._read(path) for path in sorted(parent.glob(f"[!.]*/{_FILE}"))]
+        found = [_read(path) for path in sorted(parent.glob(f"[!.]*/{_FILE}"))]
         return [volume for volume in found if volume is not None]
 
     def find(self, project_id: str, name: str) -> Volume:
         """One. Raises `NotFound`."""
-        volume = self._read(_volume_folder(self._shared, project_id, name) / _FILE)
+        volume = _read(_volume_folder(self._shared, project_id, name) / _FILE)
         if volume is None:
             raise NotFound(f"there is no volume '{name}'")
         return volume
@@ -146,12 +153,6 @@ class VolumeFolders:
         self.find(project_id, name)
         return data_folder(self._shared, project_id, name)
 
-    def _read(self, path: Path) -> Volume | None:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Volume)
-        except (OSError, ValueError):
-            return None
-
 
 class Incoming:
     """A file on its way into a volume: there when it is committed, else nothing is."""
@@ -199,6 +200,13 @@ def _project_folder(shared_folder: Path, project_id: str) -> Path:
     if not _PROJECT.fullmatch(project_id):
         raise InvalidInput("a project's id is letters, digits, '_' and '-'")
     return shared_folder / "volumes" / project_id
+
+
+def _read(path: Path) -> Volume | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Volume)
+    except (OSError, ValueError):
+        return None
 
 
 def _volume_folder(shared_folder: Path, project_id: str, name: str) -> Path:

@@ -25,7 +25,18 @@ from cloudcrest.compute.jobs.running import EndKind
 SETTINGS = RunSettings()
 READY, RUNNING = KnownMember("ready"), KnownMember("running")
 DONE = KnownMember("ended", end="exit", exit_code=0)
-KINDS: list[EndKind] = ["exit", "signal", "out_of_memory", "prepare", "disk", "lost", "preempted", "cancelled"]
+KINDS: list[EndKind] = [
+    "exit",
+    "signal",
+    "out_of_memory",
+    "prepare",
+    "disk",
+    "lost",
+    "preempted",
+    "cancelled",
+    "time_limit",
+    "budget",
+]
 
 
 def ended(kind: EndKind, exit_code: int | None = None) -> KnownMember:
@@ -236,7 +247,7 @@ def test_whatever_happens_gangs_are_whole_and_a_cancelled_job_ends(
     for _ in range(4):
         if world.final is None:
             world.decide()
-    assert world.final in ("succeeded", "failed", "cancelled")
+    assert world.final in ("succeeded", "failed", "cancelled", "timed_out")
     assert world.known is None or world.known.failures <= retries + 1
 
 

@@ -125,4 +125,7 @@ def test_a_block_without_an_end_is_let_go_when_it_is_too_long() -> None:
 )
 def test_markers_without_end_are_read_in_one_go(form: ToolFormat, opening: str, repeated: str, closing: str) -> None:
     finder = Finder(FORMS[form], {})  # in time that grew with the square, this would take hours
-    assert [*finder.feed(opening + repeated * 100_000 + closing), *finder.end()]
+    whole = opening + repeated * 100_000 + closing
+    pieces = [*finder.feed(whole), *finder.end()]
+    said = "".join(piece for piece in pieces if isinstance(piece, str))
+    assert said == whole or any(isinstance(piece, Call) for piece in pieces)
