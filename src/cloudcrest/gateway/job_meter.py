@@ -27,7 +27,7 @@ from cloudcrest.identity.api import KeyDocument
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded
+from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded, SetupError
 from cloudcrest.kernel.ids import encode_ulid
 from cloudcrest.kernel.usage import Usage, UsageEvent
 
@@ -221,7 +221,7 @@ class JobMeter:
     def _save(self) -> None:
         try:
             write_atomic(self._journal, msgspec.json.encode(self._kept))
-        except OSError as error:  # without it events are made again after a restart, which counts nothing twice
+        except (OSError, SetupError) as error:  # without it events are made again after a restart, which counts nothing twice
             _log.warning("journal_not_written", error=str(error))
 
 

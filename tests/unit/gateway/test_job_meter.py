@@ -23,7 +23,7 @@ from cloudcrest.gateway.fakes import MemorySpool
 from cloudcrest.gateway.job_meter import JobMeter
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.clock import SystemClock
-from cloudcrest.kernel.errors import LimitExceeded, Unavailable
+from cloudcrest.kernel.errors import LimitExceeded, SetupError, Unavailable
 from cloudcrest.kernel.usage import UsageEvent
 
 pytestmark = pytest.mark.anyio
@@ -199,3 +199,18 @@ async def test_after_any_crash_each_second_counts_once(
             if not keeps_journal:
                 journal.unlink(missing_ok=True)
     assert sum(event.usage.accelerator_milliseconds for event in budget.events.values()) == 2 * (1000 * ran + 500)
+
+
+async def test_a_journal_on_a_full_disk_changes_nothing_of_what_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SetupError("the disk is full")
+
+    monkeypatch.setattr("cloudcrest.gateway.job_meter.write_atomic", full)
+    budget = Budget(Decimal(10))
+    async with metering(budget, tmp_path / "journal") as (meter, spool):
+        await meter.open(member())
+        await meter.mark(member(), START, START + 70)
+        await meter.close(member(), START, START + 150.5)
+    assert [event.duration_milliseconds for event in spool.ended] == [60_000, 60_000, 30_500]
