@@ -221,7 +221,7 @@ class JobMeter:
     def _save(self) -> None:
         try:
             write_atomic(self._journal, msgspec.json.encode(self._kept))
-        except (OSError, SetupError) as error:  # without it events are made again after a restart, which counts nothing twice
+        except (OSError, SetupError) as error:  # events are made again after a restart, and count once
             _log.warning("journal_not_written", error=str(error))
 
 
