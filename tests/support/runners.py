@@ -26,7 +26,7 @@ def python(code: str) -> tuple[str, ...]:
 def spec(command: tuple[str, ...], **changes: Any) -> RunnerSpec:
     """A member of an attempt."""
     return msgspec.structs.replace(
-        RunnerSpec(attempt_id="job_1-1", job_id="job_1", member=0, command=command, grace_seconds=5.0), **changes
+        RunnerSpec(attempt_id="job_1-1", member=0, command=command, grace_seconds=5.0), **changes
     )
 
 

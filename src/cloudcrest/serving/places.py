@@ -9,7 +9,6 @@ from cloudcrest.serving.engines.api import Engine, find_artifact
 from cloudcrest.serving.settings import ServingSettings
 
 SOURCE = "serving"
-_MILLI_PER_CPU = 1000
 
 
 def workload_of(

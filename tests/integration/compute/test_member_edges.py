@@ -1,18 +1,19 @@
 """A member at its edges: stopped while it starts, and folders that cannot be made."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 import pytest
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.member import Member
-from cloudcrest.compute.jobs.running import Go, RunnerSpec, Stop
+from cloudcrest.compute.jobs.running import Go, Stop
 from cloudcrest.compute.sandbox.api import SandboxProcess, SandboxSpec
 from cloudcrest.compute.sandbox.plain import PlainSandbox
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.kernel.clock import SystemClock
+from tests.support.job_region import FOREVER
+from tests.support.runners import spec
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -35,17 +36,10 @@ def _member(folder: Path, sandbox: PlainSandbox) -> Member:
     return Member(folder / "member", sandbox, SystemClock(), RunSettings(), policy=OutboundPolicy())
 
 
-def _spec(*, outputs: tuple[str, ...] = ()) -> RunnerSpec:
-    command = (sys.executable, "-c", "import time; time.sleep(600)")
-    return RunnerSpec(
-        attempt_id="job-1", job_id="job", member=0, members=1, command=command, outputs=outputs, grace_seconds=0.1
-    )
-
-
 async def test_one_that_is_stopped_while_it_starts_ends_when_it_has(tmp_path: Path) -> None:
     sandbox = _Slow()
     member = _member(tmp_path, sandbox)
-    member.prepare(_spec())
+    member.prepare(spec(FOREVER, grace_seconds=0.1))
     await until_async(lambda: member.phase == "ready", "it is ready")
     going = asyncio.create_task(member.go(Go({})))
     await sandbox.is_asked.wait()
@@ -61,6 +55,6 @@ async def test_one_that_is_stopped_while_it_starts_ends_when_it_has(tmp_path: Pa
 
 async def test_output_folders_that_cannot_be_made_end_it_at_once(tmp_path: Path) -> None:
     member = _member(tmp_path, PlainSandbox())
-    member.prepare(_spec(outputs=("a" * 300,)))
+    member.prepare(spec(FOREVER, outputs=("a" * 300,)))
     await until_async(lambda: member.phase == "ended", "it has ended")
     await member.settle()

@@ -62,9 +62,7 @@ class Launcher:
         limit = document.time_limit_seconds
         return RunnerSpec(
             attempt_id=f"{document.id}-{entry.attempt}",
-            job_id=document.id,
             member=number,
-            members=document.members,
             command=document.command,
             image=document.image,
             environment=document.environment,
@@ -76,7 +74,6 @@ class Launcher:
             memory_bytes=document.memory_bytes,
             disk_bytes=document.disk_bytes,
             accelerators=member.accelerators,
-            accelerator_type=entry.accelerator_type,
             time_limit_seconds=None if limit is None else max(limit - entry.ran_seconds, 0.0),
             grace_seconds=document.grace_seconds,
             allowed_hosts=document.allowed_hosts,

@@ -58,10 +58,8 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     """
 
     attempt_id: str
-    job_id: str
     member: int
     command: tuple[str, ...]
-    members: int = 1
     image: str = ""
     environment: dict[str, str] = {}
     secrets: dict[str, str] = {}
@@ -72,7 +70,6 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     disk_bytes: int = 0
     accelerators: tuple[int, ...] = ()
-    accelerator_type: str = ""
     time_limit_seconds: float | None = None
     grace_seconds: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
@@ -85,10 +82,6 @@ class End(msgspec.Struct, frozen=True):
     message: str
     exit_code: int | None = None
     signal: int | None = None
-
-    @property
-    def is_success(self) -> bool:
-        return self.kind == "exit" and self.exit_code == 0
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -108,7 +101,7 @@ class RunRecord(msgspec.Struct, frozen=True):
 
 
 class RunnerState(msgspec.Struct, frozen=True):
-    """How a runner is. `detail`: what it is doing, in a sentence. `log_from`, `log_to`: offsets that can be read.
+    """How a runner is. `detail`: what it is doing, in a sentence.
 
     `needs`: the paths of inputs that it waits to be handed in.
     """
@@ -117,9 +110,6 @@ class RunnerState(msgspec.Struct, frozen=True):
     record: RunRecord
     detail: str = ""
     isolation: str = ""
-    log_from: int = 0
-    log_to: int = 0
-    memory_bytes: int = 0
     needs: tuple[str, ...] = ()
 
 

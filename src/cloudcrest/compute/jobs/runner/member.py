@@ -84,9 +84,6 @@ class Member:
             self._recorder.record,
             self._detail,
             self._sandbox.isolation,
-            self._log.begin,
-            self._log.end,
-            self._usage.memory_bytes,
             tuple(self._needs) if self.phase == "preparing" else (),
         )
 

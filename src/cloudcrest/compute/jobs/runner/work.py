@@ -24,7 +24,6 @@ from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, TooLarge, Un
 from cloudcrest.kernel.units import format_bytes
 
 _PIECE_BYTES = 1024 * 1024
-_MAX_REDIRECTS = 5
 
 
 async def fetch(
