@@ -5,6 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 BIN := .venv/bin
 RUNTIME_LOCK := requirements/runtime.lock
+RAY_LOCK := requirements/ray.lock
 DEV_LOCK := requirements/dev.lock
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip

@@ -1,5 +1,5 @@
 """`python -m cloudcrest.bootstrap up …`, and the processes that it starts: control, region, content,
-gateway.
+gateway, fabric. `join …`: a machine that is a node of another's cloud.
 
 Each role imports its own parts alone: a gateway never loads an ORM.
 """
@@ -12,15 +12,21 @@ from typing import Any
 
 from cloudcrest.kernel.errors import SetupError
 
-_USAGE = "usage: python -m cloudcrest.bootstrap up […] | {control,region,content,gateway} --settings FILE\n"
+_USAGE = (
+    "usage: python -m cloudcrest.bootstrap {up,join} […] | {control,region,content,gateway,fabric} --settings FILE\n"
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a role; the exit code."""
     role = arguments[0] if arguments else ""
-    if role == "up":
-        return _up(arguments[1:])
-    if role in ("control", "region", "content", "gateway") and len(arguments) == 3 and arguments[1] == "--settings":
+    if role in ("up", "join"):
+        return _supervise(role, arguments[1:])
+    if (
+        role in ("control", "region", "content", "gateway", "fabric")
+        and len(arguments) == 3
+        and arguments[1] == "--settings"
+    ):
         from cloudcrest.bootstrap.process import run_process
 
         return run_process(_process(role, Path(arguments[2])))
@@ -28,13 +34,16 @@ def main(arguments: Sequence[str]) -> int:
     return 2
 
 
-def _up(arguments: Sequence[str]) -> int:
-    from cloudcrest.bootstrap.up import main as up
+def _supervise(role: str, arguments: Sequence[str]) -> int:
+    if role == "up":
+        from cloudcrest.bootstrap.up import main as supervise
+    else:
+        from cloudcrest.bootstrap.join import main as supervise
 
     # Everything that this process and its children write is their owner's alone.
     os.umask(0o077)
     try:
-        return up(arguments)
+        return supervise(arguments)
     except SetupError as error:
         sys.stderr.write(f"cloudcrest: {error}\n")
         return 1
@@ -59,6 +68,10 @@ async def _process(role: str, settings: Path) -> None:
         from cloudcrest.bootstrap import content
 
         process = content.process(settings)
+    elif role == "fabric":
+        from cloudcrest.bootstrap import fabric
+
+        process = fabric.process(settings)
     else:
         from cloudcrest.bootstrap import gateway
 

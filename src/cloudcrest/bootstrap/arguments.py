@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cloudcrest.bootstrap.settings import UpSettings
+from cloudcrest.compute.fabric.ray.command import label_of
 from cloudcrest.gateway.shared_limits import MAX_WORKERS
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.errors import SetupError
@@ -49,9 +50,32 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
         raise SetupError(
             "Presidio is not installed", hint="`pip install cloudcrest[presidio]`, or leave CLOUDCREST_PRESIDIO out"
         )
+    _check_fabric(settings)
     if settings.log_level.lower() not in _LOG_LEVELS:
         raise SetupError(f"'{settings.log_level}' is no log level", hint=f"choose one of {', '.join(_LOG_LEVELS)}")
     return settings
+
+
+def _check_fabric(settings: UpSettings) -> None:
+    if settings.fabric == "local":
+        if settings.ray_address is not None or settings.node_address != "127.0.0.1":
+            raise SetupError("the local fabric has no other nodes", hint="add --fabric ray, or leave its flags out")
+        return
+    require_ray()
+    for label in settings.node_labels:
+        label_of(label)
+    if settings.ray_address is not None and settings.node_token_file is None:
+        raise SetupError(
+            "a Ray cluster that runs already has its own token", hint="name its file with --node-token-file"
+        )
+    if settings.node_token_file is not None and not settings.node_token_file.is_file():
+        raise SetupError(f"there is no file {settings.node_token_file}", hint="check --node-token-file")
+
+
+def require_ray() -> None:
+    """Raises `SetupError` where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise SetupError("Ray is not installed", hint="`pip install cloudcrest[ray]`; in a checkout: `make up RAY=1`")
 
 
 def database_url(given: str, name: str = "CLOUDCREST_DATABASE_URL (--database-url)") -> str:
@@ -109,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway-workers", "gateway processes (default: 1, from three cores on a quarter of them)", metavar="N")
     add("--database-url", "use this PostgreSQL in place of the embedded one", metavar="URL")
     add("--models-folder", "where weights are kept (default: in the data folder)", metavar="DIR")
+    add("--fabric", "where things run: local (default), this machine; ray, every node of a Ray cluster", metavar="NAME")
+    add("--node-address", "ray: this machine's address for other nodes (default 127.0.0.1: none join)", metavar="IP")
+    add(
+        "--node-label",
+        "ray: a label of this machine, as cloudcrest.io/zone=a (may be given again)",
+        action="append",
+        dest="node_labels",
+        metavar="KEY=VALUE",
+    )
+    add("--node-token-file", "ray: what nodes show each other (default: one is made)", metavar="FILE")
+    add("--ray-port", "ray: at which other nodes join (default 6379; 0 takes a free one)", metavar="PORT")
+    add("--ray-address", "ray: the head of a cluster that runs already, to join it", metavar="HOST:PORT")
     add("--public-url", "how clients reach this cloud, where a proxy stands before it", metavar="URL")
     add("--no-default-models", "make no deployments on the first start", action="store_false", dest="default_models")
     parser.set_defaults(default_models=None)

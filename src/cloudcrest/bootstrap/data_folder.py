@@ -69,7 +69,7 @@ class DataFolder:
         self.run = root / "run"
         self.settings = root / "run" / "settings"
         self.postgres = root / "postgres"
-        self.socket_folder = _socket_folder(root)
+        self.socket_folder = socket_folder(root)
 
     @classmethod
     def open(cls, root: Path, *, min_free_bytes: int = MIN_FREE_BYTES) -> Self:
@@ -182,8 +182,22 @@ def _refuse_what_is_not_ours(root: Path) -> None:
 
 
 def _lock(root: Path) -> int:
-    """Locks the folder. Patient for half a second: others look whether it is locked by taking it for a moment."""
-    fd = os.open(root / "run" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = take_lock(root / "run" / "lock")
+    if fd is not None:
+        return fd
+    pid, url = _holder(root)
+    raise SetupError(
+        f"a cloud already runs on {root} (process {pid}{url})",
+        hint=f"use that one, stop it with `cloudcrest down --data {root}`, or choose another --data folder",
+    )
+
+
+def take_lock(path: Path) -> int | None:
+    """Locks a file for as long as the descriptor is open, and writes this process's number to it. None: another has it.
+
+    Patient for half a second: others look whether it is locked by taking it for a moment.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
         try:
@@ -193,11 +207,7 @@ def _lock(root: Path) -> int:
                 time.sleep(0.05)
                 continue
             os.close(fd)
-            pid, url = _holder(root)
-            raise SetupError(
-                f"a cloud already runs on {root} (process {pid}{url})",
-                hint=f"use that one, stop it with `cloudcrest down --data {root}`, or choose another --data folder",
-            ) from None
+            return None
         os.ftruncate(fd, 0)
         os.write(fd, str(os.getpid()).encode())
         return fd
@@ -213,13 +223,16 @@ def _holder(root: Path) -> tuple[str, str]:
     return pid, f", at {state.base_url}" if str(state.pid) == pid else ""
 
 
-def _socket_folder(root: Path) -> Path:
+def socket_folder(root: Path) -> Path:
     """Where Unix sockets go: `run/`, or a folder of the system's temporary one where that path is too long for them."""
     folder = root / "run"
-    if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER_BYTES:
-        return folder
+    return folder if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER_BYTES else short_folder(root)
+
+
+def short_folder(root: Path, purpose: str = "") -> Path:
+    """A folder with a short path, always the same for this one. Raises `SetupError` where another user has it."""
     name = sha256(os.fsencode(root)).hexdigest()[:16]
-    short = Path(tempfile.gettempdir()) / f"cloudcrest-{os.getuid()}-{name}"
+    short = Path(tempfile.gettempdir()) / f"cloudcrest-{purpose}{os.getuid()}-{name}"
     if short.exists() and (short.is_symlink() or short.stat().st_uid != os.getuid()):
         raise SetupError(f"{short} belongs to somebody else", hint="choose a data folder with a shorter path")
     return short

@@ -88,7 +88,13 @@ class Plan:
 
     @property
     def node_socket(self) -> Path:
+        """At which the region service finds its nodes."""
         return self.folder.socket_folder / "node.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        """At which this machine's own agent listens."""
+        return self.node_socket if self.settings.fabric == "local" else self.folder.socket_folder / "agent.sock"
 
     @property
     def models_folder(self) -> Path:
@@ -166,7 +172,7 @@ def control_service(plan: Plan, database_url: str) -> Service:
         default_models=plan.settings.default_models,
         cors_origins=plan.settings.cors_origins,
     )
-    return _own(plan, CONTROL, settings, plan.sockets.control)
+    return own_service(plan, CONTROL, settings, plan.sockets.control)
 
 
 def region_service(plan: Plan) -> Service:
@@ -195,7 +201,7 @@ def region_service(plan: Plan) -> Service:
         log=plan.log,
         allowed_upstreams=plan.settings.allowed_upstreams,
     )
-    return _own(plan, REGION_SERVICE, settings, plan.sockets.region)
+    return own_service(plan, REGION_SERVICE, settings, plan.sockets.region)
 
 
 def content_service(plan: Plan, database_url: str) -> Service:
@@ -213,7 +219,7 @@ def content_service(plan: Plan, database_url: str) -> Service:
         shared_folder=plan.shared_folder,
         log=plan.log,
     )
-    return _own(plan, CONTENT, settings, plan.sockets.content)
+    return own_service(plan, CONTENT, settings, plan.sockets.content)
 
 
 def region_database_url(settings: UpSettings) -> str:
@@ -271,7 +277,7 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         log_json=plan.log.json,
         drain_seconds=_GATEWAY_DRAIN_SECONDS,
     )
-    return _own(plan, GATEWAY, settings, listening, name=name, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
+    return own_service(plan, GATEWAY, settings, listening, name=name, stop_grace_seconds=_GATEWAY_DRAIN_SECONDS + 3)
 
 
 def service_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -286,23 +292,24 @@ def replica_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in service_environment(environment).items() if not _SECRET.search(name)}
 
 
-def _own(
+def own_service(
     plan: Plan,
     role: str,
     settings: msgspec.Struct,
-    listening: socket,
+    listening: socket | None = None,
     *,
     name: str = "",
+    environment: Mapping[str, str] | None = None,
     stop_grace_seconds: float = 5.0,
 ) -> Service:
-    """A process of ours in a role; `name` tells it from others of the same."""
+    """A process of ours in a role; `name` tells it from others of the same. `environment` is added to what all get."""
     name = name or role
     path = plan.folder.settings / f"{name}.json"
     write_settings(path, settings)
     # -P: what lies in the folder `up` was started in is not imported.
     argv = (sys.executable, "-P", "-m", "cloudcrest.bootstrap", role, "--settings", str(path))
-    spec = ProcessSpec(id=name, argv=argv, stop_grace_seconds=stop_grace_seconds)
-    return Service(spec, inherited_fds=(listening.fileno(),))
+    spec = ProcessSpec(id=name, argv=argv, environment=dict(environment or {}), stop_grace_seconds=stop_grace_seconds)
+    return Service(spec, inherited_fds=() if listening is None else (listening.fileno(),))
 
 
 def _absolute(path: Path | None) -> Path | None:

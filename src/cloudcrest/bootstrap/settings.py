@@ -31,12 +31,19 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_PLACEMENT_…       compute/placement/placer.py: how often nodes are asked for, when one counts as lost
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
     CLOUDCREST_PRESIDIO          true: guardrails ask Presidio's recognizers too, which are to be installed
+    CLOUDCREST_FABRIC            where things run (--fabric): local, this machine; ray, every node of a Ray cluster
+    CLOUDCREST_NODE_ADDRESS      with ray (--node-address): this machine's address on the network that nodes share;
+                                 default 127.0.0.1, where no other machine can join
+    CLOUDCREST_NODE_LABELS       with ray (--node-label, once each): this machine's labels, KEY=VALUE with commas
+    CLOUDCREST_NODE_TOKEN_FILE   with ray (--node-token-file): what nodes show each other; default one of our own
+    CLOUDCREST_RAY_PORT          with ray (--ray-port): at which nodes join; default 6379; 0 takes a free one
+    CLOUDCREST_RAY_ADDRESS       with ray (--ray-address): HOST:PORT of a cluster's head that runs already
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
 """
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -77,6 +84,12 @@ class UpSettings(msgspec.Struct, frozen=True):
     gateway_workers: int = 1
     operator_email: str = "operator@cloudcrest.internal"
     operator_password: str | None = None
+    fabric: Literal["local", "ray"] = "local"
+    node_address: str = "127.0.0.1"
+    node_labels: tuple[str, ...] = ()
+    node_token_file: Path | None = None
+    ray_port: int = 6379
+    ray_address: str | None = None
 
     @property
     def has_tls(self) -> bool:
@@ -156,6 +169,21 @@ class ContentProcessSettings(msgspec.Struct, frozen=True):
     shared_folder: Path
     log: LogSettings
     gateway_certificate_path: Path | None = None
+
+
+class FabricProcessSettings(msgspec.Struct, frozen=True):
+    """Those of the process that speaks for the nodes of a Ray cluster, at `node_socket`.
+
+    `ray_address`: HOST:PORT of the cluster's head; `node_address`: this machine's there. `data_folder`: where every
+    node has its own. `known_path`: what it remembers of the nodes there were.
+    """
+
+    ray_address: str
+    node_address: str
+    node_socket: Path
+    data_folder: Path
+    known_path: Path
+    log: LogSettings
 
 
 def derived_secret(purpose: str, secret: str) -> str:

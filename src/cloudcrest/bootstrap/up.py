@@ -6,50 +6,31 @@ so they outlive it. It imports neither a web framework nor an ORM, so it stays s
 
 import asyncio
 import contextlib
-import io
 import os
-import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 import structlog
 
-from cloudcrest.bootstrap import ports, services
+from cloudcrest.bootstrap import ports, ray_services, services
+from cloudcrest.bootstrap.agents import log_to, machine_host
 from cloudcrest.bootstrap.arguments import up_settings
 from cloudcrest.bootstrap.data_folder import DataFolder, UpState
 from cloudcrest.bootstrap.ready import become_ready
 from cloudcrest.bootstrap.settings import UpSettings
+from cloudcrest.bootstrap.stopping import Stopping
 from cloudcrest.bootstrap.supervise import Supervisor
 from cloudcrest.bootstrap.ui import Ui, make_ui, welcome
-from cloudcrest.compute.accelerators.known import known_types
-from cloudcrest.compute.accelerators.registry import families
-from cloudcrest.compute.accelerators.tools import MachineTools
 from cloudcrest.compute.fabric.agent import NodeAgent
-from cloudcrest.compute.fabric.machine import Machine
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.fabric.process_log import ProcessLog
 from cloudcrest.infra.lifeline import Lifeline
-from cloudcrest.infra.logs import configure_logs
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.errors import SetupError
 
 _DATABASE_PATIENCE_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
-
-
-class _LogStream(io.TextIOBase):
-    """This process's own log as a stream, of bounded size like its children's."""
-
-    def __init__(self, log: ProcessLog) -> None:
-        self._log = log
-
-    def write(self, text: str) -> int:
-        self._log.write(text.encode())
-        return len(text)
 
 
 class Up:
@@ -61,25 +42,23 @@ class Up:
         self._folder = plan.folder
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._is_ready = False
-        self._stop = asyncio.Event()
         self._lifeline = Lifeline()
-        run = self._folder.run
-        host = partial(ProcessHost, log_folder=self._folder.logs, working_folder=run, lifeline=self._lifeline)
-        self._services = host(environment=services.service_environment(plan.environment))
-        machine = Machine(families=families(), tools=MachineTools(), clock=SystemClock(), types=known_types())
-        self._replicas = host(environment=services.replica_environment(plan.environment), machine=machine)
-        self._agent = NodeAgent(self._replicas, plan.node_socket)
+        self._services = ProcessHost(
+            log_folder=self._folder.logs,
+            working_folder=self._folder.run,
+            lifeline=self._lifeline,
+            environment=services.service_environment(plan.environment),
+        )
+        self._replicas = machine_host(self._folder.logs, self._folder.run, self._lifeline, plan.environment)
+        self._agent = NodeAgent(self._replicas, plan.agent_socket)
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)
 
     async def run(self) -> None:
         """Runs until it is told to stop. Raises `SetupError` where the cloud cannot run here."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, self._on_signal)
+        stopping = Stopping()
         try:
-            await self._unless_stopped_or_broken(self._start())
-            await self._stop.wait()
+            await stopping.unless(self._start(), self._supervisor)
+            await stopping.wait()
         finally:
             await self._shut_down()
 
@@ -94,6 +73,10 @@ class Up:
         # These serve from what they last knew, so they need not wait for anybody.
         for worker in services.gateway_services(self._plan):
             self._supervisor.start(worker)
+        if self._plan.settings.fabric == "ray":
+            ray = ray_services.ray_start(self._plan)
+            self._supervisor.start(ray_services.ray_service(ray))
+            self._supervisor.start(ray_services.fabric_service(self._plan, ray))
         self._supervisor.start(services.region_service(self._plan))
         # It is patient with its database, and loads its code while that starts.
         if embedded is not None:
@@ -114,36 +97,14 @@ class Up:
         root = str(self._folder.root)
         self._ui.done(welcome(self._plan.base_url, self._plan.secrets.first_api_key, chat_model, root))
 
-    async def _unless_stopped_or_broken(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does `work` until it ends, a stop is asked for, or a service says that it cannot run here."""
-        working = asyncio.create_task(work)
-        stopping = asyncio.create_task(self._stop.wait())
-        breaking = asyncio.create_task(self._supervisor.broken())
-        tasks = {working, stopping, breaking}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                working.result()
-            elif not stopping.done():
-                raise breaking.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _on_signal(self) -> None:
-        if self._stop.is_set():
-            # Asked twice: everything ends at once by its lifeline, and recovers at the next start.
-            os._exit(130)
-        self._stop.set()
-
     async def _shut_down(self) -> None:
         """Gateways first, so that nothing new comes in; the database last, so that everybody can still write."""
         self._ui.step("Stopping (Ctrl-C again ends everything at once)")
         workers = range(len(self._plan.sockets.public))
         await asyncio.gather(*(self._supervisor.stop(services.gateway_name(worker)) for worker in workers))
         await self._supervisor.stop(services.CONTENT)
-        await self._supervisor.stop(services.REGION_SERVICE)
+        for name in (services.REGION_SERVICE, ray_services.FABRIC, ray_services.RAY):
+            await self._supervisor.stop(name)
         await self._agent.close()
         await self._replicas.close()
         for name in (services.CONTROL, services.POSTGRES):
@@ -185,12 +146,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: UpSettings, folder: DataFolder, ui: Ui) -> None:
-    configure_logs(
-        "up",
-        json=settings.log_json,
-        level=settings.log_level,
-        stream=_LogStream(ProcessLog(folder.logs, "up")),  # type: ignore[arg-type]
-    )
+    log_to(folder.logs, "up", json=settings.log_json, level=settings.log_level)
     secrets = folder.secrets()
     public = ports.listen_publicly(settings.host, settings.port)
     workers = ports.share(public, settings.gateway_workers)

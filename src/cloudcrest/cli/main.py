@@ -18,6 +18,7 @@ from cloudcrest.cli import (
     local,
     login,
     models,
+    node,
     nodes,
     organizations,
     quotas,
@@ -58,6 +59,7 @@ def build() -> App:
     )
     # `up` hands every flag on, --help too: the flags are those of the process it becomes.
     app.command(local.up, group=_MACHINE, help_flags=[], version_flags=[])
+    app.command(node.app, group=_MACHINE)
     for shown in (local.down, local.status, local.logs, doctor.doctor, version):
         app.command(shown, group=_MACHINE)
     for used in (chat.chat, sound.speak, sound.transcribe):

@@ -51,6 +51,8 @@ class NodeAgent:
         self._fabric = fabric
         self._socket_path = socket_path
         self._server: asyncio.Server | None = None
+        self.was_asked = asyncio.Event()
+        """Set with the first call."""
 
     async def start(self) -> None:
         """Binds the socket, in place of a dead agent's."""
@@ -67,6 +69,7 @@ class NodeAgent:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             line = await asyncio.wait_for(reader.readline(), _READ_TIMEOUT_SECONDS)
+            self.was_asked.set()
             writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
             await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):

@@ -2,63 +2,34 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
-from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
-from cloudcrest.compute.fabric.agent import MAX_LINE_BYTES, AgentAnswer, AgentCall
-from cloudcrest.kernel.errors import InvalidInput, LimitExceeded, Unavailable
+from cloudcrest.compute.fabric.agent import MAX_LINE_BYTES
+from cloudcrest.compute.fabric.client import AgentClient
 
 _MAX_ANSWER_BYTES = 16 * MAX_LINE_BYTES
-_ANSWER_SECONDS = 30.0
 
 
-class LocalFabric:
-    """A client of the node agent at `socket_path`. Implements `compute.api.Fabric`."""
+class LocalFabric(AgentClient):
+    """A client of the agent at `socket_path`, be it a machine's own or one that speaks for many nodes."""
 
     def __init__(self, socket_path: Path) -> None:
-        self._socket_path = socket_path
+        super().__init__(
+            partial(exchange, socket_path),
+            name=f"the node agent at {socket_path}",
+            hint="is `cloudcrest up` running?",
+        )
 
-    async def nodes(self) -> list[NodeFacts]:
-        """The one node. Raises `Unavailable` without an agent."""
-        answer = await self._call(AgentCall(call="nodes"), _ANSWER_SECONDS)
-        return answer.nodes
 
-    async def start(self, spec: ProcessSpec) -> None:
-        """Starts it. Raises `InvalidInput` where it cannot be run, `Unavailable` without an agent."""
-        await self._call(AgentCall(call="start", spec=spec), _ANSWER_SECONDS)
-
-    async def list(self) -> list[ProcessStatus]:
-        """Every process started and not yet removed. Raises `Unavailable` without an agent."""
-        answer = await self._call(AgentCall(call="list"), _ANSWER_SECONDS)
-        return answer.processes
-
-    async def stop(self, process_id: str) -> None:
-        """Stops and forgets it; returns when it is gone. Raises `Unavailable` without an agent."""
-        # Its grace is the spec's, which only the agent knows.
-        await self._call(AgentCall(call="stop", process_id=process_id), None)
-
-    async def _call(self, call: AgentCall, timeout_seconds: float | None) -> AgentAnswer:
-        try:
-            line = await asyncio.wait_for(self._exchange(msgspec.json.encode(call) + b"\n"), timeout_seconds)
-            answer = msgspec.json.decode(line, type=AgentAnswer)
-        except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
-            raise Unavailable(
-                f"the node agent at {self._socket_path} does not answer", hint="is `cloudcrest up` running?"
-            ) from error
-        if answer.ok:
-            return answer
-        kinds = {kind.default_code: kind for kind in (LimitExceeded, Unavailable)}
-        raise kinds.get(answer.code, InvalidInput)(answer.message, code=answer.code)
-
-    async def _exchange(self, line: bytes) -> bytes:
-        reader, writer = await asyncio.open_unix_connection(self._socket_path, limit=_MAX_ANSWER_BYTES)
-        try:
-            writer.write(line)
-            await writer.drain()
-            return await reader.readline()
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+async def exchange(socket_path: Path, line: bytes) -> bytes:
+    """Sends a line to the agent at a socket; the line that it answers. Raises `OSError` without one."""
+    reader, writer = await asyncio.open_unix_connection(socket_path, limit=_MAX_ANSWER_BYTES)
+    try:
+        writer.write(line)
+        await writer.drain()
+        return await reader.readline()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

@@ -1,0 +1,88 @@
+"""How Ray is started on a node. Pure."""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.compute.fabric.ray.actor import DATA_VARIABLE, SOCKET_VARIABLE
+from cloudcrest.compute.fabric.ray.members import NODE_LABEL
+from cloudcrest.kernel.errors import SetupError
+
+_OBJECT_STORE_BYTES = 80_000_000
+"""The least that Ray takes: nothing of ours goes through it."""
+_STOP_GRACE_SECONDS = 8.0
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(_PART)
+_KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
+
+
+@dataclass(frozen=True)
+class RayStart:
+    """One node's Ray. `head`: HOST:PORT of the cluster's head. `is_head`: this node is it.
+
+    `folder`: for Ray's sockets and logs; its path has few characters, as those of sockets are short.
+    """
+
+    name: str
+    head: str
+    address: str
+    folder: Path
+    token_path: Path
+    socket_path: Path
+    data_folder: Path
+    labels: Mapping[str, str]
+    is_head: bool = False
+
+    def process(self) -> ProcessSpec:
+        """Its process, under a supervisor."""
+        port = self.head.rpartition(":")[2]
+        where = ("--head", f"--port={port}") if self.is_head else (f"--address={self.head}",)
+        labels = {**self.labels, NODE_LABEL: self.name}
+        argv = (
+            *(sys.executable, "-P", "-m", "cloudcrest.compute.fabric.ray.start", *where),
+            *(f"--node-ip-address={self.address}", f"--temp-dir={self.folder}"),
+            f"--labels={','.join(f'{key}={value}' for key, value in sorted(labels.items()))}",
+            # Ray gives nothing out: our scheduler does, and there is one set of books.
+            *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
+            *("--include-dashboard=false", "--include-log-monitor=false", "--no-monitor", "--disable-usage-stats"),
+        )
+        environment = {**ray_environment(self.token_path), SOCKET_VARIABLE: str(self.socket_path)}
+        environment[DATA_VARIABLE] = str(self.data_folder)
+        return ProcessSpec(id="ray", argv=argv, environment=environment, stop_grace_seconds=_STOP_GRACE_SECONDS)
+
+
+def ray_environment(token_path: Path) -> dict[str, str]:
+    """What every process that speaks to Ray needs: nobody is let in without the token."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Our processes are no children of Ray's, so it has nothing to wait for.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def checked_name(name: str) -> str:
+    """A node's name. Raises `SetupError` where Ray could not carry it."""
+    if not _NAME.fullmatch(name):
+        raise SetupError(
+            f"'{name}' is no name for a node", hint="use 1 to 63 letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def label_of(text: str) -> tuple[str, str]:
+    """A label "key=value". Raises `SetupError` where it is none, or one that is not for people to set."""
+    key, separator, value = text.partition("=")
+    if not separator or not _KEY.fullmatch(key) or (value and not _NAME.fullmatch(value)):
+        raise SetupError(
+            f"'{text}' is no label", hint="write KEY=VALUE, of letters, digits, dots, dashes and underscores"
+        )
+    if key == NODE_LABEL:
+        raise SetupError(f"{NODE_LABEL} is the node's name", hint="set it with --name")
+    return key, value
