@@ -59,12 +59,12 @@ def build() -> App:
     )
     # `up` hands every flag on, --help too: the flags are those of the process it becomes.
     app.command(local.up, group=_MACHINE, help_flags=[], version_flags=[])
-    app.command(node.app, group=_MACHINE)
     for shown in (local.down, local.status, local.logs, doctor.doctor, version):
         app.command(shown, group=_MACHINE)
     for used in (chat.chat, sound.speak, sound.transcribe):
         app.command(used, group=_USE)
     for group, commands in (
+        (_MACHINE, (node.app,)),
         (
             _USE,
             (
