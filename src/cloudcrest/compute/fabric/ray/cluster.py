@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloudcrest.compute.fabric.client import Exchange
 from cloudcrest.compute.fabric.ray.actor import Installation, NodeActor
-from cloudcrest.compute.fabric.ray.loopback import keep_loopback
+from cloudcrest.compute.fabric.ray.mending import keep_loopback
 from cloudcrest.compute.fabric.ray.members import Member, member_of
 
 _CONNECT_SECONDS = 60.0

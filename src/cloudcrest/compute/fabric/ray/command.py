@@ -39,15 +39,16 @@ class RayStart:
     def process(self) -> ProcessSpec:
         """Its process, under a supervisor."""
         port = self.head.rpartition(":")[2]
-        where = ("--head", f"--port={port}") if self.is_head else (f"--address={self.head}",)
+        as_head = ("--head", f"--port={port}", "--include-dashboard=false", "--no-monitor")
         labels = {**self.labels, NODE_LABEL: self.name}
         argv = (
-            *(sys.executable, "-P", "-m", "cloudcrest.compute.fabric.ray.start", *where),
+            *(sys.executable, "-P", "-m", "cloudcrest.compute.fabric.ray.start"),
+            *(as_head if self.is_head else (f"--address={self.head}",)),
             *(f"--node-ip-address={self.address}", f"--temp-dir={self.folder}"),
             f"--labels={','.join(f'{key}={value}' for key, value in sorted(labels.items()))}",
             # Ray gives nothing out: our scheduler does, and there is one set of books.
             *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
-            *("--include-dashboard=false", "--include-log-monitor=false", "--no-monitor", "--disable-usage-stats"),
+            *("--include-log-monitor=false", "--disable-usage-stats"),
         )
         environment = {**ray_environment(self.token_path), SOCKET_VARIABLE: str(self.socket_path)}
         environment[DATA_VARIABLE] = str(self.data_folder)
@@ -61,8 +62,9 @@ def ray_environment(token_path: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        # Our processes are no children of Ray's, so it has nothing to wait for.
+        # Our processes are no children of Ray's: it has nothing to wait for, and is soon back after its head was away.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         "PYTHONSAFEPATH": "1",
     }
 

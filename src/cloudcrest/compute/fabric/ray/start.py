@@ -2,7 +2,7 @@
 
 import sys
 
-from cloudcrest.compute.fabric.ray.loopback import keep_loopback
+from cloudcrest.compute.fabric.ray.mending import ignore_other_nodes, keep_loopback
 from cloudcrest.infra.lifeline import exit_with_lifeline
 
 
@@ -12,6 +12,7 @@ def main() -> int:
     from ray.scripts import scripts
 
     keep_loopback()
+    ignore_other_nodes()
     sys.argv[0] = "ray"
     return int(scripts.cli(["start", "--block", *sys.argv[1:]]) or 0)
 
