@@ -1,7 +1,8 @@
 """The data folder of a cloud: its lock, its format and its secrets.
 
-VERSION  connection.json  secrets.json  postgres/  logs/  models/  runtimes/  objects/
-run/{lock, up.json, node.sock, postgres/, settings/}  regions/local/{feed.json, gateway/, spool/}
+VERSION  connection.json  secrets.json  node-token  postgres/  logs/  models/  runtimes/  objects/
+run/{lock, up.json, node.sock, agent.sock, postgres/, settings/}  nodes/<name>/
+regions/local/{feed.json, gateway/, spool/}
 """
 
 import fcntl
@@ -43,7 +44,7 @@ class Secrets(msgspec.Struct, frozen=True):
 class UpState(msgspec.Struct, frozen=True, omit_defaults=True):
     """`run/up.json`: what runs here now. `processes` are the pids of the processes that are always there.
 
-    `certificate`: the file with the chain that is shown, where TLS is on.
+    `certificate`: the file with the chain that is shown, where TLS is on. `ray_address`: where other nodes join.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class UpState(msgspec.Struct, frozen=True, omit_defaults=True):
     is_ready: bool = False
     socket_folder: str = ""
     certificate: str = ""
+    ray_address: str = ""
     processes: dict[str, int] = {}
 
 

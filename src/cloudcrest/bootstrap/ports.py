@@ -1,5 +1,6 @@
 """The listening sockets, bound once by `up` and inherited, so that a restarted process loses no connection."""
 
+import contextlib
 import errno
 import socket
 import sys
@@ -59,6 +60,12 @@ def listen_on_loopback() -> socket.socket:
     listening.bind(("127.0.0.1", 0))
     listening.listen(_BACKLOG)
     return listening
+
+
+def free_port(address: str) -> int:
+    """A port that is free now at an address of this machine. Raises `SetupError` where that is none of its own."""
+    with contextlib.closing(listen_publicly(address, 0)) as listening:
+        return port_of(listening)
 
 
 def port_of(listening: socket.socket) -> int:

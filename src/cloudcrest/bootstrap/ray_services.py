@@ -4,10 +4,14 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from cloudcrest.bootstrap.data_folder import short_folder
+from cloudcrest.bootstrap.ports import free_port
 from cloudcrest.bootstrap.services import REGION, Plan, own_service
-from cloudcrest.bootstrap.settings import FabricProcessSettings, derived_secret
+from cloudcrest.bootstrap.settings import FabricProcessSettings, UpSettings, derived_secret
 from cloudcrest.bootstrap.supervise import Service
+from cloudcrest.bootstrap.ui import command
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.fabric.ray.command import RayStart, label_of, ray_environment
 from cloudcrest.infra.files import write_atomic
@@ -16,6 +20,18 @@ RAY = "ray"
 FABRIC = "fabric"
 _FABRIC_ENDS_WITHIN_SECONDS = 5.0
 _SESSIONS_KEPT = 2
+
+
+def with_port(settings: UpSettings) -> UpSettings:
+    """With the port at which nodes join, where any will do."""
+    if settings.fabric != "ray" or settings.ray_address is not None or settings.ray_port != 0:
+        return settings
+    return msgspec.structs.replace(settings, ray_port=free_port(settings.node_address))
+
+
+def invitation(start: RayStart) -> str:
+    """What is said of how other machines become nodes."""
+    return f"\nOther machines join with: {command()} node join {start.head} --token-file {start.token_path}"
 
 
 def ray_start(plan: Plan) -> RayStart:

@@ -113,7 +113,7 @@ class Supervisor:
             self._break(
                 SetupError(
                     f"{service.name} keeps ending right after its start (exit code {status.exit_code}): {last[:300]}",
-                    hint=f"see logs/{service.name}.log in the data folder",
+                    hint=f"see {self._host.log_folder / service.name}.log",
                 )
             )
 

@@ -51,6 +51,7 @@ class Up:
         )
         self._replicas = machine_host(self._folder.logs, self._folder.run, self._lifeline, plan.environment)
         self._agent = NodeAgent(self._replicas, plan.agent_socket)
+        self._ray = ray_services.ray_start(plan) if plan.settings.fabric == "ray" else None
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)
 
     async def run(self) -> None:
@@ -73,10 +74,9 @@ class Up:
         # These serve from what they last knew, so they need not wait for anybody.
         for worker in services.gateway_services(self._plan):
             self._supervisor.start(worker)
-        if self._plan.settings.fabric == "ray":
-            ray = ray_services.ray_start(self._plan)
-            self._supervisor.start(ray_services.ray_service(ray))
-            self._supervisor.start(ray_services.fabric_service(self._plan, ray))
+        if self._ray is not None:
+            self._supervisor.start(ray_services.ray_service(self._ray))
+            self._supervisor.start(ray_services.fabric_service(self._plan, self._ray))
         self._supervisor.start(services.region_service(self._plan))
         # It is patient with its database, and loads its code while that starts.
         if embedded is not None:
@@ -96,6 +96,8 @@ class Up:
         self._write_state()
         root = str(self._folder.root)
         self._ui.done(welcome(self._plan.base_url, self._plan.secrets.first_api_key, chat_model, root))
+        if self._ray is not None:
+            self._ui.done(ray_services.invitation(self._ray))
 
     async def _shut_down(self) -> None:
         """Gateways first, so that nothing new comes in; the database last, so that everybody can still write."""
@@ -122,6 +124,7 @@ class Up:
                     is_ready=self._is_ready,
                     socket_folder=str(self._folder.socket_folder),
                     certificate=str(self._plan.certificate or ""),
+                    ray_address=self._ray.head if self._ray is not None else "",
                     processes=self._supervisor.pids() if hasattr(self, "_supervisor") else {},
                 )
             )
@@ -152,6 +155,7 @@ def _run(settings: UpSettings, folder: DataFolder, ui: Ui) -> None:
     workers = ports.share(public, settings.gateway_workers)
     sockets = services.Sockets(workers, *(ports.listen_on_loopback() for _ in range(3)))
     base_url = ports.url_of(public, host=settings.host, has_tls=settings.has_tls)
+    settings = ray_services.with_port(settings)
     plan = services.Plan(settings, folder, secrets, sockets, base_url, dict(os.environ))
 
     async def run() -> None:

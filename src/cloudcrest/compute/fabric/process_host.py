@@ -66,7 +66,7 @@ class ProcessHost:
         on_exit: Callable[[ProcessStatus], None] | None = None,
         machine: Machine | None = None,
     ) -> None:
-        self._log_folder = log_folder
+        self.log_folder = log_folder
         self._working_folder = working_folder
         self._lifeline = lifeline
         self._environment = dict(environment)
@@ -133,8 +133,8 @@ class ProcessHost:
 
     async def _spawn(self, spec: ProcessSpec, inherited_fds: Sequence[int]) -> _Process:
         visible = {} if self._machine is None else await self._machine.environment(spec.accelerators)
-        prune_logs(self._log_folder)
-        log = ProcessLog(self._log_folder, spec.id)
+        prune_logs(self.log_folder)
+        log = ProcessLog(self.log_folder, spec.id)
         read_fd, write_fd = os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(

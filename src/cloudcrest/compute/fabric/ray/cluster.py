@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloudcrest.compute.fabric.client import Exchange
 from cloudcrest.compute.fabric.ray.actor import Installation, NodeActor
-from cloudcrest.compute.fabric.ray.mending import keep_loopback
 from cloudcrest.compute.fabric.ray.members import Member, member_of
+from cloudcrest.compute.fabric.ray.mending import keep_loopback
 
 _CONNECT_SECONDS = 60.0
 _EXIT_CODE = 75  # EX_TEMPFAIL

@@ -14,6 +14,7 @@ from cloudcrest.kernel.errors import CloudcrestError, Unavailable
 ANSWER_SECONDS = 2.0
 """An agent that takes longer to say what it has is silent: nobody waits for it until it answers again."""
 _PROBE_SECONDS = 0.5
+_PROBE_ANSWER_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -108,11 +109,12 @@ class RayNode:
     async def _until_it_answers(self) -> None:
         while True:
             try:
-                (self._facts,) = await self._client.nodes()
-                self._take(await self._client.list())
+                async with asyncio.timeout(_PROBE_ANSWER_SECONDS):
+                    (self._facts,) = await self._client.nodes()
+                    self._take(await self._client.list())
                 break
-            except (CloudcrestError, ValueError) as error:
-                self._reason = str(error)
+            except (CloudcrestError, TimeoutError, ValueError) as error:
+                self._reason = str(error) or self._reason
             await asyncio.sleep(_PROBE_SECONDS)
         self._reason, self._probe = None, None
         _log.info("node_answers", node=self.member.name, address=self.member.address)
