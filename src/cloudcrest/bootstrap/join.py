@@ -150,6 +150,7 @@ def ray_start(settings: JoinSettings) -> tuple[RayStart, NodeFolder]:
     token_path = settings.token_file.expanduser().absolute()
     if not token_path.is_file():
         raise SetupError(f"there is no file {token_path}", hint="check --token-file: it is the cloud's node-token")
+    labels = dict(label_of(label) for label in settings.labels)
     data = settings.data.expanduser().absolute()
     folder = NodeFolder(data / "nodes" / name)
     start = RayStart(
@@ -160,7 +161,7 @@ def ray_start(settings: JoinSettings) -> tuple[RayStart, NodeFolder]:
         token_path=token_path,
         socket_path=folder.sockets / "agent.sock",
         data_folder=data,
-        labels=dict(label_of(label) for label in settings.labels),
+        labels=labels,
     )
     return start, folder
 

@@ -1,14 +1,12 @@
 """What every process that `up` starts does first: lifeline, event loop; and last: says why it ends."""
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
 import uvloop
 
-from cloudcrest.bootstrap.supervise import EXIT_SETUP, SETUP_ERROR_PREFIX
-from cloudcrest.infra.lifeline import exit_with_lifeline
+from cloudcrest.infra.lifeline import exit_with_lifeline, exit_with_setup_error
 from cloudcrest.kernel.errors import SetupError
 
 
@@ -22,6 +20,5 @@ def run_process(main: Coroutine[Any, Any, None]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
     except SetupError as error:
-        sys.stderr.write(f"{SETUP_ERROR_PREFIX}{error}\n")
-        return EXIT_SETUP
+        exit_with_setup_error(error)
     return 0

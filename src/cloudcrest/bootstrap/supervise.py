@@ -8,12 +8,10 @@ import structlog
 
 from cloudcrest.compute.api import ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.process_host import ProcessHost
+from cloudcrest.infra.lifeline import EXIT_SETUP, SETUP_ERROR_PREFIX
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, SetupError
 
-EXIT_SETUP = 78
-"""What a process of ours exits with after a `SetupError` (EX_CONFIG): its last words say what to do."""
-SETUP_ERROR_PREFIX = "setup error: "
 FAILURES_UNTIL_BROKEN = 6
 _STEADY_AFTER_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.1

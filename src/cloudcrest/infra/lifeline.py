@@ -6,12 +6,19 @@ then reads as end of file. Unlike a parent-death signal this works on every POSI
 """
 
 import os
+import sys
 import threading
 from collections.abc import Mapping
+from typing import NoReturn
+
+from cloudcrest.kernel.errors import SetupError
 
 LIFELINE_VARIABLE = "CLOUDCREST_LIFELINE_FD"
 EXIT_CODE = 74
 """What a child exits with when its lifeline broke."""
+EXIT_SETUP = 78
+"""What a process of ours exits with after a `SetupError` (EX_CONFIG): its last words say what to do."""
+SETUP_ERROR_PREFIX = "setup error: "
 
 
 class Lifeline:
@@ -51,3 +58,9 @@ def exit_with_lifeline() -> None:
         os._exit(EXIT_CODE)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def exit_with_setup_error(error: SetupError) -> NoReturn:
+    """Ends this process, saying why it cannot run here where its supervisor looks: on the last line of its errors."""
+    sys.stderr.write(f"{SETUP_ERROR_PREFIX}{error}\n")
+    sys.exit(EXIT_SETUP)

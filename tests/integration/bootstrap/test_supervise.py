@@ -9,10 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cloudcrest.bootstrap.supervise import EXIT_SETUP, Service, Supervisor, pause_before_restart
+from cloudcrest.bootstrap.supervise import Service, Supervisor, pause_before_restart
 from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.infra.lifeline import Lifeline
+from cloudcrest.infra.lifeline import EXIT_SETUP, Lifeline
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.errors import SetupError
 from tests.integration.compute.processes import SLEEPER, is_alive, python

@@ -1,0 +1,225 @@
+"""A cloud over Ray: machines join, serve a real model and run jobs together; one is killed under load, as is Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from tests.acceptance.tenants import CHAT_MODEL, QUESTION, answered, sign_up
+from tests.support.cloud import Cloud, new_cloud
+from tests.support.waiting import until
+
+_JOIN = (str(Path(sys.executable).parent / "cloudcrest"), "node", "join")
+_JOIN_SECONDS = 90.0
+
+
+class _RayState(msgspec.Struct):
+    ray_address: str
+
+
+@pytest.fixture(scope="module")
+def ray_cloud() -> Iterator[Cloud]:
+    """A cloud over Ray, whose own machine stands in zone a."""
+    flags = ["--fabric", "ray", "--ray-port", "0", "--node-label", "cloudcrest.io/zone=a"]
+    with new_cloud(flags=flags, environment={"CLOUDCREST_JOBS_ISOLATION": "plain"}) as started:
+        started.start()
+        yield started
+
+
+@contextmanager
+def joined(cloud: Cloud, *names: str) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """Nodes that join, each in a zone of its own name, and are killed in the end."""
+    running = {}
+    try:
+        for name in names:
+            argv = [*_JOIN, _address(cloud)]
+            argv += ["--data", str(cloud.data), "--name", name, "--label", f"cloudcrest.io/zone={name}"]
+            with (cloud.data.parent / f"{name}.output").open("wb") as output:
+                running[name] = subprocess.Popen(argv, stdout=output, stderr=output, env=cloud.variables())
+        yield running
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
+def _address(cloud: Cloud) -> str:
+    """Where nodes join."""
+    return msgspec.json.decode((cloud.data / "run" / "up.json").read_bytes(), type=_RayState).ray_address
+
+
+def nodes(operator: httpx2.Client) -> dict[str, str]:
+    """The states of the nodes."""
+    return {node["node"]: node["state"] for node in answered(operator.get("/api/v1/nodes"))["data"]}
+
+
+def ready(operator: httpx2.Client, *names: str) -> bool:
+    states = nodes(operator)
+    return all(states.get(name) == "ready" for name in names)
+
+
+def replicas(operator: httpx2.Client) -> dict[str, str]:
+    """The ready chat replicas, and the node of each."""
+    deployments = answered(operator.get("/api/v1/deployments"))["data"]
+    chat = next(each for each in deployments if each["name"] == CHAT_MODEL)
+    return {each["id"]: each["node_id"] for each in chat["replica_states"] if each["state"] == "ready"}
+
+
+class Load:
+    """Streams, one after the other in each of four threads, from `with` to its end. `faults` are those of any."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._stream) for _ in range(4)]
+        self.faults: list[str] = []
+        self.answers: list[int] = []
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _stream(self) -> None:
+        body = {**QUESTION, "stream": True, "max_tokens": 40, "temperature": 0}
+        with self._cloud.client() as client:
+            while not self._over.is_set():
+                try:
+                    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                        lines = [line for line in answer.iter_lines() if line]
+                except httpx2.HTTPError as error:
+                    self.faults.append(repr(error))
+                    continue
+                if (
+                    answer.status_code != 200
+                    or lines[-1:] != ["data: [DONE]"]
+                    or any("error" in line for line in lines)
+                ):
+                    self.faults.append(str(lines[-1:]))
+                self.answers.append(len(lines))
+
+
+def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_cloud: Cloud) -> None:
+    with ray_cloud.client(ray_cloud.operator_key) as operator, joined(ray_cloud, "b", "c") as running:
+        until(partial(ready, operator, "local", "b", "c"), "two have joined", seconds=_JOIN_SECONDS)
+        deployments = answered(operator.get("/api/v1/deployments"))["data"]
+        chat = next(each["id"] for each in deployments if each["name"] == CHAT_MODEL)
+        scaled = {"replicas": {"min": 3, "max": 3}}
+        answered(operator.patch(f"/api/v1/deployments/{chat}", json=scaled))
+        until(lambda: {*replicas(operator).values()} == {"local", "b", "c"}, "one in each zone", seconds=_JOIN_SECONDS)
+        before = replicas(operator)
+        with Load(ray_cloud) as load:
+            until(lambda: len(load.answers) >= 4, "streams run")
+            running["b"].kill()
+            until(lambda: nodes(operator)["b"] == "not_ready", "the loss is noticed")
+            until(lambda: _others(replicas(operator), before) == 1, "a new one is ready", seconds=_JOIN_SECONDS)
+            seen = len(load.answers)
+            until(lambda: len(load.answers) >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
+        assert load.faults == []
+        assert "b" not in replicas(operator).values()
+
+        with Load(ray_cloud) as load:
+            until(lambda: len(load.answers) >= 4, "streams run")
+            kept = replicas(operator)
+            for process in ("ray", "fabric"):
+                os.kill(ray_cloud.pid_of(process), signal.SIGKILL)
+            seen = len(load.answers)
+            until(lambda: len(load.answers) >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
+            until(partial(_fabric_answers, ray_cloud), "Ray is back", seconds=_JOIN_SECONDS)
+        assert load.faults == []
+        assert replicas(operator) == kept
+
+
+def test_members_of_a_job_run_on_several_nodes_and_go_on_when_one_is_killed(ray_cloud: Cloud) -> None:
+    tenant = sign_up(ray_cloud.base_url)
+    with (
+        closing(tenant.http),
+        ray_cloud.client(ray_cloud.operator_key) as operator,
+        joined(ray_cloud, "d", "e") as running,
+    ):
+        until(partial(ready, operator, "local", "d", "e"), "two have joined", seconds=_JOIN_SECONDS)
+        code = (
+            "import os, pathlib, time; mark = pathlib.Path(os.environ['CLOUDCREST_CHECKPOINTS']) / 'begun'\n"
+            "if mark.exists() and os.environ['CLOUDCREST_ATTEMPT'] == '2': raise SystemExit(0)\n"
+            "mark.touch(); print('begun', flush=True); time.sleep(600)"
+        )
+        body: dict[str, Any] = {
+            "project_id": tenant.project_id,
+            "command": [sys.executable, "-c", code],
+            "cpu_milli": 100,
+            "memory_bytes": 100_000_000,
+            "members": 3,
+            "spread": "node",
+            "has_checkpoints": True,
+        }
+        job = answered(tenant.http.post("/api/v1/jobs", json=body), 201)["id"]
+
+        def shown() -> dict[str, Any]:
+            return answered(tenant.http.get(f"/api/v1/jobs/{job}"))
+
+        until(lambda: shown()["state"] == "running", "it runs", seconds=_JOIN_SECONDS)
+        assert {*_places(shown())} == {"local", "d", "e"}
+        running["e"].kill()
+        ended = until(lambda: (found := shown())["ended_at"] is not None and found, "it ended", seconds=_JOIN_SECONDS)
+        assert ended
+        assert (ended["state"], len(ended["attempts"])) == ("succeeded", 2)
+        assert "e" not in _places(ended)
+
+
+def test_joining_without_the_token_or_to_nothing_says_what_to_do(ray_cloud: Cloud) -> None:
+    def join(*words: str) -> str:
+        ended = subprocess.run(
+            [*_JOIN, *words],
+            capture_output=True,
+            text=True,
+            env=ray_cloud.variables(),
+            timeout=_JOIN_SECONDS,
+            check=False,
+        )
+        assert ended.returncode != 0
+        return ended.stderr
+
+    data = ("--data", str(ray_cloud.data))
+    wrong = ray_cloud.data.parent / "wrong-token"
+    wrong.write_text("7" * 64)
+    says = join(_address(ray_cloud), *data, "--name", "stranger", "--token-file", str(wrong))
+    assert f"the cloud at {_address(ray_cloud)} does not take this token (copy its node-token" in says
+    assert "no cloud answers at 127.0.0.1:1" in join("127.0.0.1:1", *data)
+    assert "there is no file" in join("127.0.0.1:1", "--token-file", "/no/where")
+    assert "is no HOST:PORT" in join("head", *data)
+    assert "another --name" in join("127.0.0.1:1", *data, "--name", "local")
+    assert "is no label" in join("127.0.0.1:1", *data, "--label", "zone a")
+
+
+def _others(now: dict[str, str], before: dict[str, str]) -> int:
+    return len(now.keys() - before.keys())
+
+
+def _fabric_answers(cloud: Cloud) -> bool:
+    """Whether the nodes can be asked for again: `nodes list` shows the last that was heard."""
+    log = (cloud.data / "logs" / "fabric.log").read_text().splitlines()
+    events = [json.loads(line).get("event") for line in log if line.startswith("{")]
+    return (
+        events.count("fabric_ready") >= 2
+        and "node_answers" in events[len(events) - events[::-1].index("fabric_ready") :]
+    )
+
+
+def _places(job: dict[str, Any]) -> list[str]:
+    return [member["node_id"] for member in job["attempts"][-1]["members"]]
