@@ -6,20 +6,27 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 RUNTIME_LOCK := requirements/runtime.lock
 RAY_LOCK := requirements/ray.lock
+# What `make up` installs, and what says that it has.
+UP_LOCK := $(if $(RAY),$(RAY_LOCK),$(RUNTIME_LOCK))
+INSTALLED := .venv/.runtime$(if $(RAY),-ray)
 DEV_LOCK := requirements/dev.lock
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 INSTALL := VIRTUAL_ENV=.venv $(UV) pip
 .DEFAULT_GOAL := help
 
-.PHONY: help up down test test-compiled compiled check fmt lock bench bench-gateway bench-scheduling chaos fuzz conformance clean
+.PHONY: help up join down test test-compiled compiled check fmt lock bench bench-gateway bench-scheduling chaos fuzz conformance clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-up: .venv/.runtime $(if $(COMPILED),compiled) ## install and run the cloud on this machine; COMPILED=1: with a compiled gateway
+up: $(INSTALLED) $(if $(COMPILED),compiled) ## install and run the cloud on this machine; COMPILED=1: with a compiled gateway; RAY=1: with Ray for --fabric ray
 	@$(if $(COMPILED),PYTHONPATH="$(CURDIR)/build/compiled") $(BIN)/cloudcrest up $(ARGS)
 
-down: .venv/.runtime ## stop a cloud that runs on this machine
+join: $(INSTALLED) ## install and make this machine a node: RAY=1 ARGS="HOST:PORT --token-file FILE"; see docs/how/ray.md
+	@$(BIN)/cloudcrest node join $(ARGS)
+
+# With whatever is installed.
+down: $(or $(wildcard .venv/.runtime .venv/.runtime-ray),.venv/.runtime) ## stop a cloud that runs on this machine
 	@$(BIN)/cloudcrest down $(ARGS)
 
 test: check ## install and run every check and test
@@ -62,6 +69,7 @@ fuzz: .venv/.dev ## try the HTTP and SSE paths with made-up input for TIMES=20 t
 
 lock: $(UV) ## resolve the dependencies again
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o $(RUNTIME_LOCK) $(UPGRADE)
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml --extra ray -c $(RUNTIME_LOCK) -o $(RAY_LOCK) $(UPGRADE)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml --group dev -c $(RUNTIME_LOCK) -o $(DEV_LOCK) $(UPGRADE)
 	for set in tests/conformance/requirements/*.in; do $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links $$set -o $${set%.in}.txt $(UPGRADE) || exit 1; done
 
@@ -79,8 +87,9 @@ $(UV):
 	$(UV) venv --quiet --python $(PYTHON) .venv
 
 # The development set contains the runtime set: where it is installed already, `make up` keeps it.
-.venv/.runtime: $(RUNTIME_LOCK) pyproject.toml .venv/pyvenv.cfg
-	@if [ ! -e .venv/.dev ]; then $(INSTALL) sync --quiet --compile-bytecode $(FIND_LINKS) --require-hashes $(RUNTIME_LOCK) && $(INSTALL) install --quiet --no-deps -e .; else $(MAKE) --no-print-directory .venv/.dev; fi
+$(INSTALLED): $(UP_LOCK) pyproject.toml .venv/pyvenv.cfg
+	@rm -f .venv/.runtime .venv/.runtime-ray
+	@if [ ! -e .venv/.dev ]; then $(INSTALL) sync --quiet --compile-bytecode $(FIND_LINKS) --require-hashes $(UP_LOCK) && $(INSTALL) install --quiet --no-deps -e .; else $(MAKE) --no-print-directory .venv/.dev; fi
 	@touch $@
 
 .venv/.dev: $(DEV_LOCK) pyproject.toml .venv/pyvenv.cfg
