@@ -62,9 +62,9 @@ def listen_on_loopback() -> socket.socket:
     return listening
 
 
-def free_port(address: str) -> int:
-    """A port that is free now at an address of this machine. Raises `SetupError` where that is none of its own."""
-    with contextlib.closing(listen_publicly(address, 0)) as listening:
+def free_port(address: str, port: int = 0) -> int:
+    """A port that is free now at an address of this machine: this one, or any for 0. Raises `SetupError` without."""
+    with contextlib.closing(listen_publicly(address, port)) as listening:
         return port_of(listening)
 
 

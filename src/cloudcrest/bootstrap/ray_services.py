@@ -15,6 +15,7 @@ from cloudcrest.bootstrap.ui import command
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.fabric.ray.command import RayStart, label_of, ray_environment
 from cloudcrest.infra.files import write_atomic
+from cloudcrest.kernel.errors import SetupError
 
 RAY = "ray"
 FABRIC = "fabric"
@@ -23,10 +24,15 @@ _SESSIONS_KEPT = 2
 
 
 def with_port(settings: UpSettings) -> UpSettings:
-    """With the port at which nodes join, where any will do."""
-    if settings.fabric != "ray" or settings.ray_address is not None or settings.ray_port != 0:
+    """With the port at which nodes join, a free one where any will do. Raises `SetupError` where it cannot be had."""
+    if settings.fabric != "ray" or settings.ray_address is not None:
         return settings
-    return msgspec.structs.replace(settings, ray_port=free_port(settings.node_address))
+    try:
+        return msgspec.structs.replace(settings, ray_port=free_port(settings.node_address, settings.ray_port))
+    except SetupError as error:
+        raise SetupError(
+            error.message, hint="choose others with --node-address and --ray-port (0 takes a free one)"
+        ) from error
 
 
 def invitation(start: RayStart) -> str:

@@ -91,6 +91,9 @@ class Up:
             await embedded.ensure_database(services.DATABASE)
         self._ui.step("Starting the control plane")
         chat_model = await become_ready(self._plan, self._ui)
+        if self._ray is not None:
+            self._ui.step("Starting Ray")
+            await self._agent.was_asked.wait()
         self._is_ready = True
         self._folder.write_connection(self._plan.base_url, self._plan.secrets, self._plan.certificate)
         self._write_state()
