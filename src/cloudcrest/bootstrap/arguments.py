@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway-workers", "gateway processes (default: 1, from three cores on a quarter of them)", metavar="N")
     add("--database-url", "use this PostgreSQL in place of the embedded one", metavar="URL")
     add("--models-folder", "where weights are kept (default: in the data folder)", metavar="DIR")
-    add("--fabric", "where things run: local (default), this machine; ray, every node of a Ray cluster", metavar="NAME")
+    add("--fabric", "where things run: local (default), this machine; ray, a Ray cluster", choices=("local", "ray"))
     add("--node-address", "ray: this machine's address for other nodes (default 127.0.0.1: none join)", metavar="IP")
     add(
         "--node-label",
