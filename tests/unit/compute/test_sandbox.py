@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.sandbox.api import Bind, SandboxSpec
 from cloudcrest.compute.sandbox.choose import Node, RefusingSandbox, choose_sandbox, decide
 from cloudcrest.compute.sandbox.container import ContainerSandbox, run_argv
@@ -46,19 +47,43 @@ def test_a_container_gets_no_rights_and_no_network() -> None:
     spec = SandboxSpec(
         "job_1-1-0", ("python", "train.py"), Path("/jobs/work"), environment={"TOKEN": "secret"},
         binds=(Bind(Path("/volumes/d"), "/data"), Bind(Path("/volumes/o"), "/out", is_writable=True)),
-        image="python:3.13", cpu_milli=2_500, memory_bytes=1 << 30, processes=64, accelerators=(0, 2),
+        image="python:3.13", cpu_milli=2_500, memory_bytes=1 << 30, processes=64,
     )  # fmt: skip
     argv = run_argv("podman", spec, Path("/jobs/env"))
     line = " ".join(argv)
     for words in (
         "--network none", "--cap-drop ALL", "--user 65534:65534", "--read-only", "no-new-privileges", "--pids-limit 64",
         "--memory 1073741824", "--cpus 2.5", "--volume /volumes/d:/data:ro", "--volume /volumes/o:/out ",
-        '--gpus "device=0,2"',
     ):  # fmt: skip
         assert words in line
     assert argv[-3:] == ("python:3.13", "python", "train.py")
     assert "secret" not in line
     assert "--privileged" not in line
+
+
+def _chips(family: str, *uuids: str) -> tuple[AcceleratorFacts, ...]:
+    return tuple(AcceleratorFacts(number * 2, family, "t", "T", 1, uuid=uuid) for number, uuid in enumerate(uuids))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "chips", "words"),
+    [
+        ("docker", _chips("nvidia", "GPU-a", "GPU-b"), '--gpus "device=GPU-a,GPU-b" --'),
+        ("nerdctl", _chips("nvidia", "", ""), '--gpus "device=0,2" --'),
+        (
+            "podman",
+            _chips("nvidia", "GPU-a", "GPU-b"),
+            "--device nvidia.com/gpu=GPU-a --device nvidia.com/gpu=GPU-b --",
+        ),
+        ("docker", _chips("ascend", ""), "--device /dev/davinci0 --device /dev/hisi_hdc --"),
+    ],
+)
+def test_a_container_gets_its_chips_by_what_does_not_change(
+    runtime: str, chips: tuple[AcceleratorFacts, ...], words: str
+) -> None:
+    files = ("/dev/davinci0", "/dev/hisi_hdc")
+    spec = SandboxSpec("a", ("x",), Path("/w"), image="alpine", accelerators=chips, devices=files)
+    assert words in " ".join(run_argv(runtime, spec, Path("/e")))
 
 
 @pytest.mark.parametrize(

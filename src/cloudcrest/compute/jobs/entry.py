@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.jobs.api import (
     AttemptReport,
     JobDocument,
@@ -24,7 +25,10 @@ _log = structlog.get_logger(__name__)
 
 
 class MemberEntry(msgspec.Struct):
-    """One member of the present attempt. `record`: what its runner last said. `starts`: of runners, in this attempt."""
+    """One member of the present attempt. `record`: what its runner last said. `starts`: of runners, in this attempt.
+
+    `accelerators`: places among those that its node gives out; `chips`: what is there.
+    """
 
     process_id: str
     node_id: str
@@ -37,6 +41,7 @@ class MemberEntry(msgspec.Struct):
     record: RunRecord | None = None
     isolation: str = ""
     starts: int = 0
+    chips: tuple[AcceleratorFacts, ...] = ()
 
     @property
     def message(self) -> str:

@@ -73,7 +73,7 @@ class Launcher:
             cpu_milli=document.cpu_milli,
             memory_bytes=document.memory_bytes,
             disk_bytes=document.disk_bytes,
-            accelerators=member.accelerators,
+            accelerators=member.chips,
             time_limit_seconds=None if limit is None else max(limit - entry.ran_seconds, 0.0),
             grace_seconds=document.grace_seconds,
             allowed_hosts=document.allowed_hosts,

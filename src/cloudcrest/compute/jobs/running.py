@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from cloudcrest.compute.api import AcceleratorFacts
+
 RUNNER_TOKEN_VARIABLE = "CLOUDCREST_RUNNER_TOKEN"  # noqa: S105 - its name, not its value
 EndKind = Literal[
     "exit",
@@ -69,7 +71,7 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
-    accelerators: tuple[int, ...] = ()
+    accelerators: tuple[AcceleratorFacts, ...] = ()
     time_limit_seconds: float | None = None
     grace_seconds: float = 30.0
     allowed_hosts: tuple[str, ...] = ()

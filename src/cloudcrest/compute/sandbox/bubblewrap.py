@@ -28,7 +28,7 @@ from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import tree_usage
 from cloudcrest.compute.sandbox.proxy import PORT, Proxy
-from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, accelerator_devices, bubblewrap_argv, environment_of
+from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, bubblewrap_argv, environment_of
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.infra.safe_paths import everything
 from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
@@ -66,8 +66,7 @@ class Bubblewrap:
         opened = [info_read, info_write, block_read, block_write]
         try:
             places = await asyncio.to_thread(self._stage, spec)
-            devices = accelerator_devices([f"/dev/{name}" for name in os.listdir("/dev")]) if spec.accelerators else []
-            argv = bubblewrap_argv(spec, Path(self._files.name), places, devices=devices)
+            argv = bubblewrap_argv(spec, Path(self._files.name), places)
             told = _in_memory((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
             opened.append(told)
             command = ("bwrap", "--args", str(told), *spec.argv)

@@ -46,9 +46,17 @@ def run_argv(runtime: str, spec: SandboxSpec, environment_file: Path) -> tuple[s
         argv += ["--cpus", f"{spec.cpu_milli / 1000:g}"]
     for bind in spec.binds:
         argv += ["--volume", f"{bind.source}:{bind.target}" + ("" if bind.is_writable else ":ro")]
-    if spec.accelerators:
-        argv += ["--gpus", '"device=' + ",".join(map(str, spec.accelerators)) + '"']
-    return (*argv, "--", spec.image, *spec.argv)
+    return (*argv, *_chips(runtime, spec), "--", spec.image, *spec.argv)
+
+
+def _chips(runtime: str, spec: SandboxSpec) -> list[str]:
+    """NVIDIA's by what does not change with the node's other GPUs; its toolkit brings the driver. Others' by files."""
+    if not spec.accelerators or spec.accelerators[0].family != "nvidia":
+        return [word for path in spec.devices for word in ("--device", path)]
+    names = [chip.uuid or str(chip.index) for chip in spec.accelerators]
+    if runtime == "podman":
+        return [word for name in names for word in ("--device", f"nvidia.com/gpu={name}")]
+    return ["--gpus", '"device=' + ",".join(names) + '"']
 
 
 class ContainerSandbox:

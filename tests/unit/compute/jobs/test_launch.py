@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.jobs.api import JobVolume
 from cloudcrest.compute.jobs.entry import Entry, MemberEntry
 from cloudcrest.compute.jobs.launch import Launcher
@@ -35,3 +36,11 @@ def test_a_volumes_own_quota_holds_in_jobs(tmp_path: Path) -> None:
     mounts = launcher(tmp_path).runner(entry(tmp_path, volumes=wanted, has_checkpoints=True), 0).mounts
     most = RunSettings().volume_bytes
     assert [mount.quota_bytes for mount in mounts] == [1_000_000, 0, most, most]
+
+
+def test_a_runner_is_told_which_chips_are_its_own(tmp_path: Path) -> None:
+    chips = (AcceleratorFacts(3, "nvidia", "nvidia-t4-16gb", "T4", 1, uuid="GPU-abc"),)
+    given = entry(tmp_path)
+    given.members = [MemberEntry("job_1-2-0", "n1", (1,), chips=chips)]
+    assert launcher(tmp_path).runner(given, 0).accelerators == chips
+    assert launcher(tmp_path).process(given, 0).accelerators == (1,)

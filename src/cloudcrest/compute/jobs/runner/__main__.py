@@ -18,6 +18,7 @@ import uvicorn
 
 from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.jobs.runner.chips import Chips
 from cloudcrest.compute.jobs.runner.member import Member
 from cloudcrest.compute.jobs.runner.server import make_app
 from cloudcrest.compute.jobs.runner.work import remove_old
@@ -58,7 +59,7 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
         SystemClock(),
         settings,
         policy=policy,
-        shown=_shown(os.environ),
+        chips=_chips(os.environ),
     )
     config = uvicorn.Config(
         make_app(member, token),
@@ -82,10 +83,11 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
     await serving
 
 
-def _shown(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the fabric told this process of its accelerators, which its command is to hear too."""
-    names = {name for family in families().values() for name in family.environment(())}
-    return {name: environment[name] for name in names if name in environment}
+def _chips(environment: Mapping[str, str]) -> Chips:
+    """With what the fabric told this process of its accelerators, which its command is to hear too."""
+    known = families()
+    names = {name for family in known.values() for name in family.environment(())}
+    return Chips({name: environment[name] for name in names if name in environment}, known)
 
 
 def _arguments() -> argparse.Namespace:

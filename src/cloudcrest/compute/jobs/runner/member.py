@@ -9,12 +9,13 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 import structlog
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.jobs.runner.chips import Chips
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
@@ -38,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Member:
-    """Runs it in `folder`, through `sandbox`. `shown`: the variables that show it its accelerators and hide others'."""
+    """Runs it in `folder`, through `sandbox`. `chips`: what its command gets of this node's."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Member:
         settings: RunSettings,
         *,
         policy: OutboundPolicy,
-        shown: Mapping[str, str] | None = None,
+        chips: Chips | None = None,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work = folder / "work"
@@ -59,7 +60,7 @@ class Member:
         self._clock = clock
         self._settings = settings
         self._policy = policy
-        self._shown = dict(shown or {})
+        self._chips = chips or Chips({}, {})
         self._recorder = Recorder(folder, clock)
         self._log = SegmentedLog(folder / "log")
         self._log_grew = asyncio.Event()
@@ -128,12 +129,13 @@ class Member:
         self.phase = "running"
         has_view = bool(spec.image) or self._sandbox.has_own_view  # a container always has
         paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
-        environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **self._shown}
         read_fd, write_fd = os.pipe()
         try:
+            chips = await self._chips.given(spec.accelerators, has_view=has_view)
+            environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **chips.environment}
             # Before the command: what has run without a record would not be charged.
             self._recorder.started()
-            self._process = await self._sandbox.start(self._sandbox_spec(spec, environment), write_fd)
+            self._process = await self._sandbox.start(self._sandbox_spec(spec, environment, chips.devices), write_fd)
         except (CloudcrestError, OSError) as error:
             os.close(read_fd)
             # A command that is not there has not run.
@@ -210,7 +212,7 @@ class Member:
     def _room(self, spec: RunnerSpec) -> int:
         return (spec.disk_bytes or _DEFAULT_DISK_BYTES) - self._received_bytes
 
-    def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str]) -> SandboxSpec:
+    def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...]) -> SandboxSpec:
         return SandboxSpec(
             id=f"{spec.attempt_id}-{spec.member}",
             argv=spec.command,
@@ -223,6 +225,7 @@ class Member:
             processes=MAX_PROCESSES,
             allowed_hosts=spec.allowed_hosts,
             accelerators=spec.accelerators,
+            devices=devices,
         )
 
     async def _run(self, spec: RunnerSpec, process: SandboxProcess, output_fd: int) -> None:
