@@ -63,7 +63,10 @@ def outputs(
 ) -> None:
     """Lists the files that a job has written into its output folders, or fetches them."""
     with Client(of_jobs(options)) as cloud:
-        files: list[Json] = cloud.get(at(job, "outputs"))["data"]
+        listed = cloud.get(at(job, "outputs"))
+        files: list[Json] = listed["data"]
+        if problem := listed.get("problem"):
+            note(f"not all was kept: {problem}")
         if name is None and into is None:
             show_rows(files, _FILE, options.format, empty="none: a job's outputs are what it writes into outputs/")
             return

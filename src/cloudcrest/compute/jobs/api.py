@@ -114,6 +114,7 @@ class JobReport(msgspec.Struct, frozen=True):
     """What a region says of a job: its state, why in a sentence, and its attempts, the latest last, as far as kept.
 
     `attempt`, `failures`, `losses`, `preemptions`: how many there were. `has_outputs`: files were kept.
+    `outputs_problem`: why others were not, in a sentence.
     """
 
     id: str
@@ -127,6 +128,7 @@ class JobReport(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     attempts: tuple[AttemptReport, ...] = ()
     has_outputs: bool = False
+    outputs_problem: str = ""
 
 
 class JobReports(msgspec.Struct, frozen=True):

@@ -94,7 +94,7 @@ class JobController:
         self._visible_from: dict[str, float] = {}
         self._reports: tuple[JobReport, ...] | None = None
         self._collector = Collector(link, store, self._settings)
-        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints")
+        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints", self._collector.measure_again)
         self._members = Members(
             fabric=fabric,
             link=link,

@@ -99,6 +99,7 @@ class Entry(msgspec.Struct):
     ended_at: float | None = None
     attempts: list[AttemptReport] = []
     has_outputs: bool = False
+    outputs_problem: str = ""
 
     @property
     def id(self) -> str:
@@ -146,6 +147,7 @@ class Entry(msgspec.Struct):
             ended_at=self.ended_at,
             attempts=tuple(attempts),
             has_outputs=self.has_outputs,
+            outputs_problem=self.outputs_problem,
         )
 
     def attempt_report(self, outcome: str | None = None, reason: str = "") -> AttemptReport:

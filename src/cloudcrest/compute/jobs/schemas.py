@@ -267,6 +267,7 @@ class JobView(BaseModel):
     losses: int
     preemptions: int
     has_outputs: bool
+    outputs_problem: str
     attempts: list[AttemptView] = Field(description="The latest last, as far as they are kept")
     created_by: str
     created_at: datetime
@@ -339,6 +340,7 @@ def view(job: Job) -> JobView:
         losses=0 if report is None else report.losses,
         preemptions=0 if report is None else report.preemptions,
         has_outputs=report is not None and report.has_outputs,
+        outputs_problem="" if report is None else report.outputs_problem,
         attempts=[] if report is None else [_attempt(each) for each in report.attempts],
         created_by=job.created_by,
         created_at=job.created_at,
