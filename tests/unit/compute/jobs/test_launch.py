@@ -3,17 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cloudcrest.compute.api import AcceleratorFacts
-from cloudcrest.compute.jobs.api import JobVolume
+from cloudcrest.compute.jobs.api import JobVolume, secret_words
 from cloudcrest.compute.jobs.entry import Entry, MemberEntry
 from cloudcrest.compute.jobs.launch import Launcher
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.volumes.folders import VolumeFolders
+from cloudcrest.infra.sealing import Sealer
+from cloudcrest.kernel.errors import SetupError
 from tests.support.job_region import job
+
+SEALER = Sealer(Sealer.new_master_key())
 
 
 def launcher(folder: Path) -> Launcher:
-    return Launcher(folder / "work", folder / "shared", RunSettings(), "secret", str.upper)
+    return Launcher(folder / "work", folder / "shared", RunSettings(), "secret", SEALER.open)
 
 
 def entry(folder: Path, **changes: Any) -> Entry:
@@ -44,3 +50,12 @@ def test_a_runner_is_told_which_chips_are_its_own(tmp_path: Path) -> None:
     given.members = [MemberEntry("job_1-2-0", "n1", (1,), chips=chips)]
     assert launcher(tmp_path).runner(given, 0).accelerators == chips
     assert launcher(tmp_path).process(given, 0).accelerators == (1,)
+
+
+def test_a_secret_opens_in_its_own_project_and_under_its_own_name_alone(tmp_path: Path) -> None:
+    sealed = SEALER.seal("sesame", secret_words("proj_1", "TOKEN"))
+    own = entry(tmp_path, sealed_secrets={"TOKEN": sealed, "OLD": SEALER.seal("sealed before")})
+    assert launcher(tmp_path).runner(own, 0).secrets == {"TOKEN": "sesame", "OLD": "sealed before"}
+    for copied in ({"project_id": "proj_2"}, {"sealed_secrets": {"OTHER": sealed}}):
+        with pytest.raises(SetupError, match="another place"):
+            launcher(tmp_path).runner(entry(tmp_path, **{"sealed_secrets": {"TOKEN": sealed}, **copied}), 0)
