@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from ipaddress import ip_address
 
 import pytest
 
@@ -68,6 +69,14 @@ async def test_a_name_that_leads_inside_is_refused(address: str) -> None:
     async with serving(proxy) as port:
         for head in ("CONNECT evil.example:443 HTTP/1.1", "GET http://evil.example/ HTTP/1.1"):
             assert (await ask(port, head)).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_name_of_the_node_itself_is_refused() -> None:
+    policy = OutboundPolicy(own=lambda: {ip_address("93.184.216.34")})
+    here = names(**{"node.example": ["93.184.216.34"]})
+    async with serving(Proxy(["node.example", "93.184.216.34"], policy, here)) as port:  # type: ignore[arg-type]
+        for host in ("node.example", "93.184.216.34"):
+            assert (await ask(port, f"CONNECT {host}:443 HTTP/1.1")).startswith(b"HTTP/1.1 403 ")
 
 
 async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_judged() -> None:

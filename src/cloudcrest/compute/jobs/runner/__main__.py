@@ -24,6 +24,7 @@ from cloudcrest.compute.jobs.runner.server import make_app
 from cloudcrest.compute.jobs.runner.work import remove_old
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
+from cloudcrest.infra.interfaces import own_addresses
 from cloudcrest.infra.lifeline import exit_with_lifeline
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.infra.settings import decode_path
@@ -52,7 +53,7 @@ def main() -> None:
 
 async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
     await asyncio.to_thread(remove_old, arguments.folder.parent, time.time() - settings.keep_days * _DAY_SECONDS)
-    policy = OutboundPolicy(arguments.allow)
+    policy = OutboundPolicy(arguments.allow, own=own_addresses)
     member = Member(
         arguments.folder,
         choose_sandbox(arguments.isolation, is_trusted=arguments.trusted, policy=policy),
