@@ -186,7 +186,7 @@ async def test_nothing_stays_when_it_ends_or_is_killed(sandbox: Bubblewrap, work
     until(lambda: not _sleepers(), "what it left is gone")
 
 
-async def test_it_dies_with_its_runner(work: Path) -> None:
+async def test_it_dies_with_its_runner_and_leaves_nothing(work: Path, tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from pathlib import Path\n"
         "from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap\n"
@@ -198,7 +198,14 @@ async def test_it_dies_with_its_runner(work: Path) -> None:
         "asyncio.run(main())"
     )
     work.mkdir()
-    runner = subprocess.Popen([sys.executable, "-c", code, str(work), SECONDS], stdout=subprocess.PIPE, text=True)
+    left = tmp_path / "temporary"
+    left.mkdir(mode=0o755)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code, str(work), SECONDS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(left)},
+    )
     assert runner.stdout is not None
     assert await asyncio.to_thread(runner.stdout.readline) == "ready\n"
     until(_sleepers, "the command sleeps")
@@ -206,6 +213,7 @@ async def test_it_dies_with_its_runner(work: Path) -> None:
     runner.wait()
     runner.stdout.close()
     until(lambda: not _sleepers(), "the command is gone")
+    assert [*left.iterdir()] == []
 
 
 async def test_two_commands_do_not_see_each_other(sandbox: Bubblewrap, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_this_machine_is_looked_at_for_who_has_chips_alone(tmp_path: Path) -> No
 def test_the_sandbox_binds_what_it_is_given_alone() -> None:
     work = Path("/node/work")
     spec = SandboxSpec("s", ("true",), work, devices=("/dev/nvidia2", "/dev/nvidiactl"))
-    argv = bubblewrap_argv(spec, Path("/etc-files"), {work: "/node/work"})
+    argv = bubblewrap_argv(spec, {"passwd": 7}, {work: "/node/work"})
     assert [argv[place + 1] for place, word in enumerate(argv) if word == "--dev-bind"] == [*spec.devices]
 
 

@@ -18,9 +18,9 @@ _TEMPORARY = "/tmp"  # noqa: S108 - its own
 _TEMPORARY_BYTES = 1 << 30
 
 
-def bubblewrap_argv(spec: SandboxSpec, files: Path, places: Mapping[Path, str]) -> tuple[str, ...]:
-    """What bubblewrap is told before the command. `files`: a folder with what is in `FILES`. `places`: where it finds
-    the work folder and the binds' sources.
+def bubblewrap_argv(spec: SandboxSpec, files: Mapping[str, int], places: Mapping[Path, str]) -> tuple[str, ...]:
+    """What bubblewrap is told before the command. `files`: descriptors of what is in `FILES`, which it reads to their
+    end. `places`: where it finds the work folder and the binds' sources.
     """
     argv = [
         "--unshare-user", "--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL",
@@ -31,8 +31,8 @@ def bubblewrap_argv(spec: SandboxSpec, files: Path, places: Mapping[Path, str]) 
     argv += _system(os.path.islink, os.path.isdir, os.readlink)
     for path in _ETC:
         argv += ["--ro-bind-try", path, path]
-    for name in ("passwd", "group", "hosts", "resolv.conf", "nsswitch.conf"):
-        argv += ["--ro-bind", str(files / name), f"/etc/{name}"]
+    for name, descriptor in files.items():
+        argv += ["--perms", "0444", "--ro-bind-data", str(descriptor), f"/etc/{name}"]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     for device in spec.devices:
         argv += ["--dev-bind", device, device]
