@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from cloudcrest.compute.sandbox.api import Bind
-from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap, _give
+from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap
+from cloudcrest.compute.sandbox.giving import give
 from cloudcrest.compute.sandbox.probe import probe
 from cloudcrest.infra.outbound import OutboundPolicy
 from tests.support.sandboxes import hold, may_hold_memory, said
@@ -313,7 +314,7 @@ def test_a_link_that_comes_while_a_folder_is_given_away_leads_nowhere(
 
     monkeypatch.setattr(os, "scandir", scan)
     monkeypatch.setattr(os, "open", enter)
-    _give(given)
+    give(given)
     assert (given / "inner").is_symlink()
     assert (outside / "secret").stat().st_uid == 0
     assert given.stat().st_uid == 65534

@@ -24,13 +24,13 @@ import psutil
 
 from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
+from cloudcrest.compute.sandbox.giving import give, in_memory
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import tree_usage
 from cloudcrest.compute.sandbox.proxy import PORT, Proxy
 from cloudcrest.compute.sandbox.shim import STAGE
 from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, bubblewrap_argv, environment_of
 from cloudcrest.infra.outbound import OutboundPolicy
-from cloudcrest.infra.safe_paths import everything
 from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
 
 _START_SECONDS = 10.0
@@ -61,7 +61,7 @@ class Bubblewrap:
         opened = [info_read, info_write, block_read, block_write]
         try:
             places = await asyncio.to_thread(self._stage, spec)
-            files = {name: _in_memory(text.encode()) for name, text in FILES.items()}
+            files = {name: in_memory(text.encode()) for name, text in FILES.items()}
             opened += files.values()
             argv = bubblewrap_argv(spec, files, places)
             told = _words((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
@@ -104,7 +104,7 @@ class Bubblewrap:
             return {folder: str(folder) for folder in folders}
         places = {}
         for number, folder in enumerate(dict.fromkeys(folders)):
-            _give(folder)
+            give(folder)
             places[folder] = f"{STAGE}/{number}"
         return places
 
@@ -243,33 +243,9 @@ def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
     return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
 
 
-def _give(folder: Path) -> None:
-    """Makes what is in it nobody's. Another command may write to it now: each name is taken in a folder that is open,
-    so that no link that is put there a moment later leads out.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchown(descriptor, NOBODY, NOBODY)
-    finally:
-        os.close(descriptor)
-    for inside, name, found in everything(folder):
-        if found.st_uid != NOBODY:
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(name, NOBODY, NOBODY, dir_fd=inside, follow_symlinks=False)
-
-
 def _words(arguments: Iterable[str]) -> int:
     """A file with these arguments, each ended by NUL: everyone on this machine could read a command line."""
-    return _in_memory(b"".join(argument.encode() + b"\0" for argument in arguments))
-
-
-def _in_memory(content: bytes) -> int:
-    """A file that is on no disk, so that a runner that is killed leaves none there."""
-    fd = os.memfd_create("cloudcrest", 0)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
+    return in_memory(b"".join(argument.encode() + b"\0" for argument in arguments))
 
 
 def _read_info(fd: int) -> int | None:

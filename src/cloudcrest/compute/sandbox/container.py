@@ -1,22 +1,39 @@
-"""Commands in a container image, by the node's Docker, Podman or nerdctl: no rights, no network, the same limits."""
+"""Commands in a container image, by the node's Docker, Podman or nerdctl: no rights, no network, the same limits.
+
+runner ── client (docker run …), which waits for its container
+       ── guard, which ends the container where the runner is gone
+"""
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Self
 
 from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.giving import give, in_memory
 from cloudcrest.compute.sandbox.limiting import how_it_ended
-from cloudcrest.compute.sandbox.view import WORK
+from cloudcrest.compute.sandbox.view import NOBODY, WORK
 from cloudcrest.kernel.errors import InvalidInput, SetupError, Unavailable
 
 RUNTIMES = ("podman", "docker", "nerdctl")
 _PROBE_SECONDS = 5.0
 _PULL_SECONDS = 1800.0
-_NOBODY = "65534:65534"
+_END_SECONDS = 30.0
+_LABEL = "cloudcrest.sandbox"
+_GUARD = """
+read -r client
+cat >/dev/null
+kill -9 "$client" 2>/dev/null
+found=$("$0" ps --all --quiet --filter "label=$1")
+[ -z "$found" ] || exec "$0" rm --force $found
+"""
+"""Ends a container whose runner is gone: of who holds the other end of its standard input the kernel lets go. The
+client that starts it is killed first, or it might start one that was not there to be found.
+"""
 _TEMPORARY = "/tmp:size=1g"  # noqa: S108 - its own
 
 
@@ -32,13 +49,35 @@ def find_runtime() -> str:
     return ""
 
 
-def run_argv(runtime: str, spec: SandboxSpec, environment_file: Path) -> tuple[str, ...]:
+def user_argv(runtime: str, uid: int, gid: int, *, is_rootless: bool) -> tuple[str, ...]:
+    """As whom a command runs, so that it may write where it should. Root gives its folders to nobody (giving.py).
+    Another user keeps them: he is nobody inside by Podman, root inside, without rights, where the runtime is his own,
+    and himself where it is root's.
+    """
+    if uid == 0:
+        return ("--user", f"{NOBODY}:{NOBODY}")
+    if runtime == "podman":
+        return ("--userns", f"keep-id:uid={NOBODY},gid={NOBODY}", "--user", f"{NOBODY}:{NOBODY}")
+    return ("--user", "0:0" if is_rootless else f"{uid}:{gid}")
+
+
+def end_left(sandbox_id: str) -> None:
+    """Ends the container of a command whose runner is gone, by whichever runtime has it. Blocks."""
+    for runtime in RUNTIMES:
+        if shutil.which(runtime) is not None:
+            found = _said(runtime, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={sandbox_id}").split()
+            if found:
+                _said(runtime, "rm", "--force", *found)
+
+
+def run_argv(runtime: str, spec: SandboxSpec, environment_file: str, user: tuple[str, ...]) -> tuple[str, ...]:
     """The command line: a new container for this command alone, removed with its end."""
     argv = [
-        runtime, "run", "--rm", "--name", _name(spec), "--pull", "never", "--user", _NOBODY, "--cap-drop", "ALL",
+        runtime, "run", "--rm", "--name", _name(spec), "--label", f"{_LABEL}={spec.id}", "--pull", "never",
+        *user, "--cap-drop", "ALL",
         "--security-opt", "no-new-privileges", "--network", "none", "--ipc", "private", "--pids-limit",
         str(spec.processes or -1), "--read-only", "--tmpfs", _TEMPORARY, "--init", "--workdir", WORK,
-        "--env-file", str(environment_file), "--volume", f"{spec.work_folder}:{WORK}", "--entrypoint", "",
+        "--env-file", environment_file, "--volume", f"{spec.work_folder}:{WORK}", "--entrypoint", "",
     ]  # fmt: skip
     if spec.memory_bytes:
         argv += ["--memory", str(spec.memory_bytes), "--memory-swap", str(spec.memory_bytes)]
@@ -78,22 +117,39 @@ class ContainerSandbox:
             # The runtime reads a line for each; on its command line everyone on this machine could read them.
             raise InvalidInput(f"the value of {broken[0]} has line feeds, which a container's variables cannot have")
         await self._pull(spec.image)
-        environment_file = spec.work_folder.parent / f"{_name(spec)}.env"
-        environment_file.touch(mode=0o600)
+        user = await self._user(spec)
         lines = [f"{name}={value}" for name, value in spec.environment.items()]
-        environment_file.write_text("\n".join(lines))
+        # Secrets are among them: on no disk of ours, and read where this process has them open.
+        told = in_memory("\n".join(lines).encode())
+        guard = await _Guard.start(self.isolation, spec)
         try:
             child = await asyncio.create_subprocess_exec(
-                *run_argv(self.isolation, spec, environment_file),
+                *run_argv(self.isolation, spec, f"/proc/{os.getpid()}/fd/{told}", user),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output_fd,
                 stderr=output_fd,
                 start_new_session=True,
             )
         except OSError as error:
-            environment_file.unlink()
+            os.close(told)
+            await guard.dismiss()
             raise Unavailable(f"{self.isolation} does not run: {error}") from error
-        return _Container(self.isolation, _name(spec), child, environment_file)
+        guard.watch(child.pid)
+        return _Container(self.isolation, _name(spec), child, told, guard)
+
+    async def _user(self, spec: SandboxSpec) -> tuple[str, ...]:
+        """As whom it runs, with its folders given to him. Raises `Unavailable`."""
+        uid, is_rootless = os.geteuid(), False
+        if uid == 0:
+            try:
+                for folder in dict.fromkeys((spec.work_folder, *(bind.source for bind in spec.binds))):
+                    await asyncio.to_thread(give, folder)
+            except OSError as error:
+                raise Unavailable(f"the container's folders cannot be given to it: {error}") from error
+        elif self.isolation != "podman":
+            said = await asyncio.to_thread(_said, self.isolation, "info", "--format", "{{.SecurityOptions}}")
+            is_rootless = "rootless" in said
+        return user_argv(self.isolation, uid, os.getegid(), is_rootless=is_rootless)
 
     async def _pull(self, image: str) -> None:
         if await _succeeds(self.isolation, "image", "inspect", image):
@@ -102,18 +158,65 @@ class ContainerSandbox:
             raise InvalidInput(f"the image '{image}' cannot be fetched", param="image")
 
 
+class _Guard:
+    """A process beside the container that ends it when this one is gone, however it went."""
+
+    def __init__(self, process: asyncio.subprocess.Process, write_fd: int) -> None:
+        self._process = process
+        self._write_fd = write_fd
+
+    @classmethod
+    async def start(cls, runtime: str, spec: SandboxSpec) -> Self:
+        """Raises `Unavailable`."""
+        read_fd, write_fd = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", _GUARD, runtime, f"{_LABEL}={spec.id}"),
+                stdin=read_fd,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(write_fd)
+            raise Unavailable(f"nothing could end the container: {error}") from error
+        finally:
+            os.close(read_fd)
+        return cls(process, write_fd)
+
+    def watch(self, client_pid: int) -> None:
+        """The client runs that starts the container."""
+        with contextlib.suppress(OSError):
+            os.write(self._write_fd, f"{client_pid}\n".encode())
+
+    async def dismiss(self) -> None:
+        """There is nothing to end any more."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        os.close(self._write_fd)
+
+
 class _Container:
     """Implements `sandbox.api.SandboxProcess` over a client that waits for its container."""
 
-    def __init__(self, runtime: str, name: str, child: asyncio.subprocess.Process, environment_file: Path) -> None:
+    def __init__(
+        self, runtime: str, name: str, child: asyncio.subprocess.Process, told: int | None, guard: _Guard | None
+    ) -> None:
         self._runtime = runtime
         self._name = name
         self._child = child
-        self._environment_file = environment_file
+        self._told = told
+        self._guard = guard
 
     async def wait(self) -> SandboxEnd:
         code = await self._child.wait()
-        self._environment_file.unlink(missing_ok=True)
+        if self._told is not None:
+            os.close(self._told)
+            self._told = None
+        if self._guard is not None:
+            await self._guard.dismiss()
+            self._guard = None
         exit_code, by_signal = how_it_ended(code)
         return SandboxEnd(exit_code, by_signal)
 
@@ -135,7 +238,7 @@ class _Container:
             stderr=terminal_fd,
             start_new_session=True,
         )
-        return _Container(self._runtime, self._name, child, self._environment_file)
+        return _Container(self._runtime, self._name, child, None, None)
 
     def _call(self, *arguments: str) -> None:
         """Without waiting: what it does shows in the container's end."""
@@ -158,6 +261,15 @@ async def _succeeds(*argv: str, seconds: float = 60.0) -> bool:
     except TimeoutError:
         child.kill()
         return False
+
+
+def _said(*argv: str) -> str:
+    """What a command prints; nothing where it fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_END_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _name(spec: SandboxSpec) -> str:

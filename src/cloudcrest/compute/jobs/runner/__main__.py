@@ -19,11 +19,12 @@ import uvicorn
 from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.chips import Chips
-from cloudcrest.compute.jobs.runner.member import Member
+from cloudcrest.compute.jobs.runner.member import Member, sandbox_id
 from cloudcrest.compute.jobs.runner.server import make_app
 from cloudcrest.compute.jobs.runner.work import remove_old
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
+from cloudcrest.compute.sandbox.container import end_left
 from cloudcrest.infra.interfaces import own_addresses
 from cloudcrest.infra.lifeline import exit_with_lifeline
 from cloudcrest.infra.outbound import OutboundPolicy
@@ -62,6 +63,8 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
         policy=policy,
         chips=_chips(os.environ),
     )
+    if (record := member.state().record).attempt_id:
+        await asyncio.to_thread(end_left, sandbox_id(record.attempt_id, record.member))
     config = uvicorn.Config(
         make_app(member, token),
         host=arguments.host,

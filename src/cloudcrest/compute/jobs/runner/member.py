@@ -214,7 +214,7 @@ class Member:
 
     def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...]) -> SandboxSpec:
         return SandboxSpec(
-            id=f"{spec.attempt_id}-{spec.member}",
+            id=sandbox_id(spec.attempt_id, spec.member),
             argv=spec.command,
             work_folder=self.work,
             environment=environment,
@@ -317,6 +317,11 @@ class Member:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def sandbox_id(attempt_id: str, member: int) -> str:
+    """What a member's sandbox is called on its node."""
+    return f"{attempt_id}-{member}"
 
 
 def _require_folder(mount: Mount) -> None:
