@@ -16,6 +16,7 @@ import structlog
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.chips import Chips
+from cloudcrest.compute.jobs.runner.disk import DiskPromise
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
@@ -62,6 +63,7 @@ class Member:
         self._policy = policy
         self._chips = chips or Chips({}, {})
         self._recorder = Recorder(folder, clock)
+        self._disk = DiskPromise(folder)
         self._log = SegmentedLog(folder / "log")
         self._log_grew = asyncio.Event()
         self._spec: RunnerSpec | None = None
@@ -190,6 +192,10 @@ class Member:
 
     async def _prepare(self, spec: RunnerSpec) -> None:
         try:
+            # Where there is no room it is its node's fault: it is tried again, there or elsewhere.
+            if spec.disk_bytes and (problem := await asyncio.to_thread(self._disk.take, spec.disk_bytes)):
+                self._end(End("lost", problem))
+                return
             self.work.mkdir(mode=0o700, exist_ok=True)
             for folder in spec.outputs:
                 os.close(open_folder(self.work, folder, make=True))
@@ -296,6 +302,7 @@ class Member:
             return
         self.phase = "ended"
         self._log.close()
+        self._disk.release()
         self._detail = ""
         if self._process is not None:
             final = self._process.usage()
