@@ -90,6 +90,8 @@ def metrics(job: str, /, *, options: Options = DEFAULTS) -> None:
         ("memory bytes", "memory_bytes"),
         ("at most", "memory_peak_bytes"),
         ("processes", "processes"),
+        ("bytes out", "sent_bytes"),
+        ("bytes in", "received_bytes"),
         ("accelerators", "accelerators"),
     ]
     with Client(of_jobs(options)) as cloud:

@@ -233,7 +233,10 @@ async def test_the_proxy_leads_to_allowed_hosts_alone(work: Path, web: int) -> N
         connect 127.0.0.1:{web}; get ftp://127.0.0.1/; ask 'nonsense\\r\\n\\r\\n'
         echo $https_proxy
     """
-    output = await said(open_here, script, work, allowed_hosts=(f"127.0.0.1:{web}",))
+    held = await hold(open_here, script, work, allowed_hosts=(f"127.0.0.1:{web}",))
+    await held.ended()
+    output, used = held.output, held.process.usage()
+    assert used.received_bytes > used.sent_bytes > 50  # two requests of few bytes
     lines = output.replace("\r", "").splitlines()
     assert [line.split(" ")[1] for line in lines[:6]] == ["200", "403", "403", "403", "200", "400"]
     assert lines[-1] == "http://127.0.0.1:3128"

@@ -70,6 +70,8 @@ class MemberEntry(msgspec.Struct):
             ended_at=record.ended_at,
             cpu_seconds=round(record.cpu_seconds, 3),
             memory_peak_bytes=record.memory_peak_bytes,
+            sent_bytes=record.sent_bytes,
+            received_bytes=record.received_bytes,
             exit_code=None if record.end is None else record.end.exit_code,
             signal=None if record.end is None else record.end.signal,
             reason=self.message,

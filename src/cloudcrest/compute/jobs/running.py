@@ -99,6 +99,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     cpu_seconds: float = 0.0
     memory_peak_bytes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
     end: End | None = None
 
 

@@ -50,12 +50,16 @@ class SandboxEnd(msgspec.Struct, frozen=True):
 
 
 class SandboxUsage(msgspec.Struct, frozen=True):
-    """What it has used until now: seconds of processor time, and memory now and at most."""
+    """What it has used until now: seconds of processor time, memory now and at most, and what went out through its
+    proxy and came in.
+    """
 
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
     processes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class SandboxProcess(Protocol):

@@ -180,9 +180,14 @@ class BubblewrapProcess:
         elif self._child.returncode is None:
             found = tree_usage(self._child.pid)
         else:
-            return self._last
+            found = self._last
         self._peak_bytes = max(self._peak_bytes, found.memory_peak_bytes)
-        self._last = SandboxUsage(found.cpu_seconds, found.memory_bytes, self._peak_bytes, found.processes)
+        self._last = msgspec.structs.replace(
+            found,
+            memory_peak_bytes=self._peak_bytes,
+            sent_bytes=0 if self._proxy is None else self._proxy.sent_bytes,
+            received_bytes=0 if self._proxy is None else self._proxy.received_bytes,
+        )
         return self._last
 
     async def enter(self, argv: tuple[str, ...], terminal_fd: int, environment: Mapping[str, str]) -> SandboxProcess:

@@ -269,7 +269,7 @@ class Member:
         while True:
             self._usage = process.usage()
             try:
-                self._recorder.mark(self._usage.cpu_seconds, self._usage.memory_peak_bytes)
+                self._recorder.mark(self._usage)
             except (OSError, SetupError) as error:
                 _log.warning("mark_not_written", error=str(error))
             now = self._clock.monotonic()
@@ -304,14 +304,8 @@ class Member:
         self._log.close()
         self._disk.release()
         self._detail = ""
-        if self._process is not None:
-            final = self._process.usage()
-            cpu_seconds = max(final.cpu_seconds, self._usage.cpu_seconds)
-            peak_bytes = max(final.memory_peak_bytes, self._usage.memory_peak_bytes)
-        else:
-            cpu_seconds, peak_bytes = 0.0, 0
         try:
-            self._recorder.ended(end, cpu_seconds, peak_bytes)
+            self._recorder.ended(end, SandboxUsage() if self._process is None else self._process.usage())
         except (OSError, SetupError) as error:
             _log.error("end_not_written", error=str(error))
         self._log_grew.set()
