@@ -118,6 +118,35 @@ async def test_its_secrets_are_on_no_disk_and_its_folders_its_own(stand: Stand, 
     assert not stand.is_running()
 
 
+async def test_a_container_whose_client_is_killed_ends_with_it(stand: Stand, tmp_path: Path) -> None:
+    read_fd, write_fd = os.pipe()
+    process = await ContainerSandbox("podman").start(_spec(tmp_path), write_fd)
+    os.close(write_fd)
+    with open(read_fd) as output:
+        until(lambda: "started" in output.readline(), "it has started")
+        (client,) = [child for child in _children(os.getpid()) if b"--env-file" in _command(child)]
+        os.kill(client, 9)
+        assert (await process.wait()).signal == 9
+    assert not stand.is_running()
+
+
+async def test_where_files_cannot_be_in_memory_variables_lie_in_one_until_the_end(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    read_fd, write_fd = os.pipe()
+    process = await ContainerSandbox("podman").start(_spec(tmp_path), write_fd)
+    os.close(write_fd)
+    with open(read_fd) as output:
+        assert output.readline() == "TOKEN=sesame\n"
+        (file,) = (tmp_path / "member").glob("*.env")
+        assert file.stat().st_mode & 0o777 == 0o600
+        until(lambda: "started" in output.readline(), "it has started")
+        end_left("job_1-1-0")
+        await process.wait()
+    assert not file.exists()
+
+
 def test_a_container_whose_runner_is_killed_ends_by_its_guard(stand: Stand, tmp_path: Path) -> None:
     code = (
         "import asyncio; from pathlib import Path\n"

@@ -65,9 +65,7 @@ def end_left(sandbox_id: str) -> None:
     """Ends the container of a command whose runner is gone, by whichever runtime has it. Blocks."""
     for runtime in RUNTIMES:
         if shutil.which(runtime) is not None:
-            found = _said(runtime, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={sandbox_id}").split()
-            if found:
-                _said(runtime, "rm", "--force", *found)
+            _end(runtime, sandbox_id)
 
 
 def run_argv(runtime: str, spec: SandboxSpec, environment_file: str, user: tuple[str, ...]) -> tuple[str, ...]:
@@ -118,24 +116,22 @@ class ContainerSandbox:
             raise InvalidInput(f"the value of {broken[0]} has line feeds, which a container's variables cannot have")
         await self._pull(spec.image)
         user = await self._user(spec)
-        lines = [f"{name}={value}" for name, value in spec.environment.items()]
-        # Secrets are among them: on no disk of ours, and read where this process has them open.
-        told = in_memory("\n".join(lines).encode())
+        told = _Told("\n".join(f"{name}={value}" for name, value in spec.environment.items()), spec)
         guard = await _Guard.start(self.isolation, spec)
         try:
             child = await asyncio.create_subprocess_exec(
-                *run_argv(self.isolation, spec, f"/proc/{os.getpid()}/fd/{told}", user),
+                *run_argv(self.isolation, spec, told.path, user),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output_fd,
                 stderr=output_fd,
                 start_new_session=True,
             )
         except OSError as error:
-            os.close(told)
+            told.forget()
             await guard.dismiss()
             raise Unavailable(f"{self.isolation} does not run: {error}") from error
         guard.watch(child.pid)
-        return _Container(self.isolation, _name(spec), child, told, guard)
+        return _Container(self.isolation, spec, child, told, guard)
 
     async def _user(self, spec: SandboxSpec) -> tuple[str, ...]:
         """As whom it runs, with its folders given to him. Raises `Unavailable`."""
@@ -156,6 +152,30 @@ class ContainerSandbox:
             return
         if not await _succeeds(self.isolation, "pull", image, seconds=_PULL_SECONDS):
             raise InvalidInput(f"the image '{image}' cannot be fetched", param="image")
+
+
+class _Told:
+    """The command's variables, secrets among them, in a file for the runtime to read: on no disk where the system can
+    hold one in memory, else readable by this user alone, beside the work folder.
+    """
+
+    def __init__(self, text: str, spec: SandboxSpec) -> None:
+        self._fd: int | None = None
+        self._file = spec.work_folder.parent / f"{_name(spec)}.env"
+        if hasattr(os, "memfd_create"):
+            self._fd = in_memory(text.encode())
+            self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+            return
+        self._file.touch(mode=0o600)
+        self._file.write_text(text)
+        self.path = str(self._file)
+
+    def forget(self) -> None:
+        """It is read no more; again changes nothing."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        self._file.unlink(missing_ok=True)
 
 
 class _Guard:
@@ -201,10 +221,16 @@ class _Container:
     """Implements `sandbox.api.SandboxProcess` over a client that waits for its container."""
 
     def __init__(
-        self, runtime: str, name: str, child: asyncio.subprocess.Process, told: int | None, guard: _Guard | None
+        self,
+        runtime: str,
+        spec: SandboxSpec,
+        child: asyncio.subprocess.Process,
+        told: _Told | None = None,
+        guard: _Guard | None = None,
     ) -> None:
         self._runtime = runtime
-        self._name = name
+        self._spec = spec
+        self._name = _name(spec)
         self._child = child
         self._told = told
         self._guard = guard
@@ -212,11 +238,12 @@ class _Container:
     async def wait(self) -> SandboxEnd:
         code = await self._child.wait()
         if self._told is not None:
-            os.close(self._told)
-            self._told = None
+            self._told.forget()
         if self._guard is not None:
             await self._guard.dismiss()
             self._guard = None
+            if code != 0:  # the client's end need not be the container's: it may have been killed, or lost the runtime
+                await asyncio.to_thread(_end, self._runtime, self._spec.id)
         exit_code, by_signal = how_it_ended(code)
         return SandboxEnd(exit_code, by_signal)
 
@@ -238,7 +265,7 @@ class _Container:
             stderr=terminal_fd,
             start_new_session=True,
         )
-        return _Container(self._runtime, self._name, child, None, None)
+        return _Container(self._runtime, self._spec, child)
 
     def _call(self, *arguments: str) -> None:
         """Without waiting: what it does shows in the container's end."""
@@ -261,6 +288,12 @@ async def _succeeds(*argv: str, seconds: float = 60.0) -> bool:
     except TimeoutError:
         child.kill()
         return False
+
+
+def _end(runtime: str, sandbox_id: str) -> None:
+    found = _said(runtime, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={sandbox_id}").split()
+    if found:
+        _said(runtime, "rm", "--force", *found)
 
 
 def _said(*argv: str) -> str:
