@@ -61,8 +61,9 @@ class Collector:
         before = self._seen.get(member.process_id, {})
         self._seen[member.process_id] = {each.name: each.version for each in found.files}
         steady = [each for each in found.files if is_last or before.get(each.name) == each.version]
-        if found.left_out and is_last:
-            self._left_out(entry, f"{found.left_out} files were too many, too large or without a proper name")
+        problem = ""
+        if found.left_out:
+            problem = f"{found.left_out} files were too many, too large or without a proper name"
         manifest = await self._store.manifest(project_id, entry.id)
         shared = len(entry.members) > 1
         for each in steady:
@@ -70,19 +71,21 @@ class Collector:
             held = manifest.get(name)
             version = f"{entry.attempt}-{each.version}"
             if held is None or held.version != version:
-                await self._keep(entry, number, each, name, version, manifest)
+                problem = await self._keep(entry, number, each, name, version, manifest) or problem
+        if problem and problem != member.outputs_problem:
+            _log.warning("outputs_left_out", job=entry.id, member=number, error=problem)
+        member.outputs_problem = problem
 
     async def _keep(  # noqa: PLR0917 - all of one file
         self, entry: Entry, number: int, each: Output, name: str, version: str, manifest: Manifest
-    ) -> None:
+    ) -> str:
+        """Why it is not kept, empty where it is."""
         project_id, held = entry.document.project_id, manifest.get(name)
         if problem := self._no_room(entry, each, name, manifest):
-            self._left_out(entry, problem)
-            return
+            return problem
         if not await self._room.take(project_id, each.size_bytes):
             most = format_bytes(self._room.most_bytes)
-            self._left_out(entry, f"the outputs of this project's jobs in this region take {most}, its limit")
-            return
+            return f"the outputs of this project's jobs in this region take {most}, its limit"
         kept: KeptOutput | None = None
         try:
             numbers = {int(other.key.rsplit("/", 1)[1]) for other in manifest.values()}
@@ -96,7 +99,9 @@ class Collector:
             if held is not None:
                 await self._store.forget_output(held)
         except (NotFound, TooLarge) as error:
-            _log.warning("output_not_kept", job=entry.id, error=error.message)
+            return f"{each.name} changed or went away while it was read: {error.message}"
+        else:
+            return ""
         finally:
             replaced = 0 if kept is None or held is None else held.size_bytes
             added = (0 if kept is None else kept.size_bytes) - replaced
@@ -115,11 +120,6 @@ class Collector:
         if others + each.size_bytes > most_bytes * members:
             return f"a member leaves up to {format_bytes(most_bytes)}"
         return ""
-
-    def _left_out(self, entry: Entry, why: str) -> None:
-        if entry.outputs_problem != why:
-            _log.warning("output_not_kept", job=entry.id, error=why)
-        entry.outputs_problem = why
 
     async def try_collect(self, entry: Entry, number: int, *, is_last: bool) -> None:
         """Collects as far as it can be. At the end it is tried a few times: what is not there then is gone."""

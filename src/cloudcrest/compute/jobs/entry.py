@@ -42,6 +42,7 @@ class MemberEntry(msgspec.Struct):
     isolation: str = ""
     starts: int = 0
     chips: tuple[AcceleratorFacts, ...] = ()
+    outputs_problem: str = ""
 
     @property
     def message(self) -> str:
@@ -149,7 +150,7 @@ class Entry(msgspec.Struct):
             ended_at=self.ended_at,
             attempts=tuple(attempts),
             has_outputs=self.has_outputs,
-            outputs_problem=self.outputs_problem,
+            outputs_problem=self._outputs_problem(),
         )
 
     def attempt_report(self, outcome: str | None = None, reason: str = "") -> AttemptReport:
@@ -164,6 +165,7 @@ class Entry(msgspec.Struct):
         ran = [each.ended_at - each.started_at for each in records if each.started_at and each.ended_at]
         entry.ran_seconds += max(ran, default=0.0)
         entry.attempts = [*self.attempts, self.attempt_report(action.cause, action.message)][-keep:]
+        entry.outputs_problem = self._outputs_problem()
         entry.members, entry.has_gone, entry.preempted, entry.broke = [], False, "", ""
         entry.failures, entry.losses = action.failures, action.losses
         entry.preemptions += action.cause == "preempted"
@@ -174,6 +176,12 @@ class Entry(msgspec.Struct):
             entry.retry_at = action.retry_at
             entry.enter("backoff", now, action.state, action.message)
         return entry
+
+    def _outputs_problem(self) -> str:
+        """Why files of the present attempt were not kept, or of the last one where there is none."""
+        if not self.members:
+            return self.outputs_problem
+        return next((member.outputs_problem for member in self.members if member.outputs_problem), "")
 
     def workload(self) -> Workload:
         """What the placer is offered."""

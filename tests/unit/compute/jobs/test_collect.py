@@ -100,7 +100,8 @@ async def test_a_projects_jobs_leave_so_much_together(tmp_path: Any) -> None:
         await store.save_report("proj_1", entry.report(), 0.0)
     await Sweeper(store, tmp_path / "none", collector.measure_again).sweep(set(), before=1.0)
     await collector.collect(left, 0, is_last=True)
-    assert left.has_outputs
+    assert [*await store.manifest("proj_1", left.id)] == ["a"]
+    assert left.report().outputs_problem == ""
 
 
 async def test_a_file_that_takes_anothers_place_counts_once(tmp_path: Any) -> None:
