@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloudcrest.compute.sandbox.probe import probe
-from tests.acceptance.tenants import Tenant, sign_up
+from tests.acceptance.tenants import Tenant, known, sign_up
 from tests.support.cloud import Cloud
 from tests.support.waiting import until
 
@@ -43,7 +43,9 @@ def test_a_job_runs_isolated_is_shown_and_charged(cloud: Cloud, tenant: Tenant) 
     assert (done.returncode, job["state"]) == (1, "failed"), done.stderr  # of its last command
     (member,) = job["attempts"][-1]["members"]
     assert member["isolation"] == "bubblewrap"
-    with cloud.client(tenant.key["key"]) as client:
+    key = tenant.management_key()
+    known(cloud.base_url, key)
+    with cloud.client(key) as client:
         log = client.get(f"/v1/jobs/{job['id']}/logs").text
         assert log.splitlines()[:2] == ["65534", "emases"]
         assert "/etc/shadow" in log

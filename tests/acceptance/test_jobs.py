@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.acceptance.tenants import Tenant, answered, sign_up
+from tests.acceptance.tenants import Tenant, answered, known, sign_up
 from tests.support.cloud import Cloud, new_cloud
 from tests.support.waiting import until
 
@@ -41,7 +41,9 @@ class Jobs:
     def __init__(self, cloud: Cloud, tenant: Tenant) -> None:
         self.cloud = cloud
         self.tenant = tenant
-        self.http = cloud.client(tenant.key["key"])
+        self.key = tenant.management_key()
+        known(cloud.base_url, self.key)
+        self.http = cloud.client(self.key)
 
     def run(self, command: tuple[str, ...], **more: Any) -> str:
         """Makes a job; its id."""
@@ -74,7 +76,7 @@ class Jobs:
     def cli(self, *tokens: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         argv = [str(Path(sys.executable).parent / "cloudcrest"), *tokens, "--url", self.cloud.base_url]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDCREST_")}
-        environment = {**clean, "CLOUDCREST_API_KEY": self.tenant.key["key"], "NO_COLOR": "1"}
+        environment = {**clean, "CLOUDCREST_API_KEY": self.key, "NO_COLOR": "1"}
         return subprocess.run(
             argv, env=environment, input=stdin, capture_output=True, text=True, timeout=120, check=False
         )
@@ -153,7 +155,7 @@ def test_a_job_outlives_kill_9_of_the_region_service_and_the_control_plane(jobs:
     pid = int(until(lambda: jobs.log(job).strip(), "it runs"))
     following = subprocess.Popen(
         [str(Path(sys.executable).parent / "cloudcrest"), "jobs", "logs", job, "-f", "--url", jobs.cloud.base_url],
-        env={**os.environ, "CLOUDCREST_API_KEY": jobs.tenant.key["key"], "NO_COLOR": "1"},
+        env={**os.environ, "CLOUDCREST_API_KEY": jobs.key, "NO_COLOR": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -192,13 +194,15 @@ def test_another_project_sees_nothing(jobs: Jobs, jobs_cloud: Cloud) -> None:
     for path in ("logs", "metrics", "outputs"):
         assert jobs.http.get(f"/v1/jobs/{job}/{path}").status_code == 200
     other = sign_up(jobs_cloud.base_url)
+    others = other.management_key()
+    known(jobs_cloud.base_url, others)
     with httpx2.Client(base_url=jobs_cloud.base_url, trust_env=False) as http, closing(other.http):
         for path in ("logs", "logs?follow=true", "metrics", "outputs", "outputs/x", "shells/0.x"):
-            for key, status in ((other.key["key"], 404), ("sk-cc-unknown", 401)):
+            for key, status in ((others, 404), (jobs.tenant.key["key"], 403), ("sk-cc-unknown", 401)):
                 answer = http.get(f"/v1/jobs/{job}/{path}", headers={"authorization": f"Bearer {key}"})
                 assert answer.status_code == status, path
                 assert "error" in answer.json()
-        headers = {"authorization": f"Bearer {other.key['key']}"}
+        headers = {"authorization": f"Bearer {others}"}
         assert http.post(f"/v1/jobs/{job}/shells", json={}, headers=headers).status_code == 404
         assert http.get("/v1/volumes/private", headers=headers).status_code == 404
         assert http.get("/v1/volumes", headers=headers).json()["data"] == []

@@ -63,7 +63,7 @@ class Region:
     def start(self) -> None:
         """A new controller, which knows what is on disk."""
         launcher = Launcher(
-            self.folder / "work", self.folder / "shared", self.settings, SECRET, lambda sealed: f"opened {sealed}"
+            self.folder / "work", self.folder / "shared", self.settings, SECRET, lambda sealed, _: f"opened {sealed}"
         )
         self.controller = JobController(
             region="local",

@@ -37,7 +37,7 @@ from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.ids import new_id
 
 _POOL_SIZE = 8
-_RESPONSES_SWEPT_SECONDS = 3600.0
+_RESPONSES_SWEPT_SECONDS = _VOLUMES_SWEPT_SECONDS = 3600.0
 
 
 def process(settings_path: Path) -> Coroutine[Any, Any, None]:
@@ -80,6 +80,7 @@ async def run(settings: ContentProcessSettings) -> None:
     beside = [
         asyncio.create_task(keep_sweeping([files.sweep], limits.sweep_seconds)),
         asyncio.create_task(keep_sweeping([responses.sweep, conversations.sweep], _RESPONSES_SWEPT_SECONDS)),
+        asyncio.create_task(keep_sweeping([partial(asyncio.to_thread, volumes.sweep)], _VOLUMES_SWEPT_SECONDS)),
         asyncio.create_task(runner.run()),
     ]
     serving = asyncio.create_task(serve_on(app, settings.listen_fd))

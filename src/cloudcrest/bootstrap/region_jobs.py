@@ -112,7 +112,7 @@ class RegionJobs:
         self._reports = reports
         self._changed.set()
 
-    def _open_secret(self, sealed: str) -> str:
+    def _open_secret(self, sealed: str, words: tuple[str, ...]) -> str:
         """Reads the master key each time: it is needed as seldom as a job starts."""
         kept = msgspec.json.decode(self._settings.secrets_path.read_bytes(), type=dict[str, object])
-        return Sealer(str(kept["master_key"])).open(sealed)
+        return Sealer(str(kept["master_key"])).open(sealed, words)

@@ -134,6 +134,8 @@ class Slices:
         async with base.database.transaction() as session:
             await cloudcrest.billing.seed.seed(session, base.clock, base.new_id)
             await self.billing.budgets.publish_missing(session)
+        async with base.database.transaction() as session:
+            await self.compute.secrets.bind_old(session)
         if settings.default_models:
             async with base.database.transaction() as session:
                 await cloudcrest.serving.seed.seed(session, self.deployments)
@@ -260,13 +262,13 @@ class _Compute:
             regions=regions, types=types, owners=owners, standing=owners, clock=base.clock, new_id=base.new_id
         )
         self.quotas = QuotaService(regions=regions, types=types, owners=owners, clock=base.clock, new_id=base.new_id)
-        self._secrets = ProjectSecrets(base.sealer, base.clock)
+        self.secrets = ProjectSecrets(base.sealer, base.clock)
         self._policies = ComputePolicies(base.clock)
         tasks = cloudcrest.compute.jobs.tasks.blueprint(self.jobs, base.database)
         base.jobs.register(cloudcrest.compute.jobs.tasks.NAMESPACE, tasks)
 
     def router(self) -> APIRouter:
-        return cloudcrest.compute.jobs.routes.router(self.jobs, self._secrets, self._policies)
+        return cloudcrest.compute.jobs.routes.router(self.jobs, self.secrets, self._policies)
 
 
 def _mailer(base: Base) -> Mailer:

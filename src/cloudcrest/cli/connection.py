@@ -30,9 +30,18 @@ def management(options: Options, environment: Mapping[str, str] = os.environ) ->
 
 def inference(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
     """For the inference API: on this machine, the first key. Raises `WrongUsage` where no key is known."""
+    return _with_key(options, environment, "cloudcrest keys create NAME --keep")
+
+
+def of_jobs(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
+    """For what jobs write and show, with a key of their project that may manage; else as `inference`."""
+    return _with_key(options, environment, "cloudcrest keys create NAME --scope inference --scope management --keep")
+
+
+def _with_key(options: Options, environment: Mapping[str, str], made_with: str) -> Connection:
     found = _find(options, environment, local_key="api_key")
     if found.key is None:
-        hint = "make one with `cloudcrest keys create NAME --keep`, or give one with --key"
+        hint = f"make one with `{made_with}`, or give one with --key"
         raise WrongUsage(f"no API key for {found.base_url} is known", hint=hint)
     return msgspec.structs.replace(found, cookies={}, csrf=None)
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from cloudcrest.cli.client import Client, Json
-from cloudcrest.cli.connection import inference
+from cloudcrest.cli.connection import of_jobs
 from cloudcrest.cli.errors import Refused, Unreachable, WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, note, print_json, show_rows, show_text
@@ -38,7 +38,7 @@ def logs(
 
     With --follow it goes on as the job writes, over its attempts, and ends as the job does: with 1 where it failed.
     """
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         if follow:
             _follow(cloud, job, attempt, member)
             return
@@ -62,8 +62,11 @@ def outputs(
     options: Options = DEFAULTS,
 ) -> None:
     """Lists the files that a job has written into its output folders, or fetches them."""
-    with Client(inference(options)) as cloud:
-        files: list[Json] = cloud.get(at(job, "outputs"))["data"]
+    with Client(of_jobs(options)) as cloud:
+        listed = cloud.get(at(job, "outputs"))
+        files: list[Json] = listed["data"]
+        if problem := listed.get("problem"):
+            note(f"not all was kept: {problem}")
         if name is None and into is None:
             show_rows(files, _FILE, options.format, empty="none: a job's outputs are what it writes into outputs/")
             return
@@ -87,9 +90,11 @@ def metrics(job: str, /, *, options: Options = DEFAULTS) -> None:
         ("memory bytes", "memory_bytes"),
         ("at most", "memory_peak_bytes"),
         ("processes", "processes"),
+        ("bytes out", "sent_bytes"),
+        ("bytes in", "received_bytes"),
         ("accelerators", "accelerators"),
     ]
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         used = cloud.get(at(job, "metrics"))
     if options.format == "json":
         print_json(used)

@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudcrest.cli.client import Client, Json
-from cloudcrest.cli.connection import Connection, inference
+from cloudcrest.cli.connection import Connection, of_jobs
 from cloudcrest.cli.job_output import Member, at
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import note
@@ -37,7 +37,7 @@ def shell(
 
     What comes through a pipe is typed there. The exit code is that of what ran.
     """
-    connection = inference(options)
+    connection = of_jobs(options)
     columns, rows = shutil.get_terminal_size()
     with Client(connection) as cloud:
         wish: Json = {"member": member, "command": list(command), "columns": columns, "rows": rows}

@@ -6,6 +6,7 @@ handle (whole body)   answer, or say who will
 
 from collections.abc import Callable
 from time import time as unix_time
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,7 @@ from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.token_count import TokenCounts
 from cloudcrest.gateway.validate import DECODERS
+from cloudcrest.identity.api import Scope
 from cloudcrest.kernel.errors import CloudcrestError, NotFound
 
 CONTROL_CONNECTIONS = 32
@@ -39,6 +41,15 @@ _CORS_LIFETIME_SECONDS = 600
 _READ = (b"GET", b"HEAD")
 
 Page = Callable[[Connection, Request], None]
+
+
+class _Service(NamedTuple):
+    """A service of the region: the token it knows, what is away without it, and what a key must be for."""
+
+    upstream: Upstream
+    token: str
+    what: str
+    scope: Scope
 
 
 class GatewayApp:
@@ -117,8 +128,9 @@ class GatewayApp:
                 return
             if is_internal(path):
                 raise _no_such_path()
-            if self._service_of(path) is not None and request.method != b"OPTIONS":
-                self._inference.authenticate(request)
+            service = self._service_of(path)
+            if service is not None and request.method != b"OPTIONS":
+                self._inference.authenticate(request, service.scope)
                 request.is_streamed = True
                 return
             request.is_streamed = not is_own and request.method != b"OPTIONS" and self._control is not None
@@ -145,8 +157,10 @@ class GatewayApp:
                 page = self._model
             service = self._service_of(path)
             if service is not None:
-                key = self._inference.authenticate(request)
-                passed = RegionExchange(self._calls, service[0], connection, request, key, service[1], service[2])
+                key = self._inference.authenticate(request, service.scope)
+                passed = RegionExchange(
+                    self._calls, service.upstream, connection, request, key, service.token, service.what
+                )
                 passed.start()
                 return passed
             if page is not None:
@@ -164,12 +178,14 @@ class GatewayApp:
         exchange.start()
         return exchange
 
-    def _service_of(self, path: str) -> tuple[Upstream, str, str] | None:
-        """The region's service that answers a path, the token it knows, and what is away without it."""
+    def _service_of(self, path: str) -> _Service | None:
+        """The region's service that answers a path. A job's shell runs what it is told: that is managing, not asking a
+        model, and a key for inference alone is in many a program's hands.
+        """
         if self._content is not None and is_content(path):
-            return self._content, self._settings.content_token, _CONTENT_IS
+            return _Service(self._content, self._settings.content_token, _CONTENT_IS, "inference")
         if self._jobs is not None and is_of_job(path):
-            return self._jobs, self._settings.jobs_token, _JOBS_ARE
+            return _Service(self._jobs, self._settings.jobs_token, _JOBS_ARE, "management")
         return None
 
     # pages

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from cloudcrest.gateway.errors import missing_key, suspended, unknown_key
 from cloudcrest.gateway.snapshot import Snapshot
-from cloudcrest.identity.api import KeyDocument
+from cloudcrest.identity.api import KeyDocument, Scope
 from cloudcrest.kernel.errors import PermissionDenied
 
 MAX_KEY_BYTES = 512
@@ -26,10 +26,10 @@ def key_digest(authorization: bytes | None) -> bytes:
     return sha256(secret).digest()
 
 
-def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float) -> KeyDocument:
-    """The key with this SHA-256.
+def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float, scope: Scope = "inference") -> KeyDocument:
+    """The key with this SHA-256, where it is for what `scope` says.
 
-    Raises `Unauthenticated` (unknown, expired, revoked), `PermissionDenied` (no inference scope) and `LimitExceeded`
+    Raises `Unauthenticated` (unknown, expired, revoked), `PermissionDenied` (it lacks the scope) and `LimitExceeded`
     with the code insufficient_quota (the organization is suspended).
     """
     key = snapshot.keys.get(digest)
@@ -40,8 +40,10 @@ def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float) -> KeyDoc
     organization = snapshot.organizations.get(key.organization_id)
     if organization is None:
         raise unknown_key()
-    if "inference" not in key.scopes:
-        raise PermissionDenied("this API key is not for inference", hint="make one with the scope 'inference'")
+    if scope not in key.scopes:
+        raise PermissionDenied(
+            f"this API key is not for {scope}", code="missing_scope", hint=f"make one with the scope '{scope}'"
+        )
     if organization.suspended_reason is not None:
         raise suspended(organization.suspended_reason)
     return key

@@ -40,6 +40,7 @@ from cloudcrest.gateway.tools.adapt import adapted
 from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
+from cloudcrest.identity.api import Scope as KeyScope
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, Unavailable
 from cloudcrest.kernel.units import KIB
 from cloudcrest.serving.api import RouteDocument
@@ -84,16 +85,16 @@ class Inference:
         if request.is_chunked or request.expects_continue or (request.content_length or 0) > CHECKED_EARLY_BYTES:
             self.authenticate(request)
 
-    def authenticate(self, request: Request) -> KeyDocument:
-        """The key that a request was sent with, or is for. Raises `Unauthenticated`."""
+    def authenticate(self, request: Request, scope: KeyScope = "inference") -> KeyDocument:
+        """The key that a request was sent with, or is for. Raises `Unauthenticated`, `PermissionDenied`."""
         if request.behalf_of is not None:
             digest = self._snapshot.digest_of(request.behalf_of.decode("latin-1"))
             if digest is None:
                 raise unknown_key()
-            return key_of(self._snapshot, digest, unix_time())
+            return key_of(self._snapshot, digest, unix_time(), scope)
         if request.key_digest is None:
             request.key_digest = key_digest(request.credentials)
-        return key_of(self._snapshot, request.key_digest, unix_time())
+        return key_of(self._snapshot, request.key_digest, unix_time(), scope)
 
     def begin(self, connection: Connection, request: Request) -> Responder:
         """Begins the answer to a whole request. Raises before anything is sent."""

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,6 +126,11 @@ class ObjectStore:
         """The keys under a prefix of whole segments, sorted."""
         found: list[str] = await asyncio.to_thread(self._files.find, self._path(prefix))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    async def size_bytes(self, prefix: str, *, among: Callable[[str], bool]) -> int:
+        """What the blobs under a prefix take whose keys are `among` those asked for; none of them is read."""
+        found: dict[str, Any] = await asyncio.to_thread(self._files.find, self._path(prefix), detail=True)
+        return sum(int(facts["size"]) for path, facts in found.items() if among(path.removeprefix(f"{self._root}/")))
 
     def forget_unfinished(self) -> None:
         """Removes what a killed process was writing. Only its one writer may call it, before it writes."""

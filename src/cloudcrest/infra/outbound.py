@@ -7,7 +7,7 @@ proxy would resolve the name itself.
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import httpcore2
@@ -32,9 +32,14 @@ _NAT64 = ip_network("64:ff9b::/96")
 
 
 class OutboundPolicy:
-    """Which addresses may be called: every public one, and what `allowed` names (hosts, addresses, networks)."""
+    """Which addresses may be called: every public one, and what `allowed` names (hosts, addresses, networks).
 
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
+    `own`: this machine's addresses, which are refused though they may be public: what listens there may take who comes
+    from it for one of its own.
+    """
+
+    def __init__(self, allowed: Iterable[str] = (), *, own: Callable[[], Container[Address]] = frozenset) -> None:
+        self._own = own
         self._hosts: set[str] = set()
         self._networks: list[Network] = []
         for entry in allowed:
@@ -53,7 +58,7 @@ class OutboundPolicy:
         if any(candidate in network for network in self._networks):
             return True
         is_public = candidate.is_global and not candidate.is_multicast and not candidate.is_reserved
-        return is_public and not any(candidate in network for network in _REFUSED)
+        return is_public and candidate not in self._own() and not any(candidate in network for network in _REFUSED)
 
 
 def guarded_client(

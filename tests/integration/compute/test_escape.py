@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from cloudcrest.compute.sandbox.api import Bind
-from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap, _give
+from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap
+from cloudcrest.compute.sandbox.giving import give
 from cloudcrest.compute.sandbox.probe import probe
 from cloudcrest.infra.outbound import OutboundPolicy
 from tests.support.sandboxes import hold, may_hold_memory, said
@@ -186,7 +187,7 @@ async def test_nothing_stays_when_it_ends_or_is_killed(sandbox: Bubblewrap, work
     until(lambda: not _sleepers(), "what it left is gone")
 
 
-async def test_it_dies_with_its_runner(work: Path) -> None:
+async def test_it_dies_with_its_runner_and_leaves_nothing(work: Path, tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from pathlib import Path\n"
         "from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap\n"
@@ -198,7 +199,14 @@ async def test_it_dies_with_its_runner(work: Path) -> None:
         "asyncio.run(main())"
     )
     work.mkdir()
-    runner = subprocess.Popen([sys.executable, "-c", code, str(work), SECONDS], stdout=subprocess.PIPE, text=True)
+    left = tmp_path / "temporary"
+    left.mkdir(mode=0o755)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code, str(work), SECONDS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(left)},
+    )
     assert runner.stdout is not None
     assert await asyncio.to_thread(runner.stdout.readline) == "ready\n"
     until(_sleepers, "the command sleeps")
@@ -206,6 +214,7 @@ async def test_it_dies_with_its_runner(work: Path) -> None:
     runner.wait()
     runner.stdout.close()
     until(lambda: not _sleepers(), "the command is gone")
+    assert [*left.iterdir()] == []
 
 
 async def test_two_commands_do_not_see_each_other(sandbox: Bubblewrap, tmp_path: Path) -> None:
@@ -224,7 +233,10 @@ async def test_the_proxy_leads_to_allowed_hosts_alone(work: Path, web: int) -> N
         connect 127.0.0.1:{web}; get ftp://127.0.0.1/; ask 'nonsense\\r\\n\\r\\n'
         echo $https_proxy
     """
-    output = await said(open_here, script, work, allowed_hosts=(f"127.0.0.1:{web}",))
+    held = await hold(open_here, script, work, allowed_hosts=(f"127.0.0.1:{web}",))
+    await held.ended()
+    output, used = held.output, held.process.usage()
+    assert used.received_bytes > used.sent_bytes > 50  # two requests of few bytes
     lines = output.replace("\r", "").splitlines()
     assert [line.split(" ")[1] for line in lines[:6]] == ["200", "403", "403", "403", "200", "400"]
     assert lines[-1] == "http://127.0.0.1:3128"
@@ -305,7 +317,7 @@ def test_a_link_that_comes_while_a_folder_is_given_away_leads_nowhere(
 
     monkeypatch.setattr(os, "scandir", scan)
     monkeypatch.setattr(os, "open", enter)
-    _give(given)
+    give(given)
     assert (given / "inner").is_symlink()
     assert (outside / "secret").stat().st_uid == 0
     assert given.stat().st_uid == 65534

@@ -114,3 +114,13 @@ async def test_links_that_lead_out_of_its_work_folder_are_not_followed_when_it_i
     (work / "file").symlink_to(outside / "file")
     assert await said(sandbox, "cat folder/file file 2>/dev/null; echo end", work) == "end\n"
     assert (outside.stat().st_uid, (outside / "file").stat().st_uid) == owner
+
+
+async def test_it_has_the_device_files_that_it_is_given_and_no_others(sandbox: Bubblewrap, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    there = [path for path in ("/dev/net/tun", "/dev/fuse", "/dev/kvm", "/dev/hwrng") if os.access(path, os.F_OK)]
+    if len(there) < 2:
+        pytest.skip("this machine has no devices to tell apart")
+    script = f"for each in {' '.join(there)}; do test -c $each && echo $each; done"
+    assert await said(sandbox, script, work) == ""
+    assert await said(sandbox, script, work, devices=(there[0],)) == f"{there[0]}\n"

@@ -10,7 +10,7 @@ import pytest
 
 from cloudcrest.compute.api import ProcessSpec, ProcessStatus
 from cloudcrest.compute.fakes import FakeMeter, FakeNodes, FakePlacer
-from cloudcrest.compute.jobs.api import JobInput, JobVolume
+from cloudcrest.compute.jobs.api import JobInput, JobReport, JobVolume
 from cloudcrest.compute.jobs.running import RunRecord
 from cloudcrest.compute.volumes.folders import VolumeFolders, data_folder
 from tests.support.job_region import FOREVER, job, running_region
@@ -70,6 +70,21 @@ async def test_failures_are_tried_again_and_then_final(tmp_path: Path) -> None:
         assert report.reason == "it exited with code 5"
         assert await region.log(attempt=2) == "attempt 2\n"
         assert set(region.meter.closed) == {"job_1-1-0", "job_1-2-0"}
+
+
+async def test_a_job_that_its_nodes_disk_has_no_room_for_does_not_start_there(tmp_path: Path) -> None:
+    async with running_region(tmp_path) as region:
+        region.want(job(FOREVER, disk_bytes=2**60))
+
+        def waiting() -> list[JobReport]:
+            return [each for each in region.reports.values() if each.losses and each.state == "queued"]
+
+        (report,) = await until_async(waiting, "it waits")
+        assert "it asks for 1152921.5 TB of disk, and its node has" in report.reason
+        assert report.started_at is None
+        assert (report.failures, region.meter.opened) == (0, {})
+        region.want(job(FOREVER, disk_bytes=2**60, is_cancelled=True))
+        await region.state("cancelled")
 
 
 async def test_a_cancelled_job_ends(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import msgspec
 import pytest
 
 from cloudcrest.compute.accelerator_types.service import AcceleratorTypes
-from cloudcrest.compute.jobs import routes
-from cloudcrest.compute.jobs.api import AttemptReport, JobReport, JobReports, MemberReport
+from cloudcrest.compute.jobs import repository, routes
+from cloudcrest.compute.jobs.api import AttemptReport, JobReport, JobReports, MemberReport, secret_words
+from cloudcrest.compute.jobs.records import ProjectSecret
 from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
 from cloudcrest.compute.jobs.service import KEPT_DAYS, JobService
 from cloudcrest.identity.api import Caller, Membership
 from cloudcrest.infra.database import Database
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import ManualClock
+from cloudcrest.kernel.errors import SetupError
 from cloudcrest.kernel.ids import id_maker
 from cloudcrest.regions.service import RegionService
 from tests.support.management import REGION_TOKEN, linked_region, management_client
@@ -166,6 +168,24 @@ async def test_what_cannot_run_is_refused(cloud: Cloud, body: dict[str, Any], st
     assert await cloud.documents() == {}
 
 
+async def test_secrets_that_were_sealed_before_are_bound_at_the_start(cloud: Cloud, clock: ManualClock) -> None:
+    other = Sealer(Sealer.new_master_key())
+    async with cloud.database.transaction() as session:
+        for name, sealer in (("OLD", cloud.sealer), ("LOST", other)):
+            secret = ProjectSecret("proj_1", name, "user_1", clock.now(), clock.now())
+            await repository.set_secret(session, secret, sealer.seal("sesame"))
+    secrets = ProjectSecrets(cloud.sealer, clock)
+    for bound in (1, 0):
+        async with cloud.database.transaction() as session:
+            assert await secrets.bind_old(session) == bound
+    made = await cloud.create(secrets=["OLD"])
+    document = (await cloud.documents())[made["id"]]
+    assert document is not None
+    sealed = document["sealed_secrets"]["OLD"]
+    assert Sealer.is_bound(sealed)
+    assert cloud.sealer.open(sealed, secret_words("proj_1", "OLD")) == "sesame"
+
+
 async def test_a_secret_is_sealed_given_by_name_and_never_shown(cloud: Cloud) -> None:
     path = "/projects/proj_1/secrets/HF_TOKEN"
     assert (await cloud.call("PUT", path, "viewer", {"value": "x"})).status_code == 403
@@ -179,7 +199,10 @@ async def test_a_secret_is_sealed_given_by_name_and_never_shown(cloud: Cloud) ->
     document = (await cloud.documents())[made["id"]]
     assert document is not None
     assert "sesame" not in str(document)
-    assert cloud.sealer.open(document["sealed_secrets"]["HF_TOKEN"]) == "open sesame"
+    sealed = document["sealed_secrets"]["HF_TOKEN"]
+    assert cloud.sealer.open(sealed, secret_words("proj_1", "HF_TOKEN")) == "open sesame"
+    with pytest.raises(SetupError, match="another place"):
+        cloud.sealer.open(sealed, secret_words("proj_2", "HF_TOKEN"))
     answer = await cloud.call(
         "POST", "/jobs", "dev", {"project_id": "proj_2", "command": ["x"], "secrets": ["HF_TOKEN"]}
     )

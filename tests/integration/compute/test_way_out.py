@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from ipaddress import ip_address
 
 import pytest
 
@@ -70,6 +71,14 @@ async def test_a_name_that_leads_inside_is_refused(address: str) -> None:
             assert (await ask(port, head)).startswith(b"HTTP/1.1 403 ")
 
 
+async def test_a_name_of_the_node_itself_is_refused() -> None:
+    policy = OutboundPolicy(own=lambda: {ip_address("93.184.216.34")})
+    here = names(**{"node.example": ["93.184.216.34"]})
+    async with serving(Proxy(["node.example", "93.184.216.34"], policy, here)) as port:  # type: ignore[arg-type]
+        for host in ("node.example", "93.184.216.34"):
+            assert (await ask(port, f"CONNECT {host}:443 HTTP/1.1")).startswith(b"HTTP/1.1 403 ")
+
+
 async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_judged() -> None:
     async with web(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n") as (their_port, heads):
         here = names(**{"evil.example": ["127.0.0.1", "127.0.0.2"]})
@@ -80,6 +89,24 @@ async def test_a_name_that_changes_its_mind_is_connected_to_where_it_was_judged(
     assert first.startswith(b"HTTP/1.1 200 ")
     assert second.startswith(b"HTTP/1.1 403 ")
     assert heads == [f"GET /a HTTP/1.1\r\nHost: evil.example:{their_port}\r\nConnection: close\r\n\r\n".encode()]
+
+
+async def test_what_goes_out_and_comes_in_is_counted() -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+    async with web(answer) as (their_port, heads):
+        proxy = Proxy([f"127.0.0.1:{their_port}"], OutboundPolicy(["127.0.0.1"]))
+        async with serving(proxy) as port:
+            await ask(port, f"GET http://127.0.0.1:{their_port}/ HTTP/1.1")
+            assert (proxy.sent_bytes, proxy.received_bytes) == (len(heads[0]), len(answer))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"CONNECT 127.0.0.1:{their_port} HTTP/1.1\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert await reader.read() == answer
+            writer.close()
+            await ask(port, "GET http://elsewhere.example/ HTTP/1.1")  # refused: nothing went out
+    assert heads[1] == b"GET / HTTP/1.1\r\n\r\n"
+    assert (proxy.sent_bytes, proxy.received_bytes) == (len(heads[0] + heads[1]), 2 * len(answer))
 
 
 async def test_a_redirect_is_handed_on_and_not_followed() -> None:

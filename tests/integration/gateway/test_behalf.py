@@ -35,11 +35,12 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 @asynccontextmanager
 async def front(
-    folder: Path, script: Script, **changes: Any
+    folder: Path, script: Script, *, scopes: tuple[str, ...] = ("inference", "management"), **changes: Any
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, ScriptedUpstream, RunningGateway]]:
     """A gateway whose one upstream is both its replica and its content service."""
     async with ScriptedUpstream(script) as upstream:
-        state = feed_state([route_document(urls=(upstream.url,))])
+        keys = [key_document(scopes=scopes), key_document(OTHER_KEY, organization_id="org_2", project_id="proj_2")]
+        state = feed_state([route_document(urls=(upstream.url,))], keys)
         settings = {"content_url": upstream.url, "content_token": TOKEN, **changes}
         async with (
             running_gateway(folder, state, **settings) as running,
@@ -86,7 +87,7 @@ async def test_content_is_for_keys_that_are_known(tmp_path: Path, path: str) -> 
 @pytest.mark.parametrize("path", ["/v1/volumes", "/v1/volumes/v/objects/a/b", "/v1/jobs/job_1/logs?follow=true"])
 async def test_jobs_and_volumes_go_to_their_service_with_its_own_token(tmp_path: Path, path: str) -> None:
     async with ScriptedUpstream(json_answer({})) as jobs:
-        changes = {"jobs_url": jobs.url, "jobs_token": "of-jobs"}
+        changes: dict[str, Any] = {"jobs_url": jobs.url, "jobs_token": "of-jobs"}
         async with front(tmp_path, json_answer({}), **changes) as (client, content, _):
             for headers in ({}, {"authorization": "Bearer sk-cc-unknown"}, {"authorization": "Bearer of-jobs"}):
                 assert (await client.get(path, headers=headers)).status_code == 401
@@ -103,6 +104,30 @@ async def test_jobs_and_volumes_go_to_their_service_with_its_own_token(tmp_path:
             away = await client.get(path, headers={"authorization": f"Bearer {KEY}"})
             code = "jobs_unavailable" if is_job else "content_unavailable"
             assert (away.status_code, away.json()["error"]["code"]) == (503, code)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path", "is_let"),
+    [
+        (("inference",), "/v1/jobs/job_1/shells", False),
+        (("inference",), "/v1/jobs/job_1/logs", False),
+        (("management",), "/v1/jobs/job_1/shells", True),
+        (("management",), "/v1/volumes", False),
+        (("inference",), "/v1/volumes", True),
+    ],
+)
+async def test_jobs_are_for_keys_that_may_manage(
+    tmp_path: Path, scopes: tuple[str, ...], path: str, is_let: bool
+) -> None:
+    async with ScriptedUpstream(json_answer({})) as jobs:
+        changes: dict[str, Any] = {"jobs_url": jobs.url, "jobs_token": "of-jobs"}
+        async with front(tmp_path, json_answer({}), scopes=scopes, **changes) as (client, content, _):
+            answer = await client.post(path, headers={"authorization": f"Bearer {KEY}"}, content=b"{}")
+            if is_let:
+                assert answer.status_code == 200
+            else:
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, "missing_scope")
+                assert jobs.received == content.received == []
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/../../internal/v1/feed", "/v1/jobs/%2e%2e/%2e%2e/internal/v1/feed"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudcrest.cli import credentials
-from cloudcrest.cli.connection import inference, management
+from cloudcrest.cli.connection import inference, management, of_jobs
 from cloudcrest.cli.errors import Unreachable, WrongUsage
 from cloudcrest.cli.options import Options
 from cloudcrest.kernel.errors import SetupError
@@ -26,6 +26,13 @@ def test_the_data_folder_gives_the_operators_key_to_management_alone(home: Path)
     assert management(Options(), {"XDG_DATA_HOME": str(home / "share")}).key == "operator"
     found = inference(Options(), {"XDG_DATA_HOME": str(home / "share")})
     assert (found.base_url, found.key) == ("http://127.0.0.1:1234", "first")
+    assert of_jobs(Options(), {"XDG_DATA_HOME": str(home / "share")}) == found  # it may manage its project, too
+
+
+def test_who_has_no_key_for_jobs_is_told_how_to_make_one(home: Path) -> None:
+    with pytest.raises(WrongUsage) as refused:
+        of_jobs(Options(url="http://127.0.0.1:1"), {"XDG_DATA_HOME": str(home)})
+    assert "--scope management" in (refused.value.hint or "")
 
 
 def test_what_runs_there_now_is_believed_before_what_was_written_when_it_was_last_ready(home: Path) -> None:

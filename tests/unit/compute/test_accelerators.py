@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloudcrest.compute.accelerators import cpu, nvidia, reading
 from cloudcrest.compute.accelerators.api import Detected, Family
 from cloudcrest.compute.accelerators.detect import detect
-from cloudcrest.compute.accelerators.given_out import given_out, visible_environment
+from cloudcrest.compute.accelerators.given_out import chips_at, given_out, visible_environment
 from cloudcrest.compute.accelerators.known import known_types
 from cloudcrest.compute.accelerators.naming import TypeIndex, made_type
 from cloudcrest.compute.accelerators.registry import BUILT_IN, families
@@ -169,6 +169,12 @@ def test_other_kinds_are_hidden_and_shared_variables_show_what_is_given() -> Non
     assert shown["CUDA_VISIBLE_DEVICES"] == "1"
     assert shown["ASCEND_RT_VISIBLE_DEVICES"] == "-1"
     assert visible_environment((), (), families()) == {}
+
+
+def test_places_are_of_what_is_given_out_not_of_all_there_is() -> None:
+    there = (*facts("nvidia", "t4", 0, 1, gib=16), *facts("nvidia", "h100", 2, 3, gib=80))
+    assert [each.index for each in chips_at(there, (1,))] == [3]
+    assert chips_at(there, (2,)) == ()
 
 
 def test_what_is_not_given_out_cannot_be_asked_for() -> None:

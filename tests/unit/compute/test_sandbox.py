@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.sandbox.api import Bind, SandboxSpec
 from cloudcrest.compute.sandbox.choose import Node, RefusingSandbox, choose_sandbox, decide
-from cloudcrest.compute.sandbox.container import ContainerSandbox, run_argv
+from cloudcrest.compute.sandbox.container import ContainerSandbox, run_argv, user_argv
 from cloudcrest.compute.sandbox.limiting import how_it_ended
 from cloudcrest.compute.sandbox.plain import PlainSandbox
 from cloudcrest.compute.sandbox.proxy import AllowList
@@ -46,19 +47,61 @@ def test_a_container_gets_no_rights_and_no_network() -> None:
     spec = SandboxSpec(
         "job_1-1-0", ("python", "train.py"), Path("/jobs/work"), environment={"TOKEN": "secret"},
         binds=(Bind(Path("/volumes/d"), "/data"), Bind(Path("/volumes/o"), "/out", is_writable=True)),
-        image="python:3.13", cpu_milli=2_500, memory_bytes=1 << 30, processes=64, accelerators=(0, 2),
+        image="python:3.13", cpu_milli=2_500, memory_bytes=1 << 30, processes=64,
     )  # fmt: skip
-    argv = run_argv("podman", spec, Path("/jobs/env"))
+    argv = run_argv("podman", spec, "/jobs/env", user_argv("podman", 0, 0, is_rootless=False))
     line = " ".join(argv)
     for words in (
-        "--network none", "--cap-drop ALL", "--user 65534:65534", "--read-only", "no-new-privileges", "--pids-limit 64",
-        "--memory 1073741824", "--cpus 2.5", "--volume /volumes/d:/data:ro", "--volume /volumes/o:/out ",
-        '--gpus "device=0,2"',
+        "--network none", "--cap-drop ALL", "--label cloudcrest.sandbox=job_1-1-0", "--user 65534:65534", "--read-only",
+        "no-new-privileges", "--pids-limit 64", "--memory 1073741824", "--cpus 2.5", "--volume /volumes/d:/data:ro",
+        "--volume /volumes/o:/out ",
     ):  # fmt: skip
         assert words in line
     assert argv[-3:] == ("python:3.13", "python", "train.py")
     assert "secret" not in line
     assert "--privileged" not in line
+
+
+@pytest.mark.parametrize(
+    ("runtime", "uid", "is_rootless", "words"),
+    [
+        ("docker", 0, False, "--user 65534:65534"),
+        ("podman", 0, False, "--user 65534:65534"),
+        ("podman", 1000, True, "--userns keep-id:uid=65534,gid=65534 --user 65534:65534"),
+        ("docker", 1000, True, "--user 0:0"),
+        ("nerdctl", 1000, True, "--user 0:0"),
+        ("docker", 1000, False, "--user 1000:1001"),
+    ],
+)
+def test_a_container_runs_as_who_may_write_to_its_folders(
+    runtime: str, uid: int, is_rootless: bool, words: str
+) -> None:
+    assert " ".join(user_argv(runtime, uid, 1001, is_rootless=is_rootless)) == words
+
+
+def _chips(family: str, *uuids: str) -> tuple[AcceleratorFacts, ...]:
+    return tuple(AcceleratorFacts(number * 2, family, "t", "T", 1, uuid=uuid) for number, uuid in enumerate(uuids))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "chips", "words"),
+    [
+        ("docker", _chips("nvidia", "GPU-a", "GPU-b"), '--gpus "device=GPU-a,GPU-b" --'),
+        ("nerdctl", _chips("nvidia", "", ""), '--gpus "device=0,2" --'),
+        (
+            "podman",
+            _chips("nvidia", "GPU-a", "GPU-b"),
+            "--device nvidia.com/gpu=GPU-a --device nvidia.com/gpu=GPU-b --",
+        ),
+        ("docker", _chips("ascend", ""), "--device /dev/davinci0 --device /dev/hisi_hdc --"),
+    ],
+)
+def test_a_container_gets_its_chips_by_what_does_not_change(
+    runtime: str, chips: tuple[AcceleratorFacts, ...], words: str
+) -> None:
+    files = ("/dev/davinci0", "/dev/hisi_hdc")
+    spec = SandboxSpec("a", ("x",), Path("/w"), image="alpine", accelerators=chips, devices=files)
+    assert words in " ".join(run_argv(runtime, spec, "/e", ()))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +129,7 @@ async def test_an_image_is_never_an_option_of_the_runtime(image: str, tmp_path: 
     spec = SandboxSpec("a", ("host", "--privileged", "-v", "/:/host", "alpine"), tmp_path, image=image)
     with pytest.raises(InvalidInput, match="image"):
         await ContainerSandbox("true").start(spec, 1)
-    argv = run_argv("docker", SandboxSpec("a", ("x",), tmp_path, image="alpine"), tmp_path / "e")
+    argv = run_argv("docker", SandboxSpec("a", ("x",), tmp_path, image="alpine"), "/e", ())
     assert argv[-3:] == ("--", "alpine", "x")
 
 

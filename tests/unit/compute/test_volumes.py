@@ -1,10 +1,12 @@
 """Volumes: a project's own, held to their quota, and names that lead nowhere else."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from cloudcrest.compute.volumes.folders import VolumeFolders, data_folder
+from cloudcrest.compute.volumes.room import Rooms
 from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound, TooLarge
 
 
@@ -99,3 +101,63 @@ def test_quotas_hold_and_what_is_refused_leaves_nothing(volumes: VolumeFolders, 
     volumes.delete("p", "w")
     assert [volume.name for volume in volumes.volumes("p")] == ["v"]
     assert [path.name for path in (tmp_path / "volumes/p").iterdir()] == ["v"]
+
+
+def test_uploads_at_once_share_what_is_left(volumes: VolumeFolders) -> None:
+    volumes.create("p", "v", quota_bytes=20_000)
+    first, second = volumes.receive("p", "v", "a"), volumes.receive("p", "v", "b")
+    first.write(b"x" * 8000)
+    second.write(b"x" * 8000)
+    with pytest.raises(TooLarge, match="being uploaded"):
+        second.write(b"x" * 8000)
+    second.discard()
+    third = volumes.receive("p", "v", "c")
+    third.write(b"x" * 4000)
+    first.commit()
+    with pytest.raises(TooLarge):
+        third.write(b"x" * 9000)  # what was committed meanwhile counts, though it was not there to be measured
+    third.write(b"x" * 7000)
+    third.commit()
+    for upload in (first, third, third):
+        upload.discard()
+    assert names(volumes) == ["a", "c"]
+    volumes.remove("p", "v", "a")
+    put(volumes, "a", b"x" * 7000)  # and what was discarded or removed does not
+
+
+def test_what_is_committed_while_it_is_measured_counts() -> None:
+    rooms = Rooms()
+    first = rooms.enter("v", 100, lambda: 0)
+    first.take(60)
+
+    def measure() -> int:
+        first.keep()
+        return 0  # it looked where the first is now before it was there
+
+    second = rooms.enter("v", 100, measure)
+    with pytest.raises(TooLarge):
+        second.take(41)
+    second.take(40)
+
+
+def test_what_a_killed_process_has_left_is_swept(volumes: VolumeFolders, tmp_path: Path) -> None:
+    volumes.create("p", "v")
+    put(volumes, "kept", b"x")
+    project = tmp_path / "volumes/p"
+    (project / ".gone-1/data").mkdir(parents=True)
+    (project / ".gone-1/data/file").write_text("of a volume that was deleted")
+    now = time.time()
+    late = VolumeFolders(tmp_path, most=2, most_bytes=1, now=lambda: now)
+    (project / ".new-1").mkdir()
+    arriving = volumes.receive("p", "v", "slow")
+    assert late.sweep() == 1
+    assert sorted(path.name for path in project.iterdir()) == [".new-1", "v"]
+    arriving.write(b"x")
+    arriving.commit()
+    arriving.discard()
+    (project / "v/incoming/left").write_text("half a file")
+    a_day_on = VolumeFolders(tmp_path, most=2, most_bytes=1, now=lambda: now + 90_000)
+    assert a_day_on.sweep() == 2
+    assert a_day_on.sweep() == 0
+    assert names(volumes) == ["kept", "slow"]
+    assert [path.name for path in project.iterdir()] == ["v"]

@@ -46,7 +46,7 @@ def test_a_key_is_found_by_its_hash() -> None:
         (b"Bearer \xff\xfe", {}, "invalid_api_key"),
         (BEARER, {"expires_at_unix_seconds": 100}, "invalid_api_key"),
         (BEARER, {"organization_id": "org_gone"}, "invalid_api_key"),
-        (BEARER, {"scopes": ("management",)}, "permission_denied"),
+        (BEARER, {"scopes": ("management",)}, "missing_scope"),
     ],
 )
 def test_who_is_turned_away(authorization: bytes | None, changes: dict[str, Any], code: str) -> None:

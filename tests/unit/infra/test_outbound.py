@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import httpx2
 import pytest
 
+from cloudcrest.infra.interfaces import own_addresses
 from cloudcrest.infra.outbound import OutboundPolicy, guarded_client
 from cloudcrest.kernel.errors import PermissionDenied, SetupError
 
@@ -37,6 +39,22 @@ def test_an_operator_can_allow_hosts_and_networks() -> None:
     assert policy.permits("localhost", "::ffff:127.0.0.1")
     with pytest.raises(SetupError, match="is not a network"):
         OutboundPolicy(["10.1.0.0/99"])
+
+
+def test_this_machines_own_addresses_are_refused_though_they_are_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Found(NamedTuple):
+        address: str
+
+    there = {"eth0": [Found("93.184.216.34"), Found("2606:4700:4700::1111%eth0"), Found("02:fc:00:00:00:01")]}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: there)
+    policy = OutboundPolicy(own=own_addresses)
+    for address in ("93.184.216.34", "::ffff:93.184.216.34", "64:ff9b::5db8:d822", "2606:4700:4700::1111"):
+        assert not policy.permits("example.com", address)
+        assert OutboundPolicy().permits("example.com", address)
+        assert OutboundPolicy(["example.com"], own=own_addresses).permits("example.com", address)
+    assert policy.permits("example.com", "93.184.216.35")
+    there["eth1"] = [Found("93.184.216.35")]  # as one comes later
+    assert not policy.permits("example.com", "93.184.216.35")
 
 
 @pytest.fixture

@@ -18,6 +18,12 @@ def given_out(accelerators: Sequence[AcceleratorFacts]) -> tuple[AcceleratorFact
     return tuple(sorted(of_type[most], key=lambda each: each.index))
 
 
+def chips_at(accelerators: Sequence[AcceleratorFacts], places: Sequence[int]) -> tuple[AcceleratorFacts, ...]:
+    """Those at these places among what is given out; places that there are not any more are left out."""
+    offered = given_out(accelerators)
+    return tuple(offered[place] for place in places if place < len(offered))
+
+
 def visible_environment(
     accelerators: Sequence[AcceleratorFacts], chosen: Sequence[int], families: Mapping[str, Family]
 ) -> dict[str, str]:

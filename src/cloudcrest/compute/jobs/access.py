@@ -137,10 +137,10 @@ class JobAccess:
 
     async def _outputs(self, request: Request) -> Response:
         project_id, job_id = self._project_of(request), request.path_params["job_id"]
-        await self._report(project_id, job_id)
+        report = await self._report(project_id, job_id)
         manifest = await self._store.manifest(project_id, job_id)
         files = [{"name": name, "size_bytes": manifest[name].size_bytes} for name in sorted(manifest)]
-        return _json({"object": "list", "data": files})
+        return _json({"object": "list", "data": files, "problem": report.outputs_problem})
 
     async def _output(self, request: Request) -> Response:
         project_id, job_id = self._project_of(request), request.path_params["job_id"]

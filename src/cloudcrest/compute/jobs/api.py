@@ -16,6 +16,11 @@ JobState = Literal[
 FINAL_STATES: frozenset[JobState] = frozenset(("succeeded", "failed", "cancelled", "timed_out"))
 
 
+def secret_words(project_id: str, name: str) -> tuple[str, ...]:
+    """What a sealed secret is bound to: in another project's job, or under another name, it does not open."""
+    return ("job secret", project_id, name)
+
+
 class JobInput(msgspec.Struct, frozen=True):
     """A file that is in the work folder when the command starts. From an address, or a file of the project's."""
 
@@ -37,8 +42,9 @@ class JobDocument(msgspec.Struct, frozen=True):
     """Desired state of one job in one region, published by the control plane until it has the job's end.
 
     `command`: what each of its `members` runs, in the container image or with the node's programs. `sealed_secrets`:
-    environment variables, sealed with the cloud's master key. `outputs`: folders in the work folder whose files are
-    kept. `has_checkpoints`: it has a folder that its next attempt finds again ($CLOUDCREST_CHECKPOINTS).
+    environment variables, sealed with the cloud's master key and bound to `secret_words`. `outputs`: folders in the
+    work folder whose files are kept. `has_checkpoints`: it has a folder that its next attempt finds again
+    ($CLOUDCREST_CHECKPOINTS).
     `accelerators`, `milli`, `types`, `accelerator_memory_bytes`, `together`, `spread`, `labels`, `tolerations`,
     `zones`, `prefers`: as in `scheduler.model`, each of a member. `retries`: after failures; lost nodes and
     preemptions do not count. `time_limit_seconds`: of all its attempts' running time together. `grace_seconds`:
@@ -95,6 +101,8 @@ class MemberReport(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     cpu_seconds: float = 0.0
     memory_peak_bytes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
     exit_code: int | None = None
     signal: int | None = None
     reason: str = ""
@@ -114,6 +122,7 @@ class JobReport(msgspec.Struct, frozen=True):
     """What a region says of a job: its state, why in a sentence, and its attempts, the latest last, as far as kept.
 
     `attempt`, `failures`, `losses`, `preemptions`: how many there were. `has_outputs`: files were kept.
+    `outputs_problem`: why others were not, in a sentence.
     """
 
     id: str
@@ -127,6 +136,7 @@ class JobReport(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     attempts: tuple[AttemptReport, ...] = ()
     has_outputs: bool = False
+    outputs_problem: str = ""
 
 
 class JobReports(msgspec.Struct, frozen=True):

@@ -7,11 +7,12 @@ import structlog
 
 from cloudcrest.compute.jobs.entry import Entry
 from cloudcrest.compute.jobs.link import RunnerLink
+from cloudcrest.compute.jobs.output_room import OutputRoom
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import Output
 from cloudcrest.compute.jobs.store import JobStore, KeptOutput, Manifest, folder, log_prefix
 from cloudcrest.kernel.errors import CloudcrestError, NotFound, TooLarge, Unavailable
-from cloudcrest.kernel.units import MIB
+from cloudcrest.kernel.units import MIB, format_bytes
 
 _READ_BYTES = 1 * MIB
 _MOST_READS = 200
@@ -28,6 +29,7 @@ class Collector:
         self._store = store
         self._settings = settings
         self._seen: dict[str, dict[str, str]] = {}
+        self._room = OutputRoom(settings.project_output_bytes, store.outputs_bytes)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def collect(self, entry: Entry, number: int, *, is_last: bool) -> None:
@@ -38,6 +40,10 @@ class Collector:
             await self._collect_outputs(entry, number, is_last=is_last)
         if is_last:
             self._seen.pop(entry.members[number].process_id, None)
+
+    def measure_again(self) -> None:
+        """Outputs were removed."""
+        self._room.measure_again()
 
     async def _collect_log(self, entry: Entry, number: int) -> None:
         member = entry.members[number]
@@ -55,8 +61,9 @@ class Collector:
         before = self._seen.get(member.process_id, {})
         self._seen[member.process_id] = {each.name: each.version for each in found.files}
         steady = [each for each in found.files if is_last or before.get(each.name) == each.version]
-        if found.left_out and is_last:
-            _log.warning("outputs_left_out", job=entry.id, count=found.left_out)
+        problem = ""
+        if found.left_out:
+            problem = f"{found.left_out} files were too many, too large or without a proper name"
         manifest = await self._store.manifest(project_id, entry.id)
         shared = len(entry.members) > 1
         for each in steady:
@@ -64,36 +71,55 @@ class Collector:
             held = manifest.get(name)
             version = f"{entry.attempt}-{each.version}"
             if held is None or held.version != version:
-                await self._keep(entry, number, each, name, version, manifest)
+                problem = await self._keep(entry, number, each, name, version, manifest) or problem
+        if problem and problem != member.outputs_problem:
+            _log.warning("outputs_left_out", job=entry.id, member=number, error=problem)
+        member.outputs_problem = problem
 
     async def _keep(  # noqa: PLR0917 - all of one file
         self, entry: Entry, number: int, each: Output, name: str, version: str, manifest: Manifest
-    ) -> None:
-        project_id = entry.document.project_id
-        held = manifest.get(name)
+    ) -> str:
+        """Why it is not kept, empty where it is."""
+        project_id, held = entry.document.project_id, manifest.get(name)
+        if problem := self._no_room(entry, each, name, manifest):
+            return problem
+        if not await self._room.take(project_id, each.size_bytes):
+            most = format_bytes(self._room.most_bytes)
+            return f"the outputs of this project's jobs in this region take {most}, its limit"
+        kept: KeptOutput | None = None
+        try:
+            numbers = {int(other.key.rsplit("/", 1)[1]) for other in manifest.values()}
+            key = f"{folder(project_id, entry.id)}/outputs/{max(numbers, default=0) + 1}"
+            async with self._link.output(entry.members[number], each.name) as pieces:
+                # One that has grown since is another version, and comes the next time.
+                size = await self._store.keep_output(key, pieces, each.size_bytes)
+            kept = manifest[name] = KeptOutput(key, size, version)
+            await self._store.save_manifest(project_id, entry.id, manifest)
+            entry.has_outputs = True
+            if held is not None:
+                await self._store.forget_output(held)
+        except (NotFound, TooLarge) as error:
+            return f"{each.name} changed or went away while it was read: {error.message}"
+        else:
+            return ""
+        finally:
+            replaced = 0 if kept is None or held is None else held.size_bytes
+            added = (0 if kept is None else kept.size_bytes) - replaced
+            await self._room.settle(project_id, each.size_bytes, added)
+
+    def _no_room(self, entry: Entry, each: Output, name: str, manifest: Manifest) -> str:
+        """Why the job itself may leave no such file; empty: it may."""
         members = max(entry.document.members, 1)
-        if held is None and len(manifest) >= self._settings.output_files_most * members:
-            return
+        most_files, most_bytes = self._settings.output_files_most, self._settings.output_bytes_most
+        if name not in manifest and len(manifest) >= most_files * members:
+            return f"a member leaves up to {most_files} files"
+        if each.size_bytes > self._settings.output_file_bytes_most:
+            return f"an output file has up to {format_bytes(self._settings.output_file_bytes_most)}"
         # Of files that are gone on the node by now, too: else a job that writes ever other ones would fill the store.
         others = sum(kept.size_bytes for kept_name, kept in manifest.items() if kept_name != name)
-        room_bytes = self._settings.output_bytes_most * members - others
-        most_bytes = min(self._settings.output_file_bytes_most, room_bytes)
-        if each.size_bytes > most_bytes:
-            _log.warning("output_not_kept", job=entry.id, error="the job's outputs are full")
-            return
-        numbers = {int(kept.key.rsplit("/", 1)[1]) for kept in manifest.values()}
-        key = f"{folder(project_id, entry.id)}/outputs/{max(numbers, default=0) + 1}"
-        try:
-            async with self._link.output(entry.members[number], each.name) as pieces:
-                size = await self._store.keep_output(key, pieces, most_bytes)
-        except (NotFound, TooLarge) as error:
-            _log.warning("output_not_kept", job=entry.id, error=error.message)
-            return
-        manifest[name] = KeptOutput(key, size, version)
-        await self._store.save_manifest(project_id, entry.id, manifest)
-        entry.has_outputs = True
-        if held is not None:
-            await self._store.forget_output(held)
+        if others + each.size_bytes > most_bytes * members:
+            return f"a member leaves up to {format_bytes(most_bytes)}"
+        return ""
 
     async def try_collect(self, entry: Entry, number: int, *, is_last: bool) -> None:
         """Collects as far as it can be. At the end it is tried a few times: what is not there then is gone."""

@@ -13,7 +13,7 @@ from functools import partial
 
 import structlog
 
-from cloudcrest.compute.accelerators.given_out import given_out
+from cloudcrest.compute.accelerators.given_out import chips_at, given_out
 from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.jobs.api import JobDocument, JobMeter, JobReport
 from cloudcrest.compute.jobs.collect import Collector
@@ -94,7 +94,7 @@ class JobController:
         self._visible_from: dict[str, float] = {}
         self._reports: tuple[JobReport, ...] | None = None
         self._collector = Collector(link, store, self._settings)
-        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints")
+        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints", self._collector.measure_again)
         self._members = Members(
             fabric=fabric,
             link=link,
@@ -255,6 +255,7 @@ class JobController:
                 spot.node_id,
                 spot.accelerators,
                 address="127.0.0.1" if node is None else node.address,
+                chips=() if node is None else chips_at(node.accelerators, spot.accelerators),
             )
             for number, (spot, node) in enumerate(zip(spots, facts, strict=True))
         ]

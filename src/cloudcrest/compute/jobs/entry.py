@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.jobs.api import (
     AttemptReport,
     JobDocument,
@@ -24,7 +25,10 @@ _log = structlog.get_logger(__name__)
 
 
 class MemberEntry(msgspec.Struct):
-    """One member of the present attempt. `record`: what its runner last said. `starts`: of runners, in this attempt."""
+    """One member of the present attempt. `record`: what its runner last said. `starts`: of runners, in this attempt.
+
+    `accelerators`: places among those that its node gives out; `chips`: what is there.
+    """
 
     process_id: str
     node_id: str
@@ -37,6 +41,8 @@ class MemberEntry(msgspec.Struct):
     record: RunRecord | None = None
     isolation: str = ""
     starts: int = 0
+    chips: tuple[AcceleratorFacts, ...] = ()
+    outputs_problem: str = ""
 
     @property
     def message(self) -> str:
@@ -65,6 +71,8 @@ class MemberEntry(msgspec.Struct):
             ended_at=record.ended_at,
             cpu_seconds=round(record.cpu_seconds, 3),
             memory_peak_bytes=record.memory_peak_bytes,
+            sent_bytes=record.sent_bytes,
+            received_bytes=record.received_bytes,
             exit_code=None if record.end is None else record.end.exit_code,
             signal=None if record.end is None else record.end.signal,
             reason=self.message,
@@ -94,6 +102,7 @@ class Entry(msgspec.Struct):
     ended_at: float | None = None
     attempts: list[AttemptReport] = []
     has_outputs: bool = False
+    outputs_problem: str = ""
 
     @property
     def id(self) -> str:
@@ -141,6 +150,7 @@ class Entry(msgspec.Struct):
             ended_at=self.ended_at,
             attempts=tuple(attempts),
             has_outputs=self.has_outputs,
+            outputs_problem=self._outputs_problem(),
         )
 
     def attempt_report(self, outcome: str | None = None, reason: str = "") -> AttemptReport:
@@ -155,6 +165,7 @@ class Entry(msgspec.Struct):
         ran = [each.ended_at - each.started_at for each in records if each.started_at and each.ended_at]
         entry.ran_seconds += max(ran, default=0.0)
         entry.attempts = [*self.attempts, self.attempt_report(action.cause, action.message)][-keep:]
+        entry.outputs_problem = self._outputs_problem()
         entry.members, entry.has_gone, entry.preempted, entry.broke = [], False, "", ""
         entry.failures, entry.losses = action.failures, action.losses
         entry.preemptions += action.cause == "preempted"
@@ -165,6 +176,12 @@ class Entry(msgspec.Struct):
             entry.retry_at = action.retry_at
             entry.enter("backoff", now, action.state, action.message)
         return entry
+
+    def _outputs_problem(self) -> str:
+        """Why files of the present attempt were not kept, or of the last one where there is none."""
+        if not self.members:
+            return self.outputs_problem
+        return next((member.outputs_problem for member in self.members if member.outputs_problem), "")
 
     def workload(self) -> Workload:
         """What the placer is offered."""

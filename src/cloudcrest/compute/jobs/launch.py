@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from cloudcrest.compute.api import ProcessSpec
+from cloudcrest.compute.jobs.api import secret_words
 from cloudcrest.compute.jobs.entry import Entry
 from cloudcrest.compute.jobs.link import runner_token
 from cloudcrest.compute.jobs.run_settings import RunSettings
@@ -24,14 +25,14 @@ _STOP_GRACE_SECONDS = 10.0
 class Launcher:
     """`work_folder`: under which members have their folders, on each node. `shared_folder`: where volumes and
     checkpoints are, the same on each. `secret`: what runners' tokens are derived from. `open_secret`: opens what the
-    control plane sealed. `allowed_addresses`: inside this network, that inputs may be fetched from.
+    control plane sealed, bound to words. `allowed_addresses`: inside this network, that inputs may be fetched from.
     """
 
     work_folder: Path
     shared_folder: Path
     settings: RunSettings
     secret: str
-    open_secret: Callable[[str], str]
+    open_secret: Callable[[str, tuple[str, ...]], str]
     allowed_addresses: tuple[str, ...] = ()
 
     def process(self, entry: Entry, number: int) -> ProcessSpec:
@@ -66,14 +67,17 @@ class Launcher:
             command=document.command,
             image=document.image,
             environment=document.environment,
-            secrets={name: self.open_secret(sealed) for name, sealed in document.sealed_secrets.items()},
+            secrets={
+                name: self.open_secret(sealed, secret_words(document.project_id, name))
+                for name, sealed in document.sealed_secrets.items()
+            },
             inputs=tuple(Input(each.path, each.url, bool(each.file_id), each.sha256) for each in document.inputs),
             mounts=self._mounts(entry),
             outputs=document.outputs,
             cpu_milli=document.cpu_milli,
             memory_bytes=document.memory_bytes,
             disk_bytes=document.disk_bytes,
-            accelerators=member.accelerators,
+            accelerators=member.chips,
             time_limit_seconds=None if limit is None else max(limit - entry.ran_seconds, 0.0),
             grace_seconds=document.grace_seconds,
             allowed_hosts=document.allowed_hosts,

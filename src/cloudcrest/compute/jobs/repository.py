@@ -137,6 +137,18 @@ async def sealed_secrets(session: AsyncSession, project_id: str, names: Collecti
     return {row[0]: row[1] for row in await session.execute(statement)}
 
 
+async def all_sealed(session: AsyncSession) -> list[tuple[str, str, str]]:
+    """Every secret's project, name and sealed value, locked."""
+    statement = select(ProjectSecretRow.project_id, ProjectSecretRow.name, ProjectSecretRow.sealed)
+    return [(row[0], row[1], row[2]) for row in await session.execute(statement.with_for_update())]
+
+
+async def reseal(session: AsyncSession, project_id: str, name: str, sealed: str) -> None:
+    """The same value, sealed in another way."""
+    statement = update(ProjectSecretRow).where(ProjectSecretRow.project_id == project_id, ProjectSecretRow.name == name)
+    await session.execute(statement.values(sealed=sealed))
+
+
 async def delete_secret(session: AsyncSession, project_id: str, name: str) -> bool:
     """False: there was none."""
     statement = delete(ProjectSecretRow).where(ProjectSecretRow.project_id == project_id, ProjectSecretRow.name == name)

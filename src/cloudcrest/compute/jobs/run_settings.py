@@ -17,7 +17,8 @@ class RunSettings(msgspec.Struct, frozen=True):
     before it is given up; `lost_seconds`: where its node is lost, too.
     `prepare_most_seconds`: how long inputs may take. `backoff_*`: the wait before another attempt doubles from first to
     most. `losses_most`: how often a job is tried again after its node was lost. `attempts_kept`: of which a job shows
-    logs. `output_*`: what is kept of a member's outputs. `keep_days`: how long logs and outputs stay after the end.
+    logs. `output_*`: what is kept of a member's outputs; `project_output_bytes`: of all
+    jobs of a project together. `keep_days`: how long logs and outputs stay after the end.
     `volume_bytes`, `project_volumes`: what one volume may hold, and how many a project may have.
     """
 
@@ -36,6 +37,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     output_files_most: int = 1000
     output_bytes_most: int = 5 * GIB
     output_file_bytes_most: int = 512 * MIB
+    project_output_bytes: int = 100 * GIB
     keep_days: float = 30.0
     volume_bytes: int = 50 * GIB
     project_volumes: int = 50

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from cloudcrest.compute.api import AcceleratorFacts
+
 RUNNER_TOKEN_VARIABLE = "CLOUDCREST_RUNNER_TOKEN"  # noqa: S105 - its name, not its value
 EndKind = Literal[
     "exit",
@@ -69,7 +71,7 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
-    accelerators: tuple[int, ...] = ()
+    accelerators: tuple[AcceleratorFacts, ...] = ()
     time_limit_seconds: float | None = None
     grace_seconds: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
@@ -97,6 +99,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     cpu_seconds: float = 0.0
     memory_peak_bytes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
     end: End | None = None
 
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cloudcrest.compute.jobs.api import AttemptReport, JobDocument, JobInput, JobState, JobVolume, MemberReport
@@ -223,6 +224,8 @@ class MemberView(BaseModel):
     ended_at: datetime | None
     cpu_seconds: float
     memory_peak_bytes: int
+    sent_bytes: int
+    received_bytes: int
     exit_code: int | None
     signal: int | None
     reason: str
@@ -267,6 +270,7 @@ class JobView(BaseModel):
     losses: int
     preemptions: int
     has_outputs: bool
+    outputs_problem: str
     attempts: list[AttemptView] = Field(description="The latest last, as far as they are kept")
     created_by: str
     created_at: datetime
@@ -339,6 +343,7 @@ def view(job: Job) -> JobView:
         losses=0 if report is None else report.losses,
         preemptions=0 if report is None else report.preemptions,
         has_outputs=report is not None and report.has_outputs,
+        outputs_problem="" if report is None else report.outputs_problem,
         attempts=[] if report is None else [_attempt(each) for each in report.attempts],
         created_by=job.created_by,
         created_at=job.created_at,
@@ -376,19 +381,8 @@ def _attempt(attempt: AttemptReport) -> AttemptView:
 
 
 def _member(member: MemberReport) -> MemberView:
-    return MemberView(
-        member=member.member,
-        node_id=member.node_id,
-        accelerators=list(member.accelerators),
-        isolation=member.isolation,
-        started_at=_moment(member.started_at),
-        ended_at=_moment(member.ended_at),
-        cpu_seconds=member.cpu_seconds,
-        memory_peak_bytes=member.memory_peak_bytes,
-        exit_code=member.exit_code,
-        signal=member.signal,
-        reason=member.reason,
-    )
+    times = {"started_at": _moment(member.started_at), "ended_at": _moment(member.ended_at)}
+    return MemberView(**{**msgspec.structs.asdict(member), **times})
 
 
 def _moment(unix_seconds: float | None) -> datetime | None:

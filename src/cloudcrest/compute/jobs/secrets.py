@@ -2,16 +2,19 @@
 
 from datetime import datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.compute.jobs import repository
+from cloudcrest.compute.jobs.api import secret_words
 from cloudcrest.compute.jobs.records import ComputePolicy, ProjectSecret
 from cloudcrest.infra.sealing import Sealer
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import LimitExceeded, NotFound
+from cloudcrest.kernel.errors import LimitExceeded, NotFound, SetupError
 
 MAX_SECRETS = 100
 """Of a project."""
+_log = structlog.get_logger(__name__)
 
 
 class ProjectSecrets:
@@ -34,7 +37,22 @@ class ProjectSecrets:
             raise LimitExceeded(f"this project has {MAX_SECRETS} secrets, its limit", hint="delete some")
         now: datetime = self._clock.now()
         secret = ProjectSecret(project_id, name, created_by, now, now)
-        return await repository.set_secret(session, secret, self._sealer.seal(value))
+        return await repository.set_secret(session, secret, self._sealer.seal(value, secret_words(project_id, name)))
+
+    async def bind_old(self, session: AsyncSession) -> int:
+        """Seals anew what was sealed before secrets were bound to their project and name; how many those were."""
+        bound = 0
+        for project_id, name, sealed in await repository.all_sealed(session):
+            if Sealer.is_bound(sealed):
+                continue
+            try:
+                value = self._sealer.open(sealed)
+            except SetupError as error:
+                _log.warning("secret_not_bound", project=project_id, name=name, error=error.message)
+                continue
+            await repository.reseal(session, project_id, name, self._sealer.seal(value, secret_words(project_id, name)))
+            bound += 1
+        return bound
 
     async def list(self, session: AsyncSession, project_id: str) -> list[ProjectSecret]:
         """A project's, by name, without their values."""

@@ -103,6 +103,10 @@ class JobStore:
                 await writer.write(piece)
         return writer.size_bytes
 
+    async def outputs_bytes(self, project_id: str) -> int:
+        """What the output files of all jobs of a project take."""
+        return await self._objects.size_bytes(f"jobs/{project_id}", among=_is_output)
+
     async def forget_output(self, kept: KeptOutput) -> None:
         """Removes an output file's bytes."""
         await self._objects.delete(kept.key)
@@ -158,3 +162,7 @@ def folder(project_id: str, job_id: str) -> str:
 def log_prefix(project_id: str, job_id: str, attempt: int, member: int) -> str:
     """Under which a member's output is."""
     return f"{folder(project_id, job_id)}/logs/{attempt}/{member}"
+
+
+def _is_output(key: str) -> bool:
+    return "/outputs/" in key and not key.endswith("/manifest")

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -13,15 +14,19 @@ _log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Of a region: logs and outputs in `store`, checkpoints below `checkpoints`."""
+    """Of a region: logs and outputs in `store`, checkpoints below `checkpoints`. `on_removed`: outputs are gone."""
 
-    def __init__(self, store: JobStore, checkpoints: Path) -> None:
+    def __init__(self, store: JobStore, checkpoints: Path, on_removed: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._on_removed = on_removed
         self._checkpoints = checkpoints
 
     async def sweep(self, known: AbstractSet[str], before: float) -> None:
         """Removes what is of jobs that ended before (Unix seconds) and are not `known` any more."""
-        removed = await self._store.sweep(before)
+        try:
+            removed = await self._store.sweep(before)
+        finally:
+            self._on_removed()
         folders = await asyncio.to_thread(self._sweep_checkpoints, known, before)
         if removed or folders:
             _log.info("jobs_swept", jobs=removed, checkpoint_folders=folders)

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from cloudcrest.compute.api import AcceleratorFacts
+
 
 class Bind(msgspec.Struct, frozen=True):
     """A folder of the node (`source`) that the command sees at `target`, an absolute path in its own view."""
@@ -22,7 +24,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     that it sees beside the system's programs. `image`: a container image to run in; empty: this node's own programs.
     `cpu_milli`, `memory_bytes`, `processes`: limits, 0 for none. `allowed_hosts`: names it may connect to, through the
     proxy; nothing else is reachable.
-    `accelerators`: the indexes it may see.
+    `accelerators`: what it was given. `devices`: paths of the device files that it may open beside those everyone has.
     """
 
     id: str
@@ -35,7 +37,8 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     processes: int = 0
     allowed_hosts: tuple[str, ...] = ()
-    accelerators: tuple[int, ...] = ()
+    accelerators: tuple[AcceleratorFacts, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 class SandboxEnd(msgspec.Struct, frozen=True):
@@ -47,12 +50,16 @@ class SandboxEnd(msgspec.Struct, frozen=True):
 
 
 class SandboxUsage(msgspec.Struct, frozen=True):
-    """What it has used until now: seconds of processor time, and memory now and at most."""
+    """What it has used until now: seconds of processor time, memory now and at most, and what went out through its
+    proxy and came in.
+    """
 
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
     processes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class SandboxProcess(Protocol):

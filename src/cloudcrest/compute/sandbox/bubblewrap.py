@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,12 +24,13 @@ import psutil
 
 from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
+from cloudcrest.compute.sandbox.giving import give, in_memory
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import tree_usage
 from cloudcrest.compute.sandbox.proxy import PORT, Proxy
-from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, accelerator_devices, bubblewrap_argv, environment_of
+from cloudcrest.compute.sandbox.shim import STAGE
+from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, bubblewrap_argv, environment_of
 from cloudcrest.infra.outbound import OutboundPolicy
-from cloudcrest.infra.safe_paths import everything
 from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
 
 _START_SECONDS = 10.0
@@ -46,11 +46,6 @@ class Bubblewrap:
 
     def __init__(self, policy: OutboundPolicy) -> None:
         self._policy = policy
-        self._files = tempfile.TemporaryDirectory(prefix="cloudcrest-etc-")
-        os.chmod(self._files.name, 0o755)  # noqa: S103 - nothing in it is secret, and nobody reads it
-        for name, text in FILES.items():
-            (Path(self._files.name) / name).write_text(text)
-            (Path(self._files.name) / name).chmod(0o644)
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, when its network and its limits are there."""
@@ -66,9 +61,10 @@ class Bubblewrap:
         opened = [info_read, info_write, block_read, block_write]
         try:
             places = await asyncio.to_thread(self._stage, spec)
-            devices = accelerator_devices([f"/dev/{name}" for name in os.listdir("/dev")]) if spec.accelerators else []
-            argv = bubblewrap_argv(spec, Path(self._files.name), places, devices=devices)
-            told = _in_memory((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
+            files = {name: in_memory(text.encode()) for name, text in FILES.items()}
+            opened += files.values()
+            argv = bubblewrap_argv(spec, files, places)
+            told = _words((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
             opened.append(told)
             command = ("bwrap", "--args", str(told), *spec.argv)
             child = await asyncio.create_subprocess_exec(
@@ -84,7 +80,7 @@ class Bubblewrap:
                 stderr=output_fd,
                 env={"PATH": os.environ.get("PATH", os.defpath)},
                 start_new_session=True,
-                pass_fds=(told, info_write, block_read),
+                pass_fds=(told, info_write, block_read, *files.values()),
             )
             os.close(info_write)
             opened.remove(info_write)
@@ -101,17 +97,15 @@ class Bubblewrap:
 
     def _stage(self, spec: SandboxSpec) -> dict[Path, str]:
         """Where bubblewrap finds the folders it is given. Where this process is root the command is not: what is in
-        them becomes its own, and is mounted where it can walk to. Raises `OSError`.
+        them becomes its own, and is mounted where it can walk to (shim.py). Raises `OSError`.
         """
         folders = (spec.work_folder, *(bind.source for bind in spec.binds))
         if os.geteuid() != 0:
             return {folder: str(folder) for folder in folders}
         places = {}
         for number, folder in enumerate(dict.fromkeys(folders)):
-            _give(folder)
-            place = Path(self._files.name) / f"{number}"
-            place.mkdir(exist_ok=True)
-            places[folder] = str(place)
+            give(folder)
+            places[folder] = f"{STAGE}/{number}"
         return places
 
 
@@ -186,16 +180,21 @@ class BubblewrapProcess:
         elif self._child.returncode is None:
             found = tree_usage(self._child.pid)
         else:
-            return self._last
+            found = self._last
         self._peak_bytes = max(self._peak_bytes, found.memory_peak_bytes)
-        self._last = SandboxUsage(found.cpu_seconds, found.memory_bytes, self._peak_bytes, found.processes)
+        self._last = msgspec.structs.replace(
+            found,
+            memory_peak_bytes=self._peak_bytes,
+            sent_bytes=0 if self._proxy is None else self._proxy.sent_bytes,
+            received_bytes=0 if self._proxy is None else self._proxy.received_bytes,
+        )
         return self._last
 
     async def enter(self, argv: tuple[str, ...], terminal_fd: int, environment: Mapping[str, str]) -> SandboxProcess:
         if self._child.returncode is not None or not self._command_pid:
             raise Conflict("the command has ended")
         # Its environment is its owner's words: what runs out here, before it is inside, must not be started with it.
-        told = _in_memory(
+        told = _words(
             f"{name}={value}" for name, value in {**environment_of(self._spec, home=WORK), **environment}.items()
         )
         command = ("enter", str(self._command_pid), WORK, str(told), "--", *argv)
@@ -249,27 +248,9 @@ def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
     return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
 
 
-def _give(folder: Path) -> None:
-    """Makes what is in it nobody's. Another command may write to it now: each name is taken in a folder that is open,
-    so that no link that is put there a moment later leads out.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchown(descriptor, NOBODY, NOBODY)
-    finally:
-        os.close(descriptor)
-    for inside, name, found in everything(folder):
-        if found.st_uid != NOBODY:
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(name, NOBODY, NOBODY, dir_fd=inside, follow_symlinks=False)
-
-
-def _in_memory(arguments: Iterable[str]) -> int:
+def _words(arguments: Iterable[str]) -> int:
     """A file with these arguments, each ended by NUL: everyone on this machine could read a command line."""
-    fd = os.memfd_create("arguments", 0)
-    os.write(fd, b"".join(argument.encode() + b"\0" for argument in arguments))
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
+    return in_memory(b"".join(argument.encode() + b"\0" for argument in arguments))
 
 
 def _read_info(fd: int) -> int | None:

@@ -71,7 +71,10 @@ class Silence:
 
 
 class Proxy:
-    """The proxy of one command. `resolve`: a host's addresses; threads of its own that ask the system, if not given."""
+    """The proxy of one command. `resolve`: a host's addresses; threads of its own that ask the system, if not given.
+
+    `sent_bytes`, `received_bytes`: what went to hosts and came from them, as they pass, without what this network adds.
+    """
 
     def __init__(self, allowed: Sequence[str], policy: OutboundPolicy, resolve: Resolve | None = None) -> None:
         self._allowed = AllowList(allowed)
@@ -80,6 +83,7 @@ class Proxy:
         self._resolve = resolve or self._ask_system
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.sent_bytes = self.received_bytes = 0
 
     async def serve(self, listening: socket.socket) -> None:
         """Answers on this socket until `close`."""
@@ -143,7 +147,9 @@ class Proxy:
             if is_tunnel:
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                there[1].write(_plain_head(f"{method} {target} {version}", rest))
+                inner_head = _plain_head(f"{method} {target} {version}", rest)
+                self._sent(len(inner_head))
+                there[1].write(inner_head)
             await self._pass(reader, writer, *there)
 
     async def _connect(self, addresses: Sequence[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -165,14 +171,28 @@ class Proxy:
         """Both ways, until both have ended."""
         silence = Silence()
         async with asyncio.TaskGroup() as both:
-            both.create_task(copy(reader, their_writer, silence))
-            both.create_task(copy(their_reader, writer, silence))
+            both.create_task(copy(reader, their_writer, silence, self._sent))
+            both.create_task(copy(their_reader, writer, silence, self._received))
+
+    def _sent(self, size_bytes: int) -> None:
+        self.sent_bytes += size_bytes
+
+    def _received(self, size_bytes: int) -> None:
+        self.received_bytes += size_bytes
 
 
-async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, silence: Silence) -> None:
-    """One way, until its end. Raises `TimeoutError` where neither way has had anything to say for too long."""
+async def copy(
+    source: asyncio.StreamReader,
+    target: asyncio.StreamWriter,
+    silence: Silence,
+    passed: Callable[[int], None] = lambda _: None,
+) -> None:
+    """One way, until its end; `passed` is told how many bytes. Raises `TimeoutError` where neither way has had anything
+    to say for too long.
+    """
     while piece := await _within(silence, lambda: source.read(_PIECE_BYTES)):
         silence.broken()
+        passed(len(piece))
         target.write(piece)
         await _within(silence, target.drain)
         silence.broken()

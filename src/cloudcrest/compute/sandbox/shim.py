@@ -2,8 +2,8 @@
 
     python -I -S shim.py '{"cgroups": […], "limits": {"NOFILE": 1024}, "user": 0, "stage": []}' -- program argument …
 
-`user`: whom root becomes; 0: it stays who it is. `stage`: pairs of folders, of which the first is mounted over the
-second, for this process and what it starts alone: whoever is nobody could not walk to the first.
+`user`: whom root becomes; 0: it stays who it is. `stage`: pairs of folders, of which the first is mounted at the
+second, below STAGE, for this process and what it starts alone: whoever is nobody could not walk to the first.
 
 It imports the standard library alone, and is gone when the command runs.
 """
@@ -13,9 +13,11 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 
-_NEW_MOUNTS, _PRIVATE, _BIND = 0x20000, 0x44000, 0x5000
-"""CLONE_NEWNS; MS_PRIVATE and MS_BIND, with all below (MS_REC)."""
+STAGE = "/tmp"  # noqa: S108 - another's: an empty one is mounted over it, for this process alone
+_NEW_MOUNTS, _PRIVATE, _BIND, _PLAIN = 0x20000, 0x44000, 0x5000, 0x6
+"""CLONE_NEWNS; MS_PRIVATE and MS_BIND, with all below (MS_REC); MS_NOSUID and MS_NODEV."""
 
 
 def main() -> None:
@@ -50,12 +52,20 @@ def main() -> None:
 
 def _mount(pairs: list[list[str]]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    calls = [(libc.unshare, (_NEW_MOUNTS,)), (libc.mount, (None, b"/", None, _PRIVATE, None))]
-    calls += [(libc.mount, (source.encode(), target.encode(), None, _BIND, None)) for source, target in pairs]
-    for call, arguments in calls:
-        if call(*arguments) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+    _call(libc.unshare, _NEW_MOUNTS)
+    _call(libc.mount, None, b"/", None, _PRIVATE, None)
+    # By their descriptors: what is below STAGE cannot be walked to any more.
+    sources = [os.open(source, os.O_PATH | os.O_DIRECTORY) for source, _ in pairs]
+    _call(libc.mount, b"tmpfs", STAGE.encode(), b"tmpfs", _PLAIN, b"mode=755,size=64k")
+    for source, (_, target) in zip(sources, pairs, strict=True):
+        os.mkdir(target, 0o755)
+        _call(libc.mount, b"/proc/self/fd/%d" % source, target.encode(), None, _BIND, None)
+
+
+def _call(function: Callable[..., int], *arguments: object) -> None:
+    if function(*arguments) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 def _found(name: str) -> str:

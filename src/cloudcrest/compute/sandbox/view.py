@@ -1,7 +1,7 @@
 """What a command in bubblewrap sees: pure, from its specification and what this machine has."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cloudcrest.compute.sandbox.api import SandboxSpec
@@ -14,16 +14,13 @@ _ETC = (
     "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/terminfo",
 )  # fmt: skip
 """Of /etc nothing else is seen: it may name people, hosts and secrets."""
-_DEVICES = ("/dev/nvidia", "/dev/dri", "/dev/kfd", "/dev/davinci", "/dev/hisi", "/dev/cambricon", "/dev/mx", "/dev/ki")
 _TEMPORARY = "/tmp"  # noqa: S108 - its own
 _TEMPORARY_BYTES = 1 << 30
 
 
-def bubblewrap_argv(
-    spec: SandboxSpec, files: Path, places: Mapping[Path, str], *, devices: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """What bubblewrap is told before the command. `files`: a folder with what is in `FILES`. `places`: where it finds
-    the work folder and the binds' sources.
+def bubblewrap_argv(spec: SandboxSpec, files: Mapping[str, int], places: Mapping[Path, str]) -> tuple[str, ...]:
+    """What bubblewrap is told before the command. `files`: descriptors of what is in `FILES`, which it reads to their
+    end. `places`: where it finds the work folder and the binds' sources.
     """
     argv = [
         "--unshare-user", "--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL",
@@ -34,21 +31,16 @@ def bubblewrap_argv(
     argv += _system(os.path.islink, os.path.isdir, os.readlink)
     for path in _ETC:
         argv += ["--ro-bind-try", path, path]
-    for name in ("passwd", "group", "hosts", "resolv.conf", "nsswitch.conf"):
-        argv += ["--ro-bind", str(files / name), f"/etc/{name}"]
+    for name, descriptor in files.items():
+        argv += ["--perms", "0444", "--ro-bind-data", str(descriptor), f"/etc/{name}"]
     argv += ["--proc", "/proc", "--dev", "/dev"]
-    for device in devices:
+    for device in spec.devices:
         argv += ["--dev-bind", device, device]
     argv += ["--perms", "1777", "--size", str(_TEMPORARY_BYTES), "--tmpfs", _TEMPORARY]
     argv += ["--bind", places[spec.work_folder], WORK]
     for bind in spec.binds:
         argv += ["--bind" if bind.is_writable else "--ro-bind", places[bind.source], bind.target]
     return (*argv, "--chdir", WORK, *_environment(spec))
-
-
-def accelerator_devices(names: Sequence[str]) -> list[str]:
-    """Of the paths under /dev, those of accelerators."""
-    return sorted(name for name in names if name.startswith(_DEVICES))
 
 
 def _system(

@@ -8,26 +8,30 @@ as objects by name.
 Jobs may put anything into their volumes, links too: nothing here follows one. All of it blocks.
 """
 
+import contextlib
 import errno
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from cloudcrest.compute.volumes.room import Room, Rooms
 from cloudcrest.infra.files import sync_folder, write_atomic
 from cloudcrest.infra.safe_paths import folder_bytes, open_folder, open_inside, split_name, walk
-from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound, TooLarge
+from cloudcrest.kernel.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from cloudcrest.kernel.units import format_bytes
 
 VOLUME_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME = re.compile(VOLUME_NAME)
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _FILE = "volume.json"
+_LEFT_AFTER_SECONDS = 86_400.0
 
 
 class Volume(msgspec.Struct, frozen=True):
@@ -65,6 +69,7 @@ class VolumeFolders:
         self._most = most
         self._most_bytes = most_bytes
         self._now = now
+        self._rooms = Rooms()
 
     def create(self, project_id: str, name: str, quota_bytes: int | None = None) -> Volume:
         """Makes one. Raises `Conflict` where there is one of this name, `LimitExceeded`, `InvalidInput`."""
@@ -146,8 +151,31 @@ class VolumeFolders:
         """Begins to take a file in. Raises `NotFound`, `InvalidInput`."""
         split_name(path)
         volume = self.find(project_id, name)
-        room = volume.quota_bytes - self.used_bytes(project_id, name)
-        return Incoming(_volume_folder(self._shared, project_id, name), path, room, volume.quota_bytes)
+        measure = partial(self.used_bytes, project_id, name)
+        room = self._rooms.enter((project_id, name), volume.quota_bytes, measure)
+        try:
+            return Incoming(_volume_folder(self._shared, project_id, name), path, room)
+        except BaseException:
+            room.leave()
+            raise
+
+    def sweep(self) -> int:
+        """Removes what processes that were killed have left half-way: how many folders and files that were.
+
+        Deleted volumes go at once; what may still be made or taken in by another process, when it is a day old.
+        """
+        before = self._now() - _LEFT_AFTER_SECONDS
+        volumes = self._shared / "volumes"
+        left = [*volumes.glob("*/.gone-*")]
+        for pattern in ("*/.new-*", "*/[!.]*/incoming/*"):
+            left += [path for path in volumes.glob(pattern) if _changed_at(path, before) < before]
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        return sum(not os.path.lexists(path) for path in left)
 
     def _data(self, project_id: str, name: str) -> Path:
         self.find(project_id, name)
@@ -157,22 +185,18 @@ class VolumeFolders:
 class Incoming:
     """A file on its way into a volume: there when it is committed, else nothing is."""
 
-    def __init__(self, folder: Path, path: str, room_bytes: int, quota_bytes: int) -> None:
+    def __init__(self, folder: Path, path: str, room: Room) -> None:
         self._data = folder / "data"
         self._path = path
-        self._room_bytes = room_bytes
-        self._quota_bytes = quota_bytes
+        self._room = room
         self._temporary = folder / "incoming" / secrets.token_hex(16)
         self._file = os.fdopen(os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Adds to its end. Raises `TooLarge`, `OSError`."""
+        self._room.take(len(data))
         self.size_bytes += len(data)
-        if self.size_bytes > self._room_bytes:
-            raise TooLarge(
-                f"the volume may hold {format_bytes(self._quota_bytes)} in all", hint="delete something in it"
-            )
         self._file.write(data)
 
     def commit(self) -> None:
@@ -184,6 +208,7 @@ class Incoming:
         folder = open_folder(self._data, "/".join(parts[:-1]), make=True)
         try:
             os.rename(self._temporary, parts[-1], dst_dir_fd=folder)
+            self._room.keep()
             os.fsync(folder)
         except (IsADirectoryError, NotADirectoryError):
             raise InvalidInput(f"'{self._path}' is a folder", param="name") from None
@@ -192,6 +217,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Forgets it; after a commit nothing."""
+        self._room.leave()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -207,6 +233,13 @@ def _read(path: Path) -> Volume | None:
         return msgspec.json.decode(path.read_bytes(), type=Volume)
     except (OSError, ValueError):
         return None
+
+
+def _changed_at(path: Path, default: float) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return default
 
 
 def _volume_folder(shared_folder: Path, project_id: str, name: str) -> Path:

@@ -14,6 +14,7 @@ from cloudcrest.compute.jobs.link import LogChunk, RunnerLink
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import Output, Outputs
 from cloudcrest.compute.jobs.store import JobStore
+from cloudcrest.compute.jobs.sweep import Sweeper
 from cloudcrest.infra.objects import ObjectStore
 
 pytestmark = pytest.mark.anyio
@@ -42,9 +43,9 @@ class _Runners:
         yield pieces()
 
 
-def _entry(members: int) -> Entry:
+def _entry(members: int, job_id: str = "job_1") -> Entry:
     document = JobDocument(
-        id="job_1",
+        id=job_id,
         organization_id="org_1",
         project_id="proj_1",
         region="local",
@@ -77,3 +78,37 @@ async def test_files_that_come_and_go_do_not_fill_the_store(tmp_path: Any) -> No
         runners.names = (f"f{number}",)
         await collector.collect(entry, 0, is_last=True)
     assert [*await store.manifest("proj_1", "job_1")] == ["f0", "f1"]
+    assert entry.report().outputs_problem == "a member leaves up to 20 B"
+
+
+async def test_a_projects_jobs_leave_so_much_together(tmp_path: Any) -> None:
+    store, runners = JobStore(ObjectStore(str(tmp_path))), _Runners()
+    settings = RunSettings(project_output_bytes=20)
+    collector = Collector(cast(RunnerLink, runners), store, settings)
+    entries = [_entry(1, f"job_{number}") for number in range(3)]
+    await asyncio.gather(*(collector.collect(entry, 0, is_last=True) for entry in entries))
+    assert sorted(entry.has_outputs for entry in entries) == [False, True, True]
+    (left,) = [entry for entry in entries if not entry.has_outputs]
+    assert left.report().outputs_problem == "the outputs of this project's jobs in this region take 20 B, its limit"
+    assert await store.outputs_bytes("proj_1") == 16
+    # A new region service counts what there is; when old jobs are swept there is room again.
+    again = Collector(cast(RunnerLink, runners), store, RunSettings(project_output_bytes=1))
+    await again.collect(left, 0, is_last=True)
+    assert not left.has_outputs
+    kept = [entry for entry in entries if entry.has_outputs]
+    for entry in kept:
+        await store.save_report("proj_1", entry.report(), 0.0)
+    await Sweeper(store, tmp_path / "none", collector.measure_again).sweep(set(), before=1.0)
+    await collector.collect(left, 0, is_last=True)
+    assert [*await store.manifest("proj_1", left.id)] == ["a"]
+    assert left.report().outputs_problem == ""
+
+
+async def test_a_file_that_takes_anothers_place_counts_once(tmp_path: Any) -> None:
+    store, entry, runners = JobStore(ObjectStore(str(tmp_path))), _entry(1), _Runners()
+    collector = Collector(cast(RunnerLink, runners), store, RunSettings(project_output_bytes=20))
+    for attempt in range(1, 5):
+        entry.attempt = attempt
+        await collector.collect(entry, 0, is_last=True)
+        assert (await store.manifest("proj_1", "job_1"))["a"].version == f"{attempt}-1"
+    assert entry.outputs_problem == ""

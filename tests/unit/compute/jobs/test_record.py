@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.running import End
+from cloudcrest.compute.sandbox.api import SandboxUsage
 from cloudcrest.kernel.clock import ManualClock
 
 
@@ -15,12 +16,13 @@ def test_a_run_has_its_real_start_and_end(tmp_path: Path) -> None:
     recorder.started()
     started_at = clock.unix_seconds()
     clock.advance(7)
-    recorder.mark(3.0, 1000)
+    recorder.mark(SandboxUsage(3.0, 0, 1000, sent_bytes=7, received_bytes=70))
     clock.advance(5)
-    recorder.ended(End("exit", "it exited with code 0", 0), 2.0, 500)
+    recorder.ended(End("exit", "it exited with code 0", 0), SandboxUsage(2.0, 0, 500, sent_bytes=8))
     record = recorder.record
     assert (record.started_at, record.ended_at) == (started_at, started_at + 12)
     assert (record.cpu_seconds, record.memory_peak_bytes) == (3.0, 1000)
+    assert (record.sent_bytes, record.received_bytes) == (8, 70)
 
 
 def test_a_killed_runner_is_closed_at_its_last_mark(tmp_path: Path) -> None:
@@ -29,7 +31,7 @@ def test_a_killed_runner_is_closed_at_its_last_mark(tmp_path: Path) -> None:
     killed.prepared_for("job_1-1", 0)
     killed.started()
     clock.advance(4)
-    killed.mark(1.5, 10)
+    killed.mark(SandboxUsage(1.5, 0, 10))
     clock.advance(60)
     after = Recorder(tmp_path, clock)
     assert after.recover()
@@ -45,7 +47,7 @@ def test_a_killed_runner_is_closed_at_its_last_mark(tmp_path: Path) -> None:
 def test_what_never_began_costs_no_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, ManualClock())
     recorder.prepared_for("job_1-1", 0)
-    recorder.ended(End("prepare", "no such input"))
+    recorder.ended(End("prepare", "no such input"), SandboxUsage())
     assert recorder.record.started_at is None
     assert recorder.record.ended_at is None
 

@@ -18,11 +18,14 @@ import uvicorn
 
 from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.jobs.runner.member import Member
+from cloudcrest.compute.jobs.runner.chips import Chips
+from cloudcrest.compute.jobs.runner.member import Member, sandbox_id
 from cloudcrest.compute.jobs.runner.server import make_app
 from cloudcrest.compute.jobs.runner.work import remove_old
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
+from cloudcrest.compute.sandbox.container import end_left
+from cloudcrest.infra.interfaces import own_addresses
 from cloudcrest.infra.lifeline import exit_with_lifeline
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.infra.settings import decode_path
@@ -51,15 +54,17 @@ def main() -> None:
 
 async def _serve(arguments: argparse.Namespace, token: str, settings: RunSettings) -> None:
     await asyncio.to_thread(remove_old, arguments.folder.parent, time.time() - settings.keep_days * _DAY_SECONDS)
-    policy = OutboundPolicy(arguments.allow)
+    policy = OutboundPolicy(arguments.allow, own=own_addresses)
     member = Member(
         arguments.folder,
         choose_sandbox(arguments.isolation, is_trusted=arguments.trusted, policy=policy),
         SystemClock(),
         settings,
         policy=policy,
-        shown=_shown(os.environ),
+        chips=_chips(os.environ),
     )
+    if (record := member.state().record).attempt_id:
+        await asyncio.to_thread(end_left, sandbox_id(record.attempt_id, record.member))
     config = uvicorn.Config(
         make_app(member, token),
         host=arguments.host,
@@ -82,10 +87,11 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
     await serving
 
 
-def _shown(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the fabric told this process of its accelerators, which its command is to hear too."""
-    names = {name for family in families().values() for name in family.environment(())}
-    return {name: environment[name] for name in names if name in environment}
+def _chips(environment: Mapping[str, str]) -> Chips:
+    """With what the fabric told this process of its accelerators, which its command is to hear too."""
+    known = families()
+    names = {name for family in known.values() for name in family.environment(())}
+    return Chips({name: environment[name] for name in names if name in environment}, known)
 
 
 def _arguments() -> argparse.Namespace:

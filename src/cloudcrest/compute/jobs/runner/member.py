@@ -9,12 +9,14 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 import structlog
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
+from cloudcrest.compute.jobs.runner.chips import Chips
+from cloudcrest.compute.jobs.runner.disk import DiskPromise
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
@@ -38,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Member:
-    """Runs it in `folder`, through `sandbox`. `shown`: the variables that show it its accelerators and hide others'."""
+    """Runs it in `folder`, through `sandbox`. `chips`: what its command gets of this node's."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Member:
         settings: RunSettings,
         *,
         policy: OutboundPolicy,
-        shown: Mapping[str, str] | None = None,
+        chips: Chips | None = None,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work = folder / "work"
@@ -59,8 +61,9 @@ class Member:
         self._clock = clock
         self._settings = settings
         self._policy = policy
-        self._shown = dict(shown or {})
+        self._chips = chips or Chips({}, {})
         self._recorder = Recorder(folder, clock)
+        self._disk = DiskPromise(folder)
         self._log = SegmentedLog(folder / "log")
         self._log_grew = asyncio.Event()
         self._spec: RunnerSpec | None = None
@@ -128,12 +131,13 @@ class Member:
         self.phase = "running"
         has_view = bool(spec.image) or self._sandbox.has_own_view  # a container always has
         paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
-        environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **self._shown}
         read_fd, write_fd = os.pipe()
         try:
+            chips = await self._chips.given(spec.accelerators, has_view=has_view)
+            environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **chips.environment}
             # Before the command: what has run without a record would not be charged.
             self._recorder.started()
-            self._process = await self._sandbox.start(self._sandbox_spec(spec, environment), write_fd)
+            self._process = await self._sandbox.start(self._sandbox_spec(spec, environment, chips.devices), write_fd)
         except (CloudcrestError, OSError) as error:
             os.close(read_fd)
             # A command that is not there has not run.
@@ -188,6 +192,10 @@ class Member:
 
     async def _prepare(self, spec: RunnerSpec) -> None:
         try:
+            # Where there is no room it is its node's fault: it is tried again, there or elsewhere.
+            if spec.disk_bytes and (problem := await asyncio.to_thread(self._disk.take, spec.disk_bytes)):
+                self._end(End("lost", problem))
+                return
             self.work.mkdir(mode=0o700, exist_ok=True)
             for folder in spec.outputs:
                 os.close(open_folder(self.work, folder, make=True))
@@ -210,9 +218,9 @@ class Member:
     def _room(self, spec: RunnerSpec) -> int:
         return (spec.disk_bytes or _DEFAULT_DISK_BYTES) - self._received_bytes
 
-    def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str]) -> SandboxSpec:
+    def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...]) -> SandboxSpec:
         return SandboxSpec(
-            id=f"{spec.attempt_id}-{spec.member}",
+            id=sandbox_id(spec.attempt_id, spec.member),
             argv=spec.command,
             work_folder=self.work,
             environment=environment,
@@ -223,6 +231,7 @@ class Member:
             processes=MAX_PROCESSES,
             allowed_hosts=spec.allowed_hosts,
             accelerators=spec.accelerators,
+            devices=devices,
         )
 
     async def _run(self, spec: RunnerSpec, process: SandboxProcess, output_fd: int) -> None:
@@ -260,7 +269,7 @@ class Member:
         while True:
             self._usage = process.usage()
             try:
-                self._recorder.mark(self._usage.cpu_seconds, self._usage.memory_peak_bytes)
+                self._recorder.mark(self._usage)
             except (OSError, SetupError) as error:
                 _log.warning("mark_not_written", error=str(error))
             now = self._clock.monotonic()
@@ -293,15 +302,10 @@ class Member:
             return
         self.phase = "ended"
         self._log.close()
+        self._disk.release()
         self._detail = ""
-        if self._process is not None:
-            final = self._process.usage()
-            cpu_seconds = max(final.cpu_seconds, self._usage.cpu_seconds)
-            peak_bytes = max(final.memory_peak_bytes, self._usage.memory_peak_bytes)
-        else:
-            cpu_seconds, peak_bytes = 0.0, 0
         try:
-            self._recorder.ended(end, cpu_seconds, peak_bytes)
+            self._recorder.ended(end, SandboxUsage() if self._process is None else self._process.usage())
         except (OSError, SetupError) as error:
             _log.error("end_not_written", error=str(error))
         self._log_grew.set()
@@ -314,6 +318,11 @@ class Member:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def sandbox_id(attempt_id: str, member: int) -> str:
+    """What a member's sandbox is called on its node."""
+    return f"{attempt_id}-{member}"
 
 
 def _require_folder(mount: Mount) -> None:

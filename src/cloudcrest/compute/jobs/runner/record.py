@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from cloudcrest.compute.jobs.running import End, RunRecord
+from cloudcrest.compute.sandbox.api import SandboxUsage
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.clock import Clock
 
@@ -49,28 +50,25 @@ class Recorder:
         self._started_monotonic = self._clock.monotonic()
         self._save(msgspec.structs.replace(self.record, started_at=now, marked_at=now))
 
-    def mark(self, cpu_seconds: float, memory_peak_bytes: int) -> None:
+    def mark(self, used: SandboxUsage) -> None:
         """It still runs, and has used this much."""
-        self._save(self._used(marked_at=self._now(), cpu_seconds=cpu_seconds, memory_peak_bytes=memory_peak_bytes))
+        self._save(self._used(used, marked_at=self._now()))
 
-    def ended(self, end: End, cpu_seconds: float = 0.0, memory_peak_bytes: int = 0) -> None:
+    def ended(self, end: End, used: SandboxUsage) -> None:
         """It has ended. Where it never began there is no time to charge."""
         ended_at = None if self.record.started_at is None else self._now()
-        used = self._used(
-            marked_at=ended_at, ended_at=ended_at, cpu_seconds=cpu_seconds, memory_peak_bytes=memory_peak_bytes
-        )
-        self._save(msgspec.structs.replace(used, end=end))
+        self._save(msgspec.structs.replace(self._used(used, marked_at=ended_at), ended_at=ended_at, end=end))
 
-    def _used(
-        self, *, marked_at: float | None, cpu_seconds: float, memory_peak_bytes: int, ended_at: float | None = None
-    ) -> RunRecord:
+    def _used(self, used: SandboxUsage, *, marked_at: float | None) -> RunRecord:
         # Processes that have gone take their counters along: what was seen once is not unseen.
+        before = self.record
         return msgspec.structs.replace(
-            self.record,
+            before,
             marked_at=marked_at,
-            ended_at=ended_at,
-            cpu_seconds=max(self.record.cpu_seconds, cpu_seconds),
-            memory_peak_bytes=max(self.record.memory_peak_bytes, memory_peak_bytes),
+            cpu_seconds=max(before.cpu_seconds, used.cpu_seconds),
+            memory_peak_bytes=max(before.memory_peak_bytes, used.memory_peak_bytes),
+            sent_bytes=max(before.sent_bytes, used.sent_bytes),
+            received_bytes=max(before.received_bytes, used.received_bytes),
         )
 
     def _now(self) -> float:
