@@ -24,7 +24,8 @@ from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.core.result import Ok
 
 from cloudcrest.billing.settings import BillingSettings
-from cloudcrest.bootstrap.settings import ControlSettings, LogSettings, write_settings
+from cloudcrest.bootstrap.settings import ControlSettings, LogSettings
+from cloudcrest.bootstrap.settings_file import write_settings
 from cloudcrest.identity.settings import IdentitySettings
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.infra.sealing import Sealer

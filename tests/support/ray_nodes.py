@@ -16,7 +16,8 @@ import msgspec
 import psutil
 
 from cloudcrest.bootstrap.ports import free_port
-from cloudcrest.bootstrap.settings import FabricProcessSettings, LogSettings, write_settings
+from cloudcrest.bootstrap.settings import FabricProcessSettings, LogSettings
+from cloudcrest.bootstrap.settings_file import write_settings
 from cloudcrest.compute.accelerators.tools import MachineTools
 from cloudcrest.compute.api import AcceleratorFacts, NodeFacts
 from cloudcrest.compute.fabric.agent import NodeAgent

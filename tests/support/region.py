@@ -13,7 +13,8 @@ from cloudcrest.compute.api import Fabric
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.local import LocalFabric
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.placement.placer import LivePlacer, PlacementSettings
+from cloudcrest.compute.placement.placer import LivePlacer
+from cloudcrest.compute.placement.settings import PlacementSettings
 from cloudcrest.compute.scheduler.packing.best_fit import BestFit
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import SystemClock

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cloudcrest.kernel.errors import SetupError
 
@@ -27,11 +27,20 @@ def main(arguments: Sequence[str]) -> int:
         and len(arguments) == 3
         and arguments[1] == "--settings"
     ):
+        _load_structlog()
         from cloudcrest.bootstrap.process import run_process
 
         return run_process(_process(role, Path(arguments[2])))
     sys.stderr.write(_USAGE)
     return 2
+
+
+def _load_structlog() -> None:
+    """Without rich, which it loads wherever that is: 4 MiB of each process, for terminals that these never see."""
+    sys.modules["rich"] = cast(Any, None)
+    import structlog  # noqa: F401 - loaded here for all
+
+    del sys.modules["rich"]
 
 
 def _supervise(role: str, arguments: Sequence[str]) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cloudcrest.bootstrap.patience import once_database_answers
-from cloudcrest.bootstrap.settings import ContentProcessSettings, read_settings
+from cloudcrest.bootstrap.settings import ContentProcessSettings
+from cloudcrest.bootstrap.settings_file import read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.compute.volumes.folders import VolumeFolders
 from cloudcrest.content.api import MIGRATIONS

@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from cloudcrest.bootstrap.patience import once_database_answers
-from cloudcrest.bootstrap.settings import ControlSettings, read_settings
+from cloudcrest.bootstrap.settings import ControlSettings
+from cloudcrest.bootstrap.settings_file import read_settings
 from cloudcrest.bootstrap.slices import Base, Slices
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.identity.authentication import SESSION_COOKIE, authentication

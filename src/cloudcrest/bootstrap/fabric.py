@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from cloudcrest import __version__
-from cloudcrest.bootstrap.settings import FabricProcessSettings, read_settings
+from cloudcrest.bootstrap.settings import FabricProcessSettings
+from cloudcrest.bootstrap.settings_file import read_settings
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.ray.actor import Installation
 from cloudcrest.compute.fabric.ray.fabric import RayFabric

@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from cloudcrest.bootstrap.settings import read_settings
+from cloudcrest.bootstrap.settings_file import read_settings
 from cloudcrest.gateway.server import serve
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.infra.logs import configure_logs

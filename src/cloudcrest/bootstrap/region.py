@@ -26,7 +26,8 @@ from cloudcrest.billing.relay import MAX_REQUEST_BYTES, GrantRelay
 from cloudcrest.bootstrap.region_jobs import RegionJobs
 from cloudcrest.bootstrap.region_meter import RegionMeter
 from cloudcrest.bootstrap.region_placement import Published, make_placer, rules
-from cloudcrest.bootstrap.settings import RegionSettings, derived_secret, read_settings
+from cloudcrest.bootstrap.settings import RegionSettings, derived_secret
+from cloudcrest.bootstrap.settings_file import read_settings
 from cloudcrest.bootstrap.web import serve_on
 from cloudcrest.catalog.api import MODEL_PULL_KIND, ModelPullDocument
 from cloudcrest.catalog.store import ArtifactStore

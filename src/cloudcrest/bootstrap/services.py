@@ -22,13 +22,13 @@ from cloudcrest.bootstrap.settings import (
     RegionSettings,
     UpSettings,
     derived_secret,
-    write_settings,
 )
+from cloudcrest.bootstrap.settings_file import write_settings
 from cloudcrest.bootstrap.supervise import Service
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.placement.placer import PlacementSettings
+from cloudcrest.compute.placement.settings import PlacementSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import create_table

@@ -28,7 +28,7 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_SERVING_…         serving/settings.py: probes, backoff, draining
     CLOUDCREST_CONTENT_…         content/settings.py: what tenants may store in a region, and where
     CLOUDCREST_JOBS_…            compute/jobs/run_settings.py: how jobs are held, where volumes are
-    CLOUDCREST_PLACEMENT_…       compute/placement/placer.py: how often nodes are asked for, when one counts as lost
+    CLOUDCREST_PLACEMENT_…       compute/placement/settings.py: how often nodes are asked for, when one counts as lost
     CLOUDCREST_METRICS_TOKEN     who brings it may read the gateway's /metrics; without one only this machine may
     CLOUDCREST_PRESIDIO          true: guardrails ask Presidio's recognizers too, which are to be installed
     CLOUDCREST_FABRIC            where things run (--fabric): local, this machine; ray, every node of a Ray cluster
@@ -43,22 +43,17 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
 from cloudcrest.billing.settings import BillingSettings
 from cloudcrest.catalog.settings import CatalogSettings
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.placement.placer import PlacementSettings
+from cloudcrest.compute.placement.settings import PlacementSettings
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.identity.settings import IdentitySettings
-from cloudcrest.infra.files import write_atomic
-from cloudcrest.infra.settings import decode_path, encode_path
-from cloudcrest.kernel.errors import SetupError
 from cloudcrest.serving.settings import ServingSettings
-
-Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 class UpSettings(msgspec.Struct, frozen=True):
@@ -189,18 +184,3 @@ class FabricProcessSettings(msgspec.Struct, frozen=True):
 def derived_secret(purpose: str, secret: str) -> str:
     """Another secret that follows from one: for this purpose alone, and the same in every life of this cloud."""
     return hashlib.sha256(f"{purpose}:{secret}".encode()).hexdigest()
-
-
-def write_settings(path: Path, settings: msgspec.Struct) -> None:
-    """Writes a process's settings for `read_settings`, for its owner alone."""
-    write_atomic(path, msgspec.json.encode(settings, enc_hook=encode_path))
-
-
-def read_settings(path: Path, struct: type[Settings]) -> Settings:
-    """The settings in a JSON file. Raises `SetupError` naming the file and the field."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=struct, dec_hook=decode_path)
-    except OSError as error:
-        raise SetupError(f"the settings {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SetupError(f"the settings {path} are wrong: {error}") from error

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cloudcrest.bootstrap.arguments import default_gateway_workers, up_settings
-from cloudcrest.bootstrap.settings import LogSettings, UpSettings, read_settings, write_settings
+from cloudcrest.bootstrap.settings import LogSettings, UpSettings
+from cloudcrest.bootstrap.settings_file import read_settings, write_settings
 from cloudcrest.kernel.errors import SetupError
 
 DATA = {"CLOUDCREST_DATA": "/srv/cloud"}

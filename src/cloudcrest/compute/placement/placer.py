@@ -19,6 +19,7 @@ import structlog
 from cloudcrest.compute.api import Fabric, NodeFacts
 from cloudcrest.compute.placement.books import Books
 from cloudcrest.compute.placement.history import ShapeHistory
+from cloudcrest.compute.placement.settings import PlacementSettings
 from cloudcrest.compute.scheduler.model import Node, Placed, Plan, Preempted, Refused, Running, Workload
 from cloudcrest.compute.scheduler.packing.api import Packing
 from cloudcrest.compute.scheduler.plan import decide
@@ -29,20 +30,6 @@ from cloudcrest.kernel.errors import CloudcrestError, SetupError
 
 _SAVE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
-
-
-class PlacementSettings(msgspec.Struct, frozen=True):
-    """Read from CLOUDCREST_PLACEMENT_….
-
-    `nodes_seconds`: how often the fabric is asked for its nodes. `debounce_seconds`: how long a decision waits for more
-    to come. `again_seconds`: how often what waits is looked at although nothing has happened. `lost_seconds`: for how
-    long a node may be away before what ran there is given up.
-    """
-
-    nodes_seconds: float = 1.0
-    debounce_seconds: float = 0.02
-    again_seconds: float = 5.0
-    lost_seconds: float = 3.0
 
 
 @dataclass(frozen=True)
