@@ -98,7 +98,7 @@ class Guardrails(msgspec.Struct, frozen=True, omit_defaults=True):
     output: dict[str, GuardrailAction] = {}
 
 
-class OrganizationDocument(msgspec.Struct, frozen=True):
+class OrganizationDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a gateway knows of an organization. `suspended_reason` set: nothing is served, the caller is told why.
 
     `guardrails`: the least that holds in all its projects.
@@ -110,7 +110,7 @@ class OrganizationDocument(msgspec.Struct, frozen=True):
     guardrails: Guardrails = Guardrails()
 
 
-class ProjectDocument(msgspec.Struct, frozen=True):
+class ProjectDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """`fallbacks`: by public model name, the models that answer in its place, in order, where it cannot.
 
     Not `strict`: parameters that nobody honours are dropped in place of refused.
@@ -124,7 +124,7 @@ class ProjectDocument(msgspec.Struct, frozen=True):
     guardrails: Guardrails = Guardrails()
 
 
-class KeyDocument(msgspec.Struct, frozen=True):
+class KeyDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """An API key as gateways know it: never the secret, only the SHA-256 (hex) of the whole key string.
 
     `models`: the public model names it may use, None for all. `expires_at_unix_seconds`: None for never.
