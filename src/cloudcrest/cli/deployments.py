@@ -77,6 +77,9 @@ class Placing:
     node_label: Annotated[
         list[str] | None, Parameter(negative=(), help="name=value that its nodes must have; may be repeated.")
     ] = None
+    tolerate: Annotated[
+        list[str] | None, Parameter(negative=(), help="A taint that its nodes may have; may be repeated.")
+    ] = None
 
     def changes(self) -> Json:
         """What was given of them, for the API."""
@@ -88,6 +91,7 @@ class Placing:
             "cpu_milli": self.cpu_milli,
             "spread": self.spread,
             "node_labels": labels,
+            "tolerations": self.tolerate,
         }
         given = {name: value for name, value in named.items() if value is not None}
         return {"placement": given} if given else {}

@@ -36,7 +36,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `accelerators` × `accelerator_milli` thousandths of each (None: as the engine says), of one of `accelerator_types`,
     the first of them that is free; empty: of any. `cpu_milli`: thousandths of processors that are kept for it (None: a
-    little). `spread`: as evenly as can be over such domains. `node_labels`: what its nodes must have.
+    little). `spread`: as evenly as can be over such domains. `node_labels`: what its nodes must have. `tolerations`:
+    the taints that these may have.
     """
 
     accelerators: int | None = None
@@ -45,6 +46,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_milli: int | None = None
     spread: Domain = "zone"
     node_labels: dict[str, str] = {}
+    tolerations: tuple[str, ...] = ()
 
 
 class DeploymentDocument(msgspec.Struct, frozen=True):

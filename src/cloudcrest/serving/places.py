@@ -30,6 +30,7 @@ def workload_of(
         spread=placement.spread,
         group=document.id,
         labels=placement.node_labels,
+        tolerations=frozenset(placement.tolerations),
         prefers="order" if len(placement.accelerator_types) > 1 else "packing",
         type_order=placement.accelerator_types,
         since=since,

@@ -79,6 +79,9 @@ class PlacementBody(Body):
     node_labels: dict[LabelName, LabelValue] = Field(
         default={}, max_length=16, examples=[{"cloudcrest.io/zone": "a"}], description="What its nodes must have"
     )
+    tolerations: list[LabelName] = Field(
+        default=[], max_length=16, examples=[["models-only"]], description="Taints that these may have"
+    )
 
     def changes(self) -> dict[str, Any]:
         """The fields that were given, as a `Placement` has them."""

@@ -107,7 +107,7 @@ async def test_a_job_is_taken_in_and_its_region_is_told(cloud: Cloud) -> None:
     made = await cloud.create(
         accelerators={"count": 2, "types": ["nvidia-h100-80gb", "amd-mi300x-192gb"], "prefers": "cheapest"},
         volumes=[{"name": "data", "target": "/data", "is_writable": False}],
-        environment={"EPOCHS": "3"}, time_limit_seconds=3600, is_spot=True,
+        environment={"EPOCHS": "3"}, time_limit_seconds=3600, is_spot=True, labels={"disk": "fast"}, tolerations=["x"],
     )  # fmt: skip
     assert (made["state"], made["organization_id"], made["accelerators"]) == ("queued", "org_1", 2)
     document = (await cloud.documents())[made["id"]]
@@ -116,7 +116,8 @@ async def test_a_job_is_taken_in_and_its_region_is_told(cloud: Cloud) -> None:
     assert document["volumes"] == [{"name": "data", "target": "/data", "is_writable": False}]
     assert (document["priority"], document["is_spot"], document["is_trusted"]) == (0, True, False)
     shown = (await cloud.call("GET", f"/jobs/{made['id']}", "viewer")).json()
-    assert shown["environment"] == {"EPOCHS": "3"}
+    assert (shown["environment"], shown["volumes"]) == ({"EPOCHS": "3"}, document["volumes"])
+    assert (shown["labels"], shown["tolerations"], shown["outputs"]) == ({"disk": "fast"}, ["x"], ["outputs"])
     assert [job["id"] for job in (await cloud.call("GET", "/jobs?state=queued", "viewer")).json()["data"]] == [
         made["id"]
     ]

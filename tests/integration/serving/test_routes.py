@@ -226,9 +226,11 @@ async def test_scaling_keeps_replicas_and_other_changes_replace_them(cloud: Clou
 
 
 async def test_where_replicas_run_is_kept_and_changed_in_parts(cloud: Cloud) -> None:
-    created = await cloud.create(placement={"accelerators": 1, "accelerator_types": ["h100", "910b"]})
+    created = await cloud.create(
+        placement={"accelerators": 1, "accelerator_types": ["h100", "910b"], "tolerations": ["x"]}
+    )
     assert created["placement"]["accelerator_types"] == ["h100", "910b"]
-    assert created["placement"]["spread"] == "zone"
+    assert (created["placement"]["spread"], created["placement"]["tolerations"]) == ("zone", ["x"])
     path = f"/{created['id']}"
     changed = (await cloud.call("PATCH", path, placement={"spread": "rack", "accelerator_milli": 500})).json()
     assert changed["generation"] == 2
@@ -236,6 +238,7 @@ async def test_where_replicas_run_is_kept_and_changed_in_parts(cloud: Cloud) -> 
     document = (await cloud.documents())[created["id"]]
     assert document is not None
     assert document["placement"] == {
+        "tolerations": ["x"],
         "accelerators": 1,
         "accelerator_milli": 500,
         "accelerator_types": ["h100", "910b"],

@@ -322,7 +322,7 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
         "--engine-option",
         "base_url=http://x",
         *("--accelerators", "2", "--accelerator-type", "h100", "--accelerator-type", "910b"),
-        *("--spread", "rack", "--node-label", "disk=fast"),
+        *("--spread", "rack", "--node-label", "disk=fast", "--tolerate", "models-only"),
     ]
     assert cli("deployments", "create", "small", "--wait", *options) == 0
     assert cloud.sent("POST", "/api/v1/deployments") == {
@@ -337,6 +337,7 @@ def test_a_deployment_is_made_and_waited_for(cli: Cli, cloud: FakeCloud, capsys:
             "accelerator_types": ["h100", "910b"],
             "spread": "rack",
             "node_labels": {"disk": "fast"},
+            "tolerations": ["models-only"],
         },
     }
     out = capsys.readouterr().out
@@ -382,12 +383,3 @@ def test_a_ledger_that_differs_is_a_failure(cli: Cli, cloud: FakeCloud, capsys: 
     cloud.answer("POST", "/api/v1/ledger/verify", {**good, "ok": False, "differences": [difference]})
     assert [cli("ledger", "verify"), cli("ledger", "verify")] == [0, 1]
     assert "req_1" in capsys.readouterr().out
-
-
-def test_an_option_that_there_is_not_is_no_part_of_a_jobs_command(
-    cli: Cli, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli("jobs", "run", "--cpus", "4", "--", "true") == 2
-    assert "--cpus" in capsys.readouterr().err
-    assert cli("jobs", "shell", "job_1", "--bogus") == 2
-    assert not cloud.requests

@@ -7,22 +7,18 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from cloudcrest.compute.jobs.api import JOB_REPORTS_PATH, JobReports, JobState
 from cloudcrest.compute.jobs.records import ComputePolicy
-from cloudcrest.compute.jobs.schemas import (
-    CreateJob,
-    Identifier,
+from cloudcrest.compute.jobs.schemas import CreateJob, Identifier, PolicyBody, SecretBody, VariableName
+from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
+from cloudcrest.compute.jobs.service import JobService
+from cloudcrest.compute.jobs.views import (
     JobView,
-    PolicyBody,
     PolicyView,
-    SecretBody,
     SecretList,
     SecretView,
-    VariableName,
     view,
     view_policy,
     view_secret,
 )
-from cloudcrest.compute.jobs.secrets import ComputePolicies, ProjectSecrets
-from cloudcrest.compute.jobs.service import JobService
 from cloudcrest.identity.http import CallerDep
 from cloudcrest.infra.http.paging import Page, PageDep
 from cloudcrest.infra.http.problems import responses
