@@ -13,9 +13,10 @@ from cloudcrest.bootstrap.settings import RegionSettings, derived_secret
 from cloudcrest.compute.api import Fabric, Placer
 from cloudcrest.compute.jobs.access import JobAccess
 from cloudcrest.compute.jobs.api import JOB_REPORTS_PATH, JobDocument, JobMeter, JobReport, JobReports
-from cloudcrest.compute.jobs.controller import JobController
+from cloudcrest.compute.jobs.checkpoints import CheckpointWatch
+from cloudcrest.compute.jobs.controller import SOURCE, JobController
 from cloudcrest.compute.jobs.entry import Entries
-from cloudcrest.compute.jobs.launch import Launcher
+from cloudcrest.compute.jobs.launch import CHECKPOINTS_FOLDER, Launcher
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.store import JobStore
 from cloudcrest.content.passed_on import door, error_handlers
@@ -63,6 +64,9 @@ class RegionJobs:
             clock=SystemClock(),
             on_reports=self._take,
         )
+        self._checkpoints = CheckpointWatch(
+            placer, SOURCE, settings.shared_folder / CHECKPOINTS_FOLDER, self._controller.keeping, clock=SystemClock()
+        )
         self._access = JobAccess(
             self._controller, link, store, project_of=lambda request: request.headers[PROJECT_HEADER]
         )
@@ -73,9 +77,12 @@ class RegionJobs:
 
     async def run(self) -> None:
         """Runs them."""
+        watching = asyncio.create_task(self._checkpoints.run())
         try:
             await self._controller.run()
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await self._client.aclose()
 
     async def push_reports(self, client: httpx2.AsyncClient) -> None:

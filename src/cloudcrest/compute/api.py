@@ -211,6 +211,10 @@ class Placer(Protocol):
         """This has its places already."""
         ...
 
+    def saved(self, source: str, workload_id: str, at: float) -> None:
+        """Its work up to `at` (Unix seconds) is kept: what is lost where it is stopped counts from there on."""
+        ...
+
     def release(self, source: str, workload_id: str) -> None:
         """This waits no longer, or no longer needs its places: its processes are gone. Unknown ids are no error."""
         ...

@@ -24,6 +24,7 @@ class FakePlacer:
         self._waiting: dict[str, Workload] = {}
         self._placed: dict[str, Placed] = {}
         self._preempted: dict[str, Preempted] = {}
+        self.saves: dict[str, float] = {}
         self._on_news: list[Callable[[], None]] = []
 
     def watch(self, source: str, on_news: Callable[[], None]) -> None:  # noqa: ARG002 - there is one source
@@ -37,6 +38,9 @@ class FakePlacer:
     def adopt(self, source: str, running: Running) -> None:  # noqa: ARG002
         self.adopted.append(running)
         self._placed[running.workload.id] = Placed(running.workload.id, running.spots)
+
+    def saved(self, source: str, workload_id: str, at: float) -> None:  # noqa: ARG002
+        self.saves[workload_id] = at
 
     def release(self, source: str, workload_id: str) -> None:  # noqa: ARG002
         self._waiting.pop(workload_id, None)

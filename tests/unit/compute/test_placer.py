@@ -178,6 +178,21 @@ async def test_of_two_jobs_the_one_with_less_to_lose_is_stopped(clock: ManualClo
     assert [each.workload_id for each in region.placer.news("jobs").preempted] == ["new"]
 
 
+async def test_a_job_that_has_just_saved_its_work_has_less_to_lose(clock: ManualClock) -> None:
+    region = Region(clock, machine("a", accelerators=2))
+    await region.begin()
+    region.placer.offer("jobs", workload("old", gpus=1, owner=("o", "p")))
+    await region.step()
+    region.placer.offer("jobs", workload("new", gpus=1, owner=("o", "p")))
+    await region.step(3_600)
+    await region.step(600)
+    region.placer.saved("jobs", "old", clock.unix_seconds() - 10)
+    region.placer.saved("jobs", "unknown", clock.unix_seconds())
+    region.placer.offer("serving", workload("replica", gpus=1, priority=10))
+    await region.step()
+    assert [each.workload_id for each in region.placer.news("jobs").preempted] == ["old"]
+
+
 async def test_quotas_hold_over_both_sources(clock: ManualClock) -> None:
     region = Region(clock, machine("a"))
     quotas = (Quota(("org",), CPU, 1_000, 1_000),)

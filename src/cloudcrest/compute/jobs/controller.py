@@ -18,7 +18,7 @@ from cloudcrest.compute.api import Fabric, Placer, ProcessStatus
 from cloudcrest.compute.jobs.api import JobDocument, JobMeter, JobReport
 from cloudcrest.compute.jobs.collect import Collector
 from cloudcrest.compute.jobs.entry import Entries, Entry, MemberEntry, workload_of
-from cloudcrest.compute.jobs.launch import Launcher
+from cloudcrest.compute.jobs.launch import CHECKPOINTS_FOLDER, Launcher
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.members import Members
 from cloudcrest.compute.jobs.reconcile import (
@@ -94,7 +94,7 @@ class JobController:
         self._visible_from: dict[str, float] = {}
         self._reports: tuple[JobReport, ...] | None = None
         self._collector = Collector(link, store, self._settings)
-        self._sweeper = Sweeper(store, launcher.shared_folder / "checkpoints", self._collector.measure_again)
+        self._sweeper = Sweeper(store, launcher.shared_folder / CHECKPOINTS_FOLDER, self._collector.measure_again)
         self._members = Members(
             fabric=fabric,
             link=link,
@@ -116,6 +116,11 @@ class JobController:
         """A project's job, as far as the region still knows it."""
         entry = self._jobs.get(job_id)
         return entry if entry is not None and entry.document.project_id == project_id else None
+
+    def keeping(self) -> list[JobDocument]:
+        """The jobs that have places, and checkpoints to go on from."""
+        entries = [entry for entry in self._jobs.values() if entry.phase == "attempt"]
+        return [entry.document for entry in entries if entry.document.has_checkpoints]
 
     async def run(self) -> None:
         """Steps until cancelled. What runs is left running, for the next controller."""

@@ -18,6 +18,8 @@ from cloudcrest.infra.settings import encode_path
 
 CHECKPOINTS_VARIABLE = "CLOUDCREST_CHECKPOINTS"
 CHECKPOINTS_TARGET = "/checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
+"""In the folder that nodes share: checkpoints by project and job."""
 _STOP_GRACE_SECONDS = 10.0
 
 
@@ -128,4 +130,4 @@ class Launcher:
 
 def checkpoint_folder(shared_folder: Path, project_id: str, job_id: str) -> Path:
     """Where a job's checkpoints are, for its next attempt wherever that runs."""
-    return shared_folder / "checkpoints" / project_id / job_id
+    return shared_folder / CHECKPOINTS_FOLDER / project_id / job_id

@@ -21,6 +21,7 @@ class Books:
     def __init__(self, packing: Packing) -> None:
         self.cluster = Cluster(packing)
         self.running: dict[str, Running] = {}
+        self._saved: dict[str, float] = {}
 
     def update(self, nodes: Iterable[Node], rack_watts: Mapping[str, int]) -> None:
         """Takes over the nodes there are, and what their racks may draw."""
@@ -41,7 +42,13 @@ class Books:
     def stop(self, workload_id: str) -> None:
         """This needs them no more. Unknown ids are no error."""
         self.running.pop(workload_id, None)
+        self._saved.pop(workload_id, None)
         self.cluster.stop(workload_id)
+
+    def saved(self, workload_id: str, at: float) -> None:
+        """Its work up to then is kept. Unknown ids are no error."""
+        if workload_id in self.running:
+            self._saved[workload_id] = at
 
     def leaves(self, workload_id: str) -> None:
         """This was told to leave, and has its places until it is gone."""
@@ -50,12 +57,13 @@ class Books:
                 known[workload_id] = msgspec.structs.replace(known[workload_id], is_leaving=True)
 
     def reckon_losses(self, now: float) -> None:
-        """What is lost of tenants' work where it is stopped now: all since it got its places. A replica loses nothing:
-        its streams go on elsewhere.
+        """What is lost of tenants' work where it is stopped now: all since it got its places, or was last saved. A
+        replica loses nothing: its streams go on elsewhere.
         """
         for workload_id, running in self.cluster.running.items():
             if running.workload.owner:
-                lost = max(0.0, now - running.since) * len(running.spots)
+                kept_until = max(running.since, self._saved.get(workload_id, running.since))
+                lost = max(0.0, now - kept_until) * len(running.spots)
                 self.cluster.running[workload_id] = msgspec.structs.replace(running, preemption_cost_seconds=lost)
 
     def _count(self, running: Running) -> None:

@@ -111,6 +111,10 @@ class LivePlacer:
     def adopt(self, source: str, running: Running) -> None:
         self._when_decided(partial(self._adopt, source, running))
 
+    def saved(self, source: str, workload_id: str, at: float) -> None:
+        if self._source_of.get(workload_id) == source:
+            self._books.saved(workload_id, at)
+
     def release(self, source: str, workload_id: str) -> None:
         if self._is_deciding:
             self._released.add(workload_id)
