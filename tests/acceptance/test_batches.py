@@ -236,3 +236,42 @@ def _events(tenant: Tenant, count: int) -> list[dict[str, Any]]:
     """The tenant's usage, once there is so much of it."""
     found = tenant.usage()
     return found if len(found) >= count else []
+
+
+def test_responses_run_in_batches_and_are_kept_as_others_are(anyone: Tenant, client: openai.OpenAI) -> None:
+    url = "/v1/responses"
+
+    def asked(custom_id: str, **more: Any) -> bytes:
+        body = {"model": CHAT_MODEL, "input": "Hi", "max_output_tokens": 16, **more}
+        return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).encode()
+
+    lines = (
+        asked("kept", instructions="Be short."),
+        asked("not kept", store=False),
+        asked("wrong", temperature=9),
+        asked("thoughtful", reasoning={"effort": "high"}),
+        asked("behind", background=True),
+    )
+    batch = ended(client, send(client, *lines, endpoint=url))
+    assert batch.status == "completed"
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 3)
+    results = lines_of(client, batch.output_file_id)
+    kept, passing = (results[name]["response"]["body"] for name in ("kept", "not kept"))
+    for document in (kept, passing):
+        assert (document["object"], document["status"] in ("completed", "incomplete")) == ("response", True)
+        assert document["output"][0]["content"][0]["text"]
+    assert client.responses.retrieve(kept["id"]).output_text == kept["output"][0]["content"][0]["text"]
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(passing["id"])
+    assert batch.usage is not None
+    assert batch.usage.output_tokens == kept["usage"]["output_tokens"] + passing["usage"]["output_tokens"] > 0
+    errors = {name: line["response"]["body"]["error"] for name, line in lines_of(client, batch.error_file_id).items()}
+    assert {name: error["param"] for name, error in errors.items()} == {
+        "wrong": "temperature",
+        "thoughtful": "reasoning.effort",
+        "behind": "background",
+    }
+    rows = until(lambda: len(found := anyone.usage()) == 2 and found, "both are charged")
+    assert rows
+    assert {row["tier"] for row in rows} == {"batch"}

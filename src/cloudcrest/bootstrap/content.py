@@ -56,10 +56,10 @@ async def run(settings: ContentProcessSettings) -> None:
     limits = settings.content
     files = Files(database, objects, limits, clock, new_id)
     inference = Inference(settings.gateway_url, settings.token, settings.gateway_certificate_path)
-    runner = BatchRunner(database, objects, files, inference, settings=limits, clock=clock)
-    batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
     conversations = Conversations(database, limits, clock, new_id)
     responses = Responses(database, inference, conversations, limits, clock=clock, new_id=new_id)
+    runner = BatchRunner(database, objects, files, inference, responses, settings=limits, clock=clock)
+    batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
     background = Background(responses, clock)
     volumes = VolumeFolders(
         settings.shared_folder,

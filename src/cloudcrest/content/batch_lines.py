@@ -16,8 +16,9 @@ MAX_LINE_BYTES = 8 * 2**20
 MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_ATTEMPTS_AT_FAULTS = 3
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+RESPONSES = "/v1/responses"
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", RESPONSES)
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 
 EXPIRED_CODE, CANCELLED_CODE = "batch_expired", "batch_cancelled"
 
@@ -148,10 +149,16 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    """Of a completion, or of a response, which calls them by other names."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -166,9 +173,13 @@ def usage_of(body: bytes) -> LineUsage:
         usage = None
     if usage is None:
         return LineUsage()
-    inputs, outputs = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
+    inputs = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+    outputs = usage.completion_tokens_details or usage.output_tokens_details or _Details()
     return LineUsage(
-        usage.prompt_tokens, inputs.cached_tokens or 0, usage.completion_tokens, outputs.reasoning_tokens or 0
+        usage.prompt_tokens or usage.input_tokens,
+        inputs.cached_tokens or 0,
+        usage.completion_tokens or usage.output_tokens,
+        outputs.reasoning_tokens or 0,
     )
 
 

@@ -62,6 +62,28 @@ class Chunk(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+class _WholeChoice(msgspec.Struct):
+    message: dict[str, Any] = {}
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Whole(msgspec.Struct):
+    choices: list[_WholeChoice] = []
+    usage: _Usage | None = None
+
+
+def chunk_of(completion: bytes) -> Chunk:
+    """A whole chat completion as the one chunk that would have brought it. Raises `msgspec.DecodeError`."""
+    whole = msgspec.json.decode(completion, type=_Whole)
+    choices = []
+    for choice in whole.choices:
+        calls = [{"index": index, **call} for index, call in enumerate(choice.message.get("tool_calls") or ())]
+        delta = msgspec.convert({**choice.message, "tool_calls": calls or None}, _Delta)
+        choices.append(_Choice(delta, choice.finish_reason, choice.logprobs))
+    return Chunk(choices, whole.usage)
+
+
 class ResponseMaker:
     """One response on its way. `document` is what it is so far; `new_id` makes ids of its items."""
 

@@ -84,10 +84,11 @@ def check_state(body: ResponseBody) -> None:
         )
 
 
-def chat_request(body: ResponseBody, items: Sequence[Item]) -> dict[str, Any]:
+def chat_request(body: ResponseBody, items: Sequence[Item], *, is_stream: bool = True) -> dict[str, Any]:
     """The chat completion's body for these items: those before, then those of the request."""
-    request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items), "stream": True}
-    request["stream_options"] = {"include_usage": True}
+    request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items)}
+    if is_stream:
+        request |= {"stream": True, "stream_options": {"include_usage": True}}
     for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):
         if getattr(body, name) is not None:
             request[name] = getattr(body, name)

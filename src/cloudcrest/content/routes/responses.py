@@ -13,24 +13,13 @@ from cloudcrest.content.inference import Answer
 from cloudcrest.content.paging import listing, page_request
 from cloudcrest.content.responses.answer import Event
 from cloudcrest.content.responses.fields import ResponseBody
+from cloudcrest.content.responses.refusal import in_own_words
 from cloudcrest.content.service.background import Background
 from cloudcrest.content.service.responses import Refused, Responses
 from cloudcrest.kernel.errors import InvalidInput
 
 _PASSED_ON = ("x-request-timeout-ms", "x-cloudcrest-max-wait")
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-_NAMES = {
-    "messages": "input",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text.format",
-    "reasoning_effort": "reasoning.effort",
-    "logprobs": "include",
-}
-"""What the caller calls the fields of a chat completion."""
-
-
-class _Told(msgspec.Struct):
-    error: dict[str, Any]
 
 
 def routes(responses: Responses, background: Background) -> list[Route]:
@@ -117,18 +106,7 @@ async def _written(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
 
 
 def _refusal(answer: Answer) -> Response:
-    """The gateway's error, with the caller's own names of fields."""
-    content = answer.body
-    try:
-        told = msgspec.json.decode(content, type=_Told)
-    except msgspec.DecodeError:
-        pass
-    else:
-        param = told.error.get("param")
-        if isinstance(param, str):
-            name = next((name for name in _NAMES if param == name or param.startswith((f"{name}.", f"{name}["))), None)
-            # Which item a message was, several may be: only the field is told.
-            told.error["param"] = param if name is None else _NAMES[name]
-        content = msgspec.json.encode(told)
     headers = {"retry-after": f"{answer.retry_after_seconds:.0f}"} if answer.retry_after_seconds else {}
-    return Response(content, status_code=answer.status, media_type="application/json", headers=headers)
+    return Response(
+        in_own_words(answer.body), status_code=answer.status, media_type="application/json", headers=headers
+    )

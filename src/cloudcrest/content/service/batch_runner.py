@@ -13,11 +13,12 @@ import httpx2
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloudcrest.content.api import OUTPUT_PURPOSE, Batch, object_key
+from cloudcrest.content.api import OUTPUT_PURPOSE, Batch, Caller, object_key
 from cloudcrest.content.batch_lines import (
     CANCELLED_CODE,
     EXPIRED_CODE,
     MAX_LINES,
+    RESPONSES,
     Line,
     LineError,
     body_of,
@@ -26,11 +27,14 @@ from cloudcrest.content.batch_lines import (
     usage_of,
     verdict,
 )
+from cloudcrest.content.http import decode
 from cloudcrest.content.inference import Answer, Inference
 from cloudcrest.content.repository import batches as repository
 from cloudcrest.content.repository.batches import LineResult, WaitingLine
+from cloudcrest.content.responses.fields import ResponseBody
 from cloudcrest.content.service.batch_input import read_lines
 from cloudcrest.content.service.files import Files
+from cloudcrest.content.service.responses import Responses
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.content.tasks import first_line
 from cloudcrest.gateway.errors import error_document
@@ -57,6 +61,7 @@ class BatchRunner:
         objects: ObjectStore,
         files: Files,
         inference: Inference,
+        responses: Responses,
         *,
         settings: ContentSettings,
         clock: Clock,
@@ -64,7 +69,8 @@ class BatchRunner:
         self.database = database
         self.objects = objects
         self.files = files
-        self.inference = inference
+        self._inference = inference
+        self._responses = responses
         self.clock = clock
         self.slots = asyncio.Semaphore(settings.batch_requests_at_once)
         self._at_once = settings.batches_at_once
@@ -95,6 +101,15 @@ class BatchRunner:
                     await asyncio.wait_for(self._woken.wait(), _LOOK_AGAIN_SECONDS)
                 except TimeoutError:
                     continue
+
+    async def ask(self, batch: Batch, body: bytes, request_id: str) -> Answer:
+        """A line's answer. Raises `httpx2.HTTPError` where the gateway is lost, and what is wrong with the line."""
+        if batch.endpoint != RESPONSES:
+            return await self._inference.ask(
+                batch.endpoint, body, key_id=batch.key_id, request_id=request_id, is_batch=True
+            )
+        caller = Caller(batch.organization_id, batch.project_id, batch.key_id)
+        return await self._responses.answer_whole(caller, decode(body, ResponseBody), request_id)
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         """Begins batches, as many as run at a time, the projects in turn."""
@@ -268,9 +283,7 @@ class _Run:
         asked_as = _request_id(batch, line.number, line.attempt)
         try:
             body = body_of(await runner.objects.part(file_key, line.start_byte, line.end_byte))
-            answer = await runner.inference.ask(
-                batch.endpoint, body, key_id=batch.key_id, request_id=asked_as, is_batch=True
-            )
+            answer = await runner.ask(batch, body, asked_as)
         except httpx2.HTTPError as error:
             _log.info("line_lost", batch=batch.id, line=line.number, error=repr(error))
             self._stand_back(0.0)

@@ -11,8 +11,9 @@ import msgspec
 from cloudcrest.content.api import Caller, StoredResponse
 from cloudcrest.content.inference import Answer, Inference, gateway_lost, read_answer
 from cloudcrest.content.repository import responses as repository
-from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker
+from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker, chunk_of
 from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
+from cloudcrest.content.responses.refusal import in_own_words
 from cloudcrest.content.responses.request import chat_request, check_state, items_of, said_before
 from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.settings import ContentSettings
@@ -62,11 +63,7 @@ class Responses:
 
     async def begin(self, caller: Caller, body: ResponseBody, headers: Mapping[str, str]) -> "RunningResponse":
         """Begins a response. Raises `InvalidInput`, `Refused` where the gateway does not answer it, `Unavailable`."""
-        items = items_of(body, self._new_id)
-        check_state(body)
-        history = await self._history(caller.project_id, body, items)
-        context = [*history, *items]
-        _check_calls(context, len(history))
+        items, context = await self._context(caller, body)
         request = msgspec.json.encode(chat_request(body, context))
         stack = AsyncExitStack()
         try:
@@ -85,6 +82,25 @@ class Responses:
         created_at = int(self._clock.unix_seconds())
         maker = ResponseMaker(body, self._new_id("resp"), created_at, self._new_id)
         return RunningResponse(self, caller, body, items, maker=maker, upstream=upstream, stack=stack)
+
+    async def answer_whole(self, caller: Caller, body: ResponseBody, request_id: str) -> Answer:
+        """A response that a batch asks for, in one piece: the document, or the refusal. Asked again under the same
+        `request_id` it is the same response. Raises `InvalidInput`, and `httpx2.HTTPError` where the gateway is lost.
+        """
+        if body.background or body.conversation is not None:
+            param = "background" if body.background else "conversation"
+            raise InvalidInput(f"a batch has no '{param}': its lines run in any order, in the background", param=param)
+        items, context = await self._context(caller, body)
+        request = msgspec.json.encode(chat_request(body, context, is_stream=False))
+        answer = await self._inference.ask(_PATH, request, key_id=caller.key_id, request_id=request_id, is_batch=True)
+        if answer.status != 200:
+            return msgspec.structs.replace(answer, body=in_own_words(answer.body))
+        maker = ResponseMaker(body, request_id.replace("req_", "resp_", 1), self.unix_seconds(), self._new_id)
+        for _ in (*maker.begin(), *maker.take(chunk_of(answer.body)), *maker.end(self.unix_seconds())):
+            continue
+        if body.store is not False:
+            await self.keep(caller, items, maker.document)
+        return msgspec.structs.replace(answer, body=msgspec.json.encode(maker.document))
 
     async def find(self, project_id: str, response_id: str) -> StoredResponse:
         """A stored response of a project. Raises `NotFound`."""
@@ -143,6 +159,15 @@ class Responses:
 
     def unix_seconds(self) -> int:
         return int(self._clock.unix_seconds())
+
+    async def _context(self, caller: Caller, body: ResponseBody) -> tuple[list[Item], list[Item]]:
+        """The items of the request, and all that the model is asked with. Raises `InvalidInput`, `NotFound`."""
+        items = items_of(body, self._new_id)
+        check_state(body)
+        history = await self._history(caller.project_id, body, items)
+        context = [*history, *items]
+        _check_calls(context, len(history))
+        return items, context
 
     async def _history(self, project_id: str, body: ResponseBody, items: list[Item]) -> list[Item]:
         """What was said before, oldest first. Raises `InvalidInput`, `NotFound` for a conversation."""
