@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloudcrest.content.responses.answer import Chunk, ResponseMaker
+from cloudcrest.content.responses.answer import Chunk, ResponseMaker, chunk_of
 from cloudcrest.content.responses.fields import ResponseBody
+from cloudcrest.content.responses.refusal import in_own_words
 from cloudcrest.content.responses.request import chat_request, items_of
 from cloudcrest.gateway.validate import parse
 from cloudcrest.kernel.errors import InvalidInput
@@ -171,3 +172,35 @@ def test_an_answer_that_breaks_off_fails() -> None:
         "response.failed",
         {"code": "server_error", "message": "it broke"},
     )
+
+
+def test_a_whole_completion_becomes_the_response_that_its_stream_would_have() -> None:
+    calls = [
+        {"id": f"c{number}", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+        for number in (1, 2)
+    ]
+    message = {"role": "assistant", "content": "Let me see.", "reasoning_content": "hm", "tool_calls": calls}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}
+    chunk = chunk_of(msgspec.json.encode({"id": "x", "choices": [choice], "usage": usage}))
+    maker = ResponseMaker(body(tools=[TOOL]), "resp_1", 1, ids())
+    for _ in (*maker.begin(), *maker.take(chunk), *maker.end(2)):
+        continue
+    _, streamed = made(
+        delta(reasoning_content="hm"),
+        delta(content="Let me see."),
+        *(delta(tool_calls=[{"index": index, **call}]) for index, call in enumerate(calls)),
+        delta("tool_calls"),
+        USAGE,
+        tools=[TOOL],
+    )
+    assert maker.document == streamed
+    assert [item["type"] for item in streamed["output"]] == ["reasoning", "message", "function_call", "function_call"]
+    assert streamed["usage"]["input_tokens_details"]["cached_tokens"] == 3
+
+
+def test_a_refusal_is_told_in_the_callers_own_words() -> None:
+    for asked, told in (("reasoning_effort", "reasoning.effort"), ("messages[2].content", "input"), ("user", "user")):
+        refusal = msgspec.json.encode({"error": {"message": "no", "param": asked}})
+        assert msgspec.json.decode(in_own_words(refusal))["error"]["param"] == told
+    assert in_own_words(b"<html>") == b"<html>"
