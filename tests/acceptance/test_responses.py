@@ -126,7 +126,7 @@ def _ended(client: openai.OpenAI, response_id: str) -> Any:
             "previous_response_id",
         ),
         ({"conversation": "c", "store": False}, 400, "invalid_value", "store"),
-        ({"truncation": "auto"}, 400, "invalid_value", "truncation"),
+        ({"truncation": "middle"}, 400, "invalid_value", "truncation"),
         ({"tools": [{"type": "web_search"}]}, 400, "invalid_value", "tools[0].type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, 400, "invalid_value", "input[0].type"),
         ({"temperature": 3}, 400, "invalid_value", "temperature"),
@@ -142,6 +142,24 @@ def _ended(client: openai.OpenAI, response_id: str) -> Any:
 def test_what_is_refused(cloud: Cloud, changes: dict[str, Any], status: int, code: str, param: str) -> None:
     answer = infer(cloud.base_url, cloud.api_key, "POST", "/v1/responses", json={**ASK, **changes})
     assert refused(answer, status, code)["param"] == param
+
+
+def test_what_is_too_long_is_cut_where_that_is_asked_for_and_an_error_else(client: openai.OpenAI) -> None:
+    turns: list[Any] = [{"role": "developer", "content": "Answer in one word."}]
+    for text in ("sea " * 6_000, "And?", "And?"):
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+    turns.append({"role": "user", "content": "Say hello."})
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=CHAT_MODEL, input=turns, max_output_tokens=16)
+    assert refused.value.code == "context_length_exceeded"
+    cut = client.responses.create(model=CHAT_MODEL, input=turns, max_output_tokens=16, truncation="auto")
+    assert (cut.truncation, cut.status in ("completed", "incomplete")) == ("auto", True)
+    assert cut.usage is not None
+    assert 20 < cut.usage.input_tokens < 200
+    last: list[Any] = [{"role": "user", "content": "sea " * 6_000}]
+    with pytest.raises(openai.BadRequestError) as still:
+        client.responses.create(model=CHAT_MODEL, input=last, truncation="auto", max_output_tokens=16)
+    assert still.value.code == "context_length_exceeded"
 
 
 def test_a_conversation_goes_on_with_every_response(client: openai.OpenAI) -> None:

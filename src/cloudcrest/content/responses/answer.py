@@ -269,7 +269,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "tools": [_tool(msgspec.to_builtins(tool)) for tool in body.tools or ()],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
-        "truncation": "disabled",
+        "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
         "metadata": body.metadata or {},

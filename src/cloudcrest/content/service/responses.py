@@ -9,17 +9,19 @@ import httpx2
 import msgspec
 
 from cloudcrest.content.api import Caller, StoredResponse
+from cloudcrest.content.batch_lines import error_code
 from cloudcrest.content.inference import Answer, Inference, gateway_lost, read_answer
 from cloudcrest.content.repository import responses as repository
 from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker, chunk_of
 from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
 from cloudcrest.content.responses.refusal import in_own_words
 from cloudcrest.content.responses.request import chat_request, check_state, items_of, said_before
+from cloudcrest.content.responses.truncation import without_oldest
 from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.kernel.errors import ContextTooLong, InvalidInput, NotFound
 from cloudcrest.kernel.ids import NewId
 
 MAX_CHAIN = 200
@@ -64,21 +66,15 @@ class Responses:
     async def begin(self, caller: Caller, body: ResponseBody, headers: Mapping[str, str]) -> "RunningResponse":
         """Begins a response. Raises `InvalidInput`, `Refused` where the gateway does not answer it, `Unavailable`."""
         items, context = await self._context(caller, body)
-        request = msgspec.json.encode(chat_request(body, context))
-        stack = AsyncExitStack()
-        try:
-            upstream = await stack.enter_async_context(
-                self._inference.open(_PATH, request, key_id=caller.key_id, headers=headers)
-            )
-            if upstream.status_code != 200:
-                answer = await read_answer(upstream)
-                raise Refused(answer)
-        except httpx2.HTTPError as error:
-            await stack.aclose()
-            raise gateway_lost() from error
-        except BaseException:
-            await stack.aclose()
-            raise
+        while True:
+            try:
+                upstream, stack = await self._open(caller, chat_request(body, context), headers)
+                break
+            except Refused as refusal:
+                shorter = _shorter(body, context, refusal.answer)
+                if shorter is None:
+                    raise
+                context = shorter
         created_at = int(self._clock.unix_seconds())
         maker = ResponseMaker(body, self._new_id("resp"), created_at, self._new_id)
         return RunningResponse(self, caller, body, items, maker=maker, upstream=upstream, stack=stack)
@@ -91,8 +87,15 @@ class Responses:
             param = "background" if body.background else "conversation"
             raise InvalidInput(f"a batch has no '{param}': its lines run in any order, in the background", param=param)
         items, context = await self._context(caller, body)
-        request = msgspec.json.encode(chat_request(body, context, is_stream=False))
-        answer = await self._inference.ask(_PATH, request, key_id=caller.key_id, request_id=request_id, is_batch=True)
+        while True:
+            request = msgspec.json.encode(chat_request(body, context, is_stream=False))
+            answer = await self._inference.ask(
+                _PATH, request, key_id=caller.key_id, request_id=request_id, is_batch=True
+            )
+            shorter = None if answer.status == 200 else _shorter(body, context, answer)
+            if shorter is None:
+                break
+            context = shorter
         if answer.status != 200:
             return msgspec.structs.replace(answer, body=in_own_words(answer.body))
         maker = ResponseMaker(body, request_id.replace("req_", "resp_", 1), self.unix_seconds(), self._new_id)
@@ -159,6 +162,25 @@ class Responses:
 
     def unix_seconds(self) -> int:
         return int(self._clock.unix_seconds())
+
+    async def _open(
+        self, caller: Caller, request: dict[str, Any], headers: Mapping[str, str]
+    ) -> tuple[httpx2.Response, AsyncExitStack]:
+        """The stream of a chat completion. Raises `Refused`, `Unavailable`."""
+        stack = AsyncExitStack()
+        body = msgspec.json.encode(request)
+        try:
+            opened = self._inference.open(_PATH, body, key_id=caller.key_id, headers=headers)
+            upstream = await stack.enter_async_context(opened)
+            if upstream.status_code != 200:
+                raise Refused(await read_answer(upstream))
+        except httpx2.HTTPError as error:
+            await stack.aclose()
+            raise gateway_lost() from error
+        except BaseException:
+            await stack.aclose()
+            raise
+        return upstream, stack
 
     async def _context(self, caller: Caller, body: ResponseBody) -> tuple[list[Item], list[Item]]:
         """The items of the request, and all that the model is asked with. Raises `InvalidInput`, `NotFound`."""
@@ -267,6 +289,13 @@ class RunningResponse:
     async def close(self) -> None:
         """Ends the inference, where it has not ended."""
         await self._stack.aclose()
+
+
+def _shorter(body: ResponseBody, context: list[Item], refused: Answer) -> list[Item] | None:
+    """What to ask with in place of this. None: it was refused for good."""
+    if body.truncation != "auto" or error_code(refused.body) != ContextTooLong.default_code:
+        return None
+    return without_oldest(context)
 
 
 def _check_calls(context: list[Item], known: int) -> None:
