@@ -1,6 +1,8 @@
 """How a role is begun."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,3 +26,17 @@ def test_what_a_cloud_writes_is_its_owners_alone(tmp_path: Path, monkeypatch: py
         os.umask(before)
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_gateway_loads_nothing_for_terminals_or_numbers() -> None:
+    code = """
+import sys
+from cloudcrest.bootstrap.__main__ import _load_structlog
+_load_structlog()
+import cloudcrest.bootstrap.gateway
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "structlog" in loaded
+    assert not loaded & {"rich", "pygments", "greenlet", "numpy", "sqlalchemy", "pydantic", "ray"}
