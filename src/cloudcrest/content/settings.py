@@ -16,9 +16,10 @@ class ContentSettings(msgspec.Struct, frozen=True):
     where less than `disk_reserve_bytes` would be left on the object store's disk, and where `uploads_at_once` come in
     already, or `project_uploads_at_once` of the project. A project may have `project_batches`
     batches that have not ended; `batches_at_once` of all run at a time, with `batch_requests_at_once` requests in all.
-    A response is kept for `response_days`, and of a project the newest `project_responses`. A conversation is kept
-    until nothing was added for `conversation_days`, and of a project the `project_conversations` used last; it has up
-    to `conversation_items` items of `conversation_bytes`, and a project's have `project_conversation_bytes` together.
+    A response is kept for `response_days`, and of a project the newest `project_responses`, as far as they have
+    `project_response_bytes` together. A conversation is kept until nothing was added for `conversation_days`, and of a
+    project the `project_conversations` used last; it has up to `conversation_items` items of `conversation_bytes`, and
+    a project's have `project_conversation_bytes` together.
     """
 
     objects_url: str | None = None
@@ -32,6 +33,7 @@ class ContentSettings(msgspec.Struct, frozen=True):
     batches_at_once: _Positive = 32
     batch_requests_at_once: _Positive = 16
     project_responses: _Positive = 100_000
+    project_response_bytes: _Positive = 4 * GIB
     response_days: _Positive = 30
     project_conversations: _Positive = 100_000
     project_conversation_bytes: _Positive = 1 * GIB

@@ -39,10 +39,14 @@ async def remove(session: AsyncSession, project_id: str, response_id: str) -> bo
     return await session.scalar(statement.returning(ResponseRow.id)) is not None
 
 
-async def trim(session: AsyncSession, now: datetime, most_of_a_project: int, most: int) -> int:
-    """Forgets what has expired, and of each project what is beyond its bound, the oldest first; how much it was."""
-    place = func.row_number().over(partition_by=ResponseRow.project_id, order_by=ResponseRow.id.desc()).label("place")
-    ranked = select(ResponseRow.id, ResponseRow.expires_at, place).subquery()
-    due = select(ranked.c.id).where(or_(ranked.c.expires_at <= now, ranked.c.place > most_of_a_project)).limit(most)
+async def trim(session: AsyncSession, now: datetime, most_of_a_project: int, most_bytes: int, most: int) -> int:
+    """Forgets what has expired, and of each project what is beyond its bounds, the oldest first; how much it was."""
+    project, newest_first = ResponseRow.project_id, ResponseRow.id.desc()
+    size_bytes = func.octet_length(ResponseRow.items) + func.octet_length(ResponseRow.document)
+    place = func.row_number().over(partition_by=project, order_by=newest_first).label("place")
+    size = func.sum(size_bytes).over(partition_by=project, order_by=newest_first).label("size")
+    ranked = select(ResponseRow.id, ResponseRow.expires_at, place, size).subquery()
+    is_beyond = or_(ranked.c.expires_at <= now, ranked.c.place > most_of_a_project, ranked.c.size > most_bytes)
+    due = select(ranked.c.id).where(is_beyond).limit(most)
     statement = delete(ResponseRow).where(ResponseRow.id.in_(due)).returning(ResponseRow.id)
     return len((await session.scalars(statement)).all())

@@ -122,8 +122,8 @@ class Responses:
     async def sweep(self) -> int:
         """Forgets what is too old or too much; how much there was."""
         async with self._database.transaction() as session:
-            most = self._settings.project_responses
-            return await repository.trim(session, self._clock.now(), most, _TRIMMED_AT_ONCE)
+            most, most_bytes = self._settings.project_responses, self._settings.project_response_bytes
+            return await repository.trim(session, self._clock.now(), most, most_bytes, _TRIMMED_AT_ONCE)
 
     async def recover(self) -> None:
         """Says of what the process before left running that it failed."""
