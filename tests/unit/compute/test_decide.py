@@ -22,7 +22,27 @@ def test_a_gang_gets_all_its_places_or_none() -> None:
     assert {spot.node_id for spot in plan.placed[0].spots} == {"n1", "n2", "n3"}
     plan = decide(made, [Workload("w", demand(4), members=4), Workload("x", demand(1))], now=0)
     assert [each.workload_id for each in plan.placed] == ["x"]
-    assert plan.refused[0].reason == "needs room for 4 members at once; there is room for 3"
+    assert (plan.refused[0].code, plan.refused[0].reason) == (
+        "impossible",
+        "needs room for 4 members at once; all nodes together would hold 3, were they empty",
+    )
+    made.start(running(Workload("r", demand(1)), Spot("n1", (0,))))
+    plan = decide(made, [Workload("w", demand(4), members=3)], now=0)
+    assert (plan.refused[0].code, plan.refused[0].reason) == (
+        "capacity",
+        "needs room for 3 members at once; there is room for 2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("milli", "members", "fits"), [(250, 48, True), (250, 49, False), (600, 12, True), (600, 13, False)]
+)
+def test_members_that_take_shares_are_counted_by_shares(milli: int, members: int, fits: bool) -> None:
+    made = cluster(node("n1"), node("n2"), node("n3"))
+    shared = Workload("w", demand(1, milli=milli, cpu=1), members=members)
+    plan = decide(made, [shared], now=0)
+    assert bool(plan.placed) is fits
+    assert fits or plan.refused[0].code == "impossible"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +110,15 @@ def test_together_in_one_rack_and_spread_over_zones() -> None:
     plan = decide(made, [Workload("w", demand(4), members=2, together="rack")], now=0)
     assert len({made.nodes[spot.node_id].rack + made.nodes[spot.node_id].zone for spot in plan.placed[0].spots}) == 1
     plan = decide(made, [Workload("w", demand(4), members=3, together="rack")], now=0)
-    assert plan.refused[0].reason == "there is room for all 3 members, but not in one rack"
+    assert plan.refused[0].code == "impossible"
+    assert plan.refused[0].reason == "needs room for 3 members in one rack; the largest would hold 2, were it empty"
+    made.start(
+        running(Workload("r", demand(1)), Spot("x10", (0,)), Spot("x20", (0,)), Spot("y10", (0,)), Spot("y20", (0,)))
+    )
+    plan = decide(made, [Workload("w", demand(4), members=2, together="rack")], now=0)
+    assert plan.refused[0].code == "capacity"
+    assert plan.refused[0].reason == "there is room for all 2 members, but not in one rack"
+    made.stop("r")
     replicas = [Workload(f"r{n}", demand(1), group="g", spread="zone") for n in range(4)]
     plan = decide(made, replicas, now=0)
     zones = [made.nodes[each.spots[0].node_id].zone for each in plan.placed]

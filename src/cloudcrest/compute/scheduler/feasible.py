@@ -1,11 +1,13 @@
 """Which nodes could take a member of a workload at all, whatever runs there now; and what keeps the others out."""
 
+import sys
+from collections import Counter
 from collections.abc import Collection
 
 import msgspec
 
-from cloudcrest.compute.scheduler.cluster import Cluster
-from cloudcrest.compute.scheduler.model import Node, Workload
+from cloudcrest.compute.scheduler.cluster import Cluster, domain_of
+from cloudcrest.compute.scheduler.model import WHOLE, Demand, Node, Workload
 from cloudcrest.compute.scheduler.packing.books import fits_type
 from cloudcrest.compute.scheduler.packing.classes import holds
 from cloudcrest.compute.scheduler.quotas import CPU, amount
@@ -26,7 +28,9 @@ class Feasible(msgspec.Struct, frozen=True):
 
 def feasible(cluster: Cluster, workload: Workload, closed: Collection[str] = ()) -> Feasible:
     """Looks at what does not change with what runs. `closed`: nodes that are held for somebody else."""
-    key = ("feasible", workload.demand, tuple(sorted(workload.labels.items())), workload.tolerations, workload.zones)
+    labels = tuple(sorted(workload.labels.items()))
+    gang = (workload.members, workload.together)
+    key = ("feasible", workload.demand, gang, labels, workload.tolerations, workload.zones)
     found = cluster.memo.get(key)
     if not isinstance(found, Feasible):
         if len(cluster.memo) >= MAX_MEMO:
@@ -44,6 +48,8 @@ def _look(cluster: Cluster, workload: Workload) -> Feasible:
     able = [node for node in may_go if holds(node, workload.demand)]
     if not able:
         return Feasible((), False, _too_large_sentence(may_go, workload))
+    if workload.members > 1 and (why_not := _too_many_sentence(able, workload)):
+        return Feasible((), False, why_not)
     schedulable = tuple(node.id for node in able if node.is_schedulable)
     return Feasible(schedulable, len(may_go) == len(cluster.nodes))
 
@@ -96,6 +102,36 @@ def _too_large_sentence(nodes: list[Node], workload: Workload) -> str:
         f"needs {amount(demand.cpu_milli, CPU)} and {demand.memory_bytes / GIB:.3g} GiB on one node; "
         f"the largest has {amount(largest.cpu_milli, CPU)} and {largest.memory_bytes / GIB:.3g} GiB"
     )
+
+
+def _too_many_sentence(able: list[Node], workload: Workload) -> str:
+    """Why not all members could be held at once, were every node empty. Empty: they could."""
+    domain = workload.together
+    held: Counter[str] = Counter()
+    for node in able:
+        held["" if domain is None else domain_of(node, domain)] += _members_held(node, workload.demand)
+    most = max(held.values())
+    if most >= workload.members:
+        return ""
+    if domain is None:
+        return (
+            f"needs room for {workload.members} members at once; all nodes together would hold {most}, were they empty"
+        )
+    return f"needs room for {workload.members} members in one {domain}; the largest would hold {most}, were it empty"
+
+
+def _members_held(node: Node, demand: Demand) -> int:
+    """How many members an empty node holds."""
+    bounds = [sys.maxsize]
+    if demand.cpu_milli:
+        bounds.append(node.cpu_milli // demand.cpu_milli)
+    if demand.memory_bytes:
+        bounds.append(node.memory_bytes // demand.memory_bytes)
+    if demand.accelerators and demand.milli < WHOLE:
+        bounds.append(node.accelerators * (WHOLE // demand.milli))
+    elif demand.accelerators:
+        bounds.append(node.accelerators // demand.accelerators)
+    return min(bounds)
 
 
 def _any_of(names: Collection[str]) -> str:
