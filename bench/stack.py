@@ -53,13 +53,13 @@ class Rate:
 
 
 class Cloud:
-    """One `up` over a data folder."""
+    """One `up` over a data folder. `flags`: more of its own."""
 
-    def __init__(self, data: Path, models: Path) -> None:
+    def __init__(self, data: Path, models: Path, flags: Sequence[str] = ()) -> None:
         self.data = data
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDCREST_")}
         argv = [sys.executable, "-m", "cloudcrest.bootstrap", "up", "--data", str(data), "--port", "0"]
-        argv += ["--models-folder", str(models)]
+        argv += ["--models-folder", str(models), *flags]
         data.parent.mkdir(parents=True, exist_ok=True)
         self._log = (data.parent / "up.log").open("ab")
         self._began = time.monotonic()
@@ -97,7 +97,7 @@ class Cloud:
         root = psutil.Process(self.process.pid)
         for process in [root, *root.children(recursive=True)]:
             name = "up" if process.pid == root.pid else _name(process, names)
-            sizes[name] = sizes.get(name, 0.0) + _memory_bytes(process) / MIB
+            sizes[name] = sizes.get(name, 0.0) + memory_bytes(process) / MIB
         return {name: round(size, 1) for name, size in sorted(sizes.items())}
 
     def stop(self) -> None:
@@ -107,9 +107,9 @@ class Cloud:
 
 
 @contextmanager
-def running(data: Path, models: Path) -> Iterator[tuple[Cloud, float]]:
+def running(data: Path, models: Path, flags: Sequence[str] = ()) -> Iterator[tuple[Cloud, float]]:
     """A running cloud, and how long its start took."""
-    cloud = Cloud(data, models)
+    cloud = Cloud(data, models, flags)
     try:
         yield cloud, cloud.wait_ready()
     finally:
@@ -160,7 +160,7 @@ def measure(models: Path | None, streams: Sequence[int], rounds: int) -> dict[st
             memory = cloud.memory()
             rates = [asdict(compare(cloud, count, rounds)) for count in streams]
     rounded = {name: round(value, 2) for name, value in seconds.items()}
-    return {"machine": _machine(), "start_seconds": rounded, "memory_mib": memory, "tokens_per_second": rates}
+    return {"machine": machine(), "start_seconds": rounded, "memory_mib": memory, "tokens_per_second": rates}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -224,12 +224,12 @@ def _name(process: psutil.Process, names: dict[int, str]) -> str:
     return f"replica ({'chat' if MODEL in argv else 'embeddings'})"
 
 
-def _memory_bytes(process: psutil.Process) -> int:
+def memory_bytes(process: psutil.Process) -> int:
     full = process.memory_full_info()
     return int(getattr(full, "pss", full.rss))
 
 
-def _machine() -> str:
+def machine() -> str:
     memory = psutil.virtual_memory().total / 1024**3
     place = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
     return f"{place}, Python {platform.python_version()}"
