@@ -75,7 +75,9 @@ async def test_nodes_have_their_chips_and_labels_and_run_what_they_are_given(clu
         await cluster.fabric.start(ProcessSpec("x", ("/no/such",), node_id="one"))
 
 
-async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_the_token(cluster: RayNodes) -> None:
+async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_the_token(
+    cluster: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listening = {
         connection.laddr.ip
         for each in cluster.ray_processes()
@@ -87,6 +89,8 @@ async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_t
     other.write_text("7" * 64)
     assert b"AuthenticationError" in await asked(cluster, RAY_AUTH_TOKEN_PATH=str(other))
     assert b"AuthenticationError" in await asked(cluster, RAY_AUTH_MODE="disabled")
+    assert await asked(cluster) == b"let in"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "7" * 64)  # somebody's own, for another cluster
     assert await asked(cluster) == b"let in"
 
 

@@ -60,6 +60,7 @@ def ray_environment(token_path: Path) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_AUTH_TOKEN": "",  # one of the caller's own would win over the file
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         # Our processes are no children of Ray's: it has nothing to wait for, and is soon back after its head was away.
@@ -78,6 +79,16 @@ def checked_name(name: str) -> str:
             f"'{name}' is no name for a node", hint="use 1 to 63 letters, digits, dots, dashes and underscores"
         )
     return name
+
+
+def check_token(path: Path) -> None:
+    """Raises `SetupError` where the file has no token in it, of which Ray would not say so."""
+    try:
+        has_token = bool(path.read_text("ascii").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the token in {path} cannot be read: {error}", hint="copy the cloud's node-token") from error
+    if not has_token:
+        raise SetupError(f"there is no token in {path}", hint="copy the cloud's node-token")
 
 
 def label_of(text: str) -> tuple[str, str]:
