@@ -214,6 +214,16 @@ async def test_two_nodes_of_one_name_do_not_take_turns_while_neither_has_answere
         assert taken.reason == "another node is called 'b': join it under another name (--name)"
 
 
+async def test_a_name_means_the_same_node_after_a_start_of_the_fabric(tmp_path: Path, clock: ManualClock) -> None:
+    agents = Agents("a", "b")
+    for _ in range(2):
+        async with over(agents, tmp_path, clock) as fabric:
+            await ready(fabric, "a", "b")
+            addresses = {node.id: node.address for node in await fabric.nodes() if node.is_ready}
+            assert addresses == {"a": "10.0.0.1", "b": "10.0.0.2"}
+        agents.present = {"again": Member("ray-again", "b", "10.0.0.9", {}, True), **agents.present}
+
+
 @pytest.mark.parametrize("call", ["start", "stop"])
 async def test_nobody_waits_for_a_call_to_a_node_that_falls_silent_meanwhile(
     call: str, tmp_path: Path, clock: ManualClock
@@ -271,7 +281,7 @@ async def test_after_a_start_nodes_that_were_there_are_awaited_for_a_while(tmp_p
         await until_async(lambda: _says(fabric, "on their way back: b"), "b is awaited")
         clock.advance(ray_fabric.COME_BACK_SECONDS)
         await ready(fabric, "a")
-        await until_async(lambda: (tmp_path / "known.json").read_text() == '["a"]', "b is forgotten")
+        await until_async(lambda: (tmp_path / "known.json").read_text() == '{"a":"ray-a"}', "b is forgotten")
     async with over(agents, tmp_path, clock) as fabric:
         await ready(fabric, "a")  # nobody waits for b again
     (tmp_path / "known.json").write_text("{")

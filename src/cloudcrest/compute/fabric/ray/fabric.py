@@ -52,8 +52,9 @@ class _Left:
 class RayFabric:
     """Implements `compute.api.Fabric`. `run` follows the cluster's members until it is cancelled.
 
-    `known_path`: the names of the nodes there were, kept for the next start. Until they are back, or for
-    `come_back_seconds`, the fabric is `Unavailable` rather than without them: whoever asks keeps what it knows.
+    `known_path`: the names of the nodes there were, and which of Ray's each meant, kept for the next start. Until they
+    are back, or for `come_back_seconds`, the fabric is `Unavailable` rather than without them: whoever asks keeps what
+    it knows.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class RayFabric:
         self._cluster = cluster
         self._known_path = known_path
         self._clock = clock
-        self._awaited = _read_known(known_path)
+        self._known = _read_known(known_path)
+        self._awaited = frozenset(self._known)
         self._awaited_until = clock.monotonic() + come_back_seconds
         self._nodes: dict[str, RayNode] = {}
         self._chosen: Chosen | None = None
         self._left: dict[str, _Left] = {}
         self._taken_since: dict[str, float] = {}
-        self._written: set[str] | None = None
 
     async def run(self) -> None:
         """Follows the cluster. Where Ray does not answer, what was known of it stands: agents still may."""
@@ -129,9 +130,11 @@ class RayFabric:
         await asyncio.gather(*(look(node) for node in [*self._nodes.values()]))
 
     async def _follow(self, members: Sequence[Member]) -> None:
+        is_first = self._chosen is None
+        used = {*self._known.values()} if is_first else {node.member.ray_id for node in self._nodes.values()}
         self._chosen = chosen = choose(
             members,
-            used={node.member.ray_id for node in self._nodes.values()},
+            used=used,
             silent={node.member.ray_id for node in self._nodes.values() if node.has_failed},
         )
         before = self._nodes
@@ -140,9 +143,11 @@ class RayFabric:
         self._note_left(before, chosen)
         await asyncio.gather(*(node.close(_LEFT) for name, node in before.items() if self._nodes.get(name) is not node))
         # Those still awaited stay known: a second start in a row must not forget them.
-        if (known := {*chosen.by_name, *self._awaited}) != self._written:
-            write_atomic(self._known_path, msgspec.json.encode(sorted(known)))
-            self._written = known
+        known = {name: self._known.get(name, "") for name in self._awaited}
+        known |= {name: member.ray_id for name, member in chosen.by_name.items()}
+        if known != self._known or is_first:
+            write_atomic(self._known_path, msgspec.json.encode(known, order="sorted"))
+            self._known = known
 
     def _node(self, name: str, member: Member) -> RayNode:
         """The node that a name means; what ran on the one that it meant before may run on it."""
@@ -193,9 +198,9 @@ def _no_node(node_id: str, *, is_known: bool) -> InvalidInput | Unavailable:
     return InvalidInput(f"there is no node '{node_id}'", param="node_id")
 
 
-def _read_known(path: Path) -> frozenset[str]:
-    """The names in a file that this fabric wrote; none where there is none that can be read."""
+def _read_known(path: Path) -> dict[str, str]:
+    """Ray's ids by names, of a file that this fabric wrote; none where there is none that can be read."""
     try:
-        return frozenset(msgspec.json.decode(path.read_bytes(), type=list[str]))
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except (OSError, ValueError):
-        return frozenset()
+        return {}
