@@ -26,7 +26,7 @@ from cloudcrest.bootstrap.ui import Ui, make_ui
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.fabric.ray.command import RayStart, check_token, checked_name, label_of
+from cloudcrest.compute.fabric.ray.command import RayStart, check_token, checked_name, host_and_port, label_of
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.clock import SystemClock
@@ -192,13 +192,10 @@ def checked_address(settings: JoinSettings) -> str:
 
 def own_address(head: str) -> str:
     """This machine's address towards the head. Raises `SetupError` where nothing listens there."""
-    host, _, port = head.rpartition(":")
-    if not host or not port.isdecimal():
-        raise SetupError(f"'{head}' is no HOST:PORT", hint="write the cloud's --node-address and its --ray-port")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_SECONDS) as connection:
+        with socket.create_connection(host_and_port(head), timeout=_HEAD_SECONDS) as connection:
             return str(connection.getsockname()[0])
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise SetupError(
             f"no cloud answers at {head}: {error}",
             hint="start it with `cloudcrest up --fabric ray --node-address IP`, and let this machine reach that port",

@@ -37,7 +37,15 @@ def with_port(settings: UpSettings) -> UpSettings:
 
 def invitation(start: RayStart) -> str:
     """What is said of how other machines become nodes."""
-    return f"\nOther machines join with: {command()} node join {start.head} --token-file {start.token_path}"
+    joining = f"{command()} node join {start.head} --token-file {start.token_path}"
+    if _is_loopback(start.address):
+        return f"\nNo other machine can join, for want of --node-address; more nodes on this one do with: {joining}"
+    return f"\nOther machines join with: {joining}"
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether only this machine has it."""
+    return address.startswith("127.") or address in ("::1", "localhost")
 
 
 def ray_start(plan: Plan) -> RayStart:

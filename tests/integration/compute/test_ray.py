@@ -10,7 +10,9 @@ import psutil
 import pytest
 
 from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.fabric.ray.actor import Installation
 from cloudcrest.compute.fabric.ray.command import ray_environment
+from cloudcrest.compute.fabric.ray.members import Member
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from tests.support.ray_nodes import RayNodes, ray_nodes
 from tests.support.waiting import until_async
@@ -153,6 +155,20 @@ async def test_what_runs_outlives_ray_and_the_driver(cluster: RayNodes) -> None:
     await cluster.drive()
     await cluster.ready("local", "one", "many")
     assert (await process(cluster, "stays", lambda _: True)).pid == pid
+
+
+async def test_an_actor_that_ray_cannot_start_is_an_agent_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import RaySystemError
+
+    from cloudcrest.compute.fabric.ray.cluster import RayCluster
+
+    def fails(_: Member) -> None:
+        raise RaySystemError("the core worker is shutting down")
+
+    ray = RayCluster(Installation("0", sys.executable, "/data"))
+    monkeypatch.setattr(ray, "_start_actor", fails)
+    with pytest.raises(ConnectionError, match="shutting down"):
+        await ray.exchange(Member("6f", "a", "127.0.0.1", {}, is_alive=True))(b"{}\n")
 
 
 async def test_a_node_that_cannot_run_things_says_why(cluster: RayNodes) -> None:

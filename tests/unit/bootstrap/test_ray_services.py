@@ -1,12 +1,14 @@
 """Where a node's Ray has its sockets and logs: in a folder that lets nobody else in."""
 
+import dataclasses
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from cloudcrest.bootstrap.ray_services import forget_sessions, ray_folder
+from cloudcrest.bootstrap.ray_services import forget_sessions, invitation, ray_folder
+from cloudcrest.compute.fabric.ray.command import RayStart
 from cloudcrest.kernel.errors import SetupError
 
 _LONGEST_SOCKET_PATH = 107
@@ -41,6 +43,15 @@ def test_a_folder_that_another_user_made_first_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     with pytest.raises(SetupError, match="belongs to somebody else"):
         forget_sessions(folder)
+
+
+def test_a_cloud_on_loopback_does_not_invite_other_machines() -> None:
+    path = Path("/t")
+    start = RayStart("local", "10.0.0.5:6379", "10.0.0.5", path, path, path, path, {}, is_head=True)
+    assert "Other machines join with: " in invitation(start)
+    alone = invitation(dataclasses.replace(start, head="127.0.0.1:6379", address="127.0.0.1"))
+    assert "No other machine can join, for want of --node-address" in alone
+    assert "node join 127.0.0.1:6379 --token-file /t" in alone
 
 
 def test_rays_sockets_have_paths_that_are_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:

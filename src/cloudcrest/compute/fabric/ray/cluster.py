@@ -44,8 +44,8 @@ class RayCluster:
 
         async def send(line: bytes) -> bytes:
             nonlocal actor
-            actor = actor or self._start_actor(member)
             try:
+                actor = actor or self._start_actor(member)
                 answer: bytes = await actor.call.remote(line)
             except RayError as error:
                 if isinstance(error, RayActorError):

@@ -14,6 +14,7 @@ from cloudcrest.kernel.errors import SetupError
 _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray takes: nothing of ours goes through it."""
 _STOP_GRACE_SECONDS = 8.0
+_MOST_PORT = 65_535
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(_PART)
 _KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
@@ -79,6 +80,14 @@ def checked_name(name: str) -> str:
             f"'{name}' is no name for a node", hint="use 1 to 63 letters, digits, dots, dashes and underscores"
         )
     return name
+
+
+def host_and_port(head: str) -> tuple[str, int]:
+    """Those of a cluster's head. Raises `SetupError` where there is something else."""
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _MOST_PORT:
+        raise SetupError(f"'{head}' is no HOST:PORT", hint="write the head's address and its port, as 10.0.0.5:6379")
+    return host.strip("[]"), int(port)
 
 
 def check_token(path: Path) -> None:
