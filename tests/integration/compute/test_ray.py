@@ -146,6 +146,7 @@ async def test_what_runs_outlives_ray_and_the_driver(cluster: RayNodes) -> None:
     await cluster.add("one", accelerators=1, zone="c")
 
     async def is_back() -> bool:
+        assert await names(cluster) == {"stays": "one"}
         facts = (await cluster.facts()).get("one")
         return facts is not None and facts.is_ready and facts.labels["cloudcrest.io/zone"] == "c"
 
