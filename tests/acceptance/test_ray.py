@@ -200,6 +200,10 @@ def test_joining_without_the_token_or_to_nothing_says_what_to_do(ray_cloud: Clou
     wrong.write_text("7" * 64)
     says = join(_address(ray_cloud), *data, "--name", "stranger", "--token-file", str(wrong))
     assert f"the cloud at {_address(ray_cloud)} does not take this token (copy its node-token" in says
+    wrong.write_text("\n")
+    says = join(_address(ray_cloud), *data, "--name", "stranger", "--token-file", str(wrong))
+    assert f"there is no token in {wrong}" in says
+    assert "leave --address out for 127.0.0.1" in join(_address(ray_cloud), *data, "--address", "192.0.2.1")
     assert "no cloud answers at 127.0.0.1:1" in join("127.0.0.1:1", *data)
     assert "there is no file" in join("127.0.0.1:1", "--token-file", "/no/where")
     assert "is no HOST:PORT" in join("head", *data)

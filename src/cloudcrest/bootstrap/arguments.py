@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from cloudcrest.bootstrap.settings import UpSettings
-from cloudcrest.compute.fabric.ray.command import label_of
+from cloudcrest.compute.fabric.ray.command import check_token, host_and_port, label_of
 from cloudcrest.gateway.shared_limits import MAX_WORKERS
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.errors import SetupError
@@ -64,12 +64,16 @@ def _check_fabric(settings: UpSettings) -> None:
     require_ray()
     for label in settings.node_labels:
         label_of(label)
+    if settings.ray_address is not None:
+        host_and_port(settings.ray_address)
     if settings.ray_address is not None and settings.node_token_file is None:
         raise SetupError(
             "a Ray cluster that runs already has its own token", hint="name its file with --node-token-file"
         )
     if settings.node_token_file is not None and not settings.node_token_file.is_file():
         raise SetupError(f"there is no file {settings.node_token_file}", hint="check --node-token-file")
+    if settings.node_token_file is not None:
+        check_token(settings.node_token_file)
 
 
 def require_ray() -> None:

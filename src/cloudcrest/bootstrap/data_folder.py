@@ -233,11 +233,24 @@ def socket_folder(root: Path) -> Path:
 
 def short_folder(root: Path, purpose: str = "") -> Path:
     """A folder with a short path, always the same for this one. Raises `SetupError` where another user has it."""
-    name = sha256(os.fsencode(root)).hexdigest()[:16]
+    name = sha256(os.fsencode(root)).hexdigest()[: 8 if purpose else 16]
     short = Path(tempfile.gettempdir()) / f"cloudcrest-{purpose}{os.getuid()}-{name}"
     if short.exists() and (short.is_symlink() or short.stat().st_uid != os.getuid()):
-        raise SetupError(f"{short} belongs to somebody else", hint="choose a data folder with a shorter path")
+        raise _somebody_elses(short)
     return short
+
+
+def private_folder(folder: Path) -> Path:
+    """Makes it, for this user alone whatever is in it. Raises `SetupError` where another user was faster."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise _somebody_elses(folder)
+    folder.chmod(0o700)
+    return folder
+
+
+def _somebody_elses(folder: Path) -> SetupError:
+    return SetupError(f"{folder} belongs to somebody else", hint="choose another data folder with --data")
 
 
 def _new_api_key() -> str:

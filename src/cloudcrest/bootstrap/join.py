@@ -16,8 +16,9 @@ import msgspec
 
 from cloudcrest.bootstrap.agents import log_to, machine_host
 from cloudcrest.bootstrap.arguments import default_data_folder, require_ray
-from cloudcrest.bootstrap.data_folder import short_folder, socket_folder, take_lock
-from cloudcrest.bootstrap.ray_services import ray_service
+from cloudcrest.bootstrap.data_folder import socket_folder, take_lock
+from cloudcrest.bootstrap.ports import free_port
+from cloudcrest.bootstrap.ray_services import ray_folder, ray_service
 from cloudcrest.bootstrap.services import service_environment
 from cloudcrest.bootstrap.stopping import Stopping
 from cloudcrest.bootstrap.supervise import Supervisor
@@ -25,13 +26,15 @@ from cloudcrest.bootstrap.ui import Ui, make_ui
 from cloudcrest.compute.fabric.agent import NodeAgent
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.fabric.process_host import ProcessHost
-from cloudcrest.compute.fabric.ray.command import RayStart, checked_name, label_of
+from cloudcrest.compute.fabric.ray.command import RayStart, check_token, checked_name, host_and_port, label_of
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.errors import SetupError
 
 _HEAD_SECONDS = 10.0
+_QUIET_SECONDS = 20.0
+"""A cloud that asks for a node at all has done so by then."""
 
 
 class JoinSettings(msgspec.Struct, frozen=True):
@@ -85,6 +88,7 @@ class Join:
     def __init__(self, start: RayStart, folder: NodeFolder, ui: Ui, environment: Mapping[str, str]) -> None:
         self._start = start
         self._ui = ui
+        self._logs = folder.logs
         self._lifeline = Lifeline()
         self._processes = machine_host(folder.logs, folder.run, self._lifeline, environment)
         self._agent = NodeAgent(self._processes, start.socket_path)
@@ -115,7 +119,14 @@ class Join:
         await self._agent.start()
         self._ui.step(f"Joining the cloud at {self._start.head}")
         self._supervisor.start(ray_service(self._start))
-        await self._agent.was_asked.wait()
+        try:
+            await asyncio.wait_for(self._agent.was_asked.wait(), _QUIET_SECONDS)
+        except TimeoutError:
+            self._ui.step(
+                f"The cloud at {self._start.head} has not asked for this node yet; `cloudcrest nodes show "
+                f"{self._start.name}` there may say why, and so may {self._logs / 'ray.log'} here"
+            )
+            await self._agent.was_asked.wait()
         self._ui.done(
             f"Node '{self._start.name}' is part of the cloud at {self._start.head}, reached at {self._start.address}.\n"
             "Ctrl-C leaves it; `cloudcrest nodes drain` before that moves away what runs here."
@@ -150,14 +161,15 @@ def ray_start(settings: JoinSettings) -> tuple[RayStart, NodeFolder]:
     token_path = settings.token_file.expanduser().absolute()
     if not token_path.is_file():
         raise SetupError(f"there is no file {token_path}", hint="check --token-file: it is the cloud's node-token")
+    check_token(token_path)
     labels = dict(label_of(label) for label in settings.labels)
     data = settings.data.expanduser().absolute()
     folder = NodeFolder(data / "nodes" / name)
     start = RayStart(
         name=name,
         head=settings.head,
-        address=settings.address or own_address(settings.head),
-        folder=short_folder(folder.root, "ray-"),
+        address=checked_address(settings),
+        folder=ray_folder(folder.root),
         token_path=token_path,
         socket_path=folder.sockets / "agent.sock",
         data_folder=data,
@@ -166,15 +178,24 @@ def ray_start(settings: JoinSettings) -> tuple[RayStart, NodeFolder]:
     return start, folder
 
 
+def checked_address(settings: JoinSettings) -> str:
+    """This machine's address. Raises `SetupError` where it cannot be had or is another's."""
+    towards_head = own_address(settings.head)
+    if settings.address is None:
+        return towards_head
+    try:
+        free_port(settings.address)
+    except SetupError as error:
+        raise SetupError(error.message, hint=f"leave --address out for {towards_head}, or give another") from error
+    return settings.address
+
+
 def own_address(head: str) -> str:
     """This machine's address towards the head. Raises `SetupError` where nothing listens there."""
-    host, _, port = head.rpartition(":")
-    if not host or not port.isdecimal():
-        raise SetupError(f"'{head}' is no HOST:PORT", hint="write the cloud's --node-address and its --ray-port")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_SECONDS) as connection:
+        with socket.create_connection(host_and_port(head), timeout=_HEAD_SECONDS) as connection:
             return str(connection.getsockname()[0])
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise SetupError(
             f"no cloud answers at {head}: {error}",
             hint="start it with `cloudcrest up --fabric ray --node-address IP`, and let this machine reach that port",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from cloudcrest.bootstrap.data_folder import short_folder
+from cloudcrest.bootstrap.data_folder import private_folder, short_folder
 from cloudcrest.bootstrap.ports import free_port
 from cloudcrest.bootstrap.services import REGION, Plan, own_service
 from cloudcrest.bootstrap.settings import FabricProcessSettings, UpSettings, derived_secret
@@ -37,7 +37,15 @@ def with_port(settings: UpSettings) -> UpSettings:
 
 def invitation(start: RayStart) -> str:
     """What is said of how other machines become nodes."""
-    return f"\nOther machines join with: {command()} node join {start.head} --token-file {start.token_path}"
+    joining = f"{command()} node join {start.head} --token-file {start.token_path}"
+    if _is_loopback(start.address):
+        return f"\nNo other machine can join, for want of --node-address; more nodes on this one do with: {joining}"
+    return f"\nOther machines join with: {joining}"
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether only this machine has it."""
+    return address.startswith("127.") or address in ("::1", "localhost")
 
 
 def ray_start(plan: Plan) -> RayStart:
@@ -47,7 +55,7 @@ def ray_start(plan: Plan) -> RayStart:
         name=NODE_ID,
         head=settings.ray_address or f"{settings.node_address}:{settings.ray_port}",
         address=settings.node_address,
-        folder=short_folder(plan.folder.root, "ray-"),
+        folder=ray_folder(plan.folder.root),
         token_path=node_token(plan),
         socket_path=plan.agent_socket,
         data_folder=plan.folder.root,
@@ -90,8 +98,17 @@ def fabric_service(plan: Plan, start: RayStart) -> Service:
     )
 
 
+def ray_folder(root: Path) -> Path:
+    """Where the Ray of a node that keeps its own in `root` has its sockets and logs."""
+    return short_folder(root, "ray-") / "r"
+
+
 def forget_sessions(folder: Path) -> None:
-    """Removes what Ray left of its starts before: but for the last few, whose logs may be wanted."""
+    """Removes what Ray left of its starts before: but for the last few, whose logs may be wanted.
+
+    Ray lets everybody write to its folder, so it is in one that lets nobody in.
+    """
+    private_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     for session in sorted(folder.glob("session_2*"))[:-_SESSIONS_KEPT]:
         shutil.rmtree(session, ignore_errors=True)

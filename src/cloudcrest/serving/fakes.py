@@ -23,6 +23,7 @@ class FakeFabric:
         self.specs: dict[str, ProcessSpec] = {}
         self.processes: dict[str, ProcessStatus] = {}
         self.starts: list[str] = []
+        self.stops: list[str] = []
         self.failure: CloudcrestError | None = None
         self.unstoppable: set[str] = set()
         self.machines = [NodeFacts(id="local", address="127.0.0.1", cpu_milli=64_000, memory_bytes=1 << 40)]
@@ -49,6 +50,7 @@ class FakeFabric:
         return list(self.processes.values())
 
     async def stop(self, process_id: str) -> None:
+        self.stops.append(process_id)
         if self.failure is not None:
             raise self.failure
         if process_id in self.unstoppable:

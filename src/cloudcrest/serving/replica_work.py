@@ -19,6 +19,7 @@ from cloudcrest.serving.reconcile import backoff_seconds, failures_after
 from cloudcrest.serving.replicas import Replica
 from cloudcrest.serving.settings import ServingSettings
 
+_STRAY_AGAIN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -51,6 +52,7 @@ class ReplicaWork:
         self._clock = clock
         self._settings = settings
         self._beside = Beside(wake)
+        self._stray_again_at: dict[str, float] = {}
         self._prober = Prober(engines, secret, clock=clock, settings=settings, on_failed=self.failed)
         self._launcher = Launcher(
             fabric, engines, preparing=preparing, is_here=is_here, clock=clock, secret=secret, on_change=wake
@@ -83,8 +85,13 @@ class ReplicaWork:
         self._start(replica.id, partial(self._end, replica))
 
     def stop_stray(self, process_id: str) -> None:
-        """Ends a process that nobody wants, unless that is being done."""
-        if process_id not in self._beside:
+        """Ends a process that nobody wants, unless that is being done or was tried just now: where its node does not
+        answer, trying ends at once.
+        """
+        now = self._clock.monotonic()
+        self._stray_again_at = {name: at for name, at in self._stray_again_at.items() if at > now}
+        if process_id not in self._beside and process_id not in self._stray_again_at:
+            self._stray_again_at[process_id] = now + _STRAY_AGAIN_SECONDS
             self._start(process_id, partial(self._fabric.stop, process_id))
 
     def probe_due(self) -> None:

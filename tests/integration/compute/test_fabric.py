@@ -18,6 +18,7 @@ from cloudcrest.compute.fabric.process_host import ProcessHost
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
+from cloudcrest.serving.fakes import FakeFabric
 from tests.integration.compute.processes import SLEEPER, STUBBORN, is_alive, python
 from tests.support.waiting import until_async
 from tests.unit.compute.vendor import FakeTools, printed
@@ -141,6 +142,18 @@ async def test_a_missing_program_is_said_so(fabric: Fabric) -> None:
 async def test_without_an_agent_calls_are_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await LocalFabric(tmp_path / "node.sock").list()
+
+
+async def test_more_processes_than_one_machine_has_can_be_listed() -> None:
+    many = FakeFabric()
+    many.processes = {
+        name: ProcessStatus(name, "running", 7, {}, log_tail="x" * 4096) for name in map(str, range(6000))
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        agent = NodeAgent(many, Path(folder) / "node.sock")
+        await agent.start()
+        assert len(await LocalFabric(Path(folder) / "node.sock").list()) == 6000
+        await agent.close()
 
 
 async def test_the_agent_refuses_what_is_no_call(host: ProcessHost) -> None:

@@ -10,7 +10,9 @@ import psutil
 import pytest
 
 from cloudcrest.compute.api import ProcessSpec, ProcessStatus
+from cloudcrest.compute.fabric.ray.actor import Installation
 from cloudcrest.compute.fabric.ray.command import ray_environment
+from cloudcrest.compute.fabric.ray.members import Member
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from tests.support.ray_nodes import RayNodes, ray_nodes
 from tests.support.waiting import until_async
@@ -75,7 +77,9 @@ async def test_nodes_have_their_chips_and_labels_and_run_what_they_are_given(clu
         await cluster.fabric.start(ProcessSpec("x", ("/no/such",), node_id="one"))
 
 
-async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_the_token(cluster: RayNodes) -> None:
+async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_the_token(
+    cluster: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listening = {
         connection.laddr.ip
         for each in cluster.ray_processes()
@@ -87,6 +91,8 @@ async def test_rays_servers_listen_on_loopback_alone_and_let_nobody_in_without_t
     other.write_text("7" * 64)
     assert b"AuthenticationError" in await asked(cluster, RAY_AUTH_TOKEN_PATH=str(other))
     assert b"AuthenticationError" in await asked(cluster, RAY_AUTH_MODE="disabled")
+    assert await asked(cluster) == b"let in"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "7" * 64)  # somebody's own, for another cluster
     assert await asked(cluster) == b"let in"
 
 
@@ -120,14 +126,16 @@ async def test_a_killed_node_is_not_ready_and_the_others_go_on(cluster: RayNodes
     with pytest.raises(Unavailable, match="'one'"):
         await cluster.fabric.start(ProcessSpec("x", _SLEEP, node_id="one"))
 
-    async def is_forgotten() -> bool:
-        return await names(cluster) == {"on-many": "many"}
+    async def has_left() -> bool:
+        return (await cluster.facts())["one"].reason == "it has left the cluster"
 
-    await until_async(is_forgotten, "Ray has noticed", seconds=60.0)
-    await cluster.fabric.stop("on-one")  # no error: it is known nowhere
+    await until_async(has_left, "Ray has noticed", seconds=60.0)
+    with pytest.raises(Unavailable, match="it has left the cluster"):
+        await cluster.fabric.stop("on-one")  # it may be on its way back
     await cluster.add("one", accelerators=1, zone="a")
     assert (await cluster.ready("one"))["one"].reason is None
     assert await names(cluster) == {"on-many": "many"}
+    await cluster.fabric.stop("on-one")  # no error: it is known nowhere
 
 
 async def test_what_runs_outlives_ray_and_the_driver(cluster: RayNodes) -> None:
@@ -138,6 +146,7 @@ async def test_what_runs_outlives_ray_and_the_driver(cluster: RayNodes) -> None:
     await cluster.add("one", accelerators=1, zone="c")
 
     async def is_back() -> bool:
+        assert await names(cluster) == {"stays": "one"}
         facts = (await cluster.facts()).get("one")
         return facts is not None and facts.is_ready and facts.labels["cloudcrest.io/zone"] == "c"
 
@@ -147,6 +156,20 @@ async def test_what_runs_outlives_ray_and_the_driver(cluster: RayNodes) -> None:
     await cluster.drive()
     await cluster.ready("local", "one", "many")
     assert (await process(cluster, "stays", lambda _: True)).pid == pid
+
+
+async def test_an_actor_that_ray_cannot_start_is_an_agent_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import RaySystemError
+
+    from cloudcrest.compute.fabric.ray.cluster import RayCluster
+
+    def fails(_: Member) -> None:
+        raise RaySystemError("the core worker is shutting down")
+
+    ray = RayCluster(Installation("0", sys.executable, "/data"))
+    monkeypatch.setattr(ray, "_start_actor", fails)
+    with pytest.raises(ConnectionError, match="shutting down"):
+        await ray.exchange(Member("6f", "a", "127.0.0.1", {}, is_alive=True))(b"{}\n")
 
 
 async def test_a_node_that_cannot_run_things_says_why(cluster: RayNodes) -> None:

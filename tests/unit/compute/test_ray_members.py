@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from cloudcrest import __version__
 from cloudcrest.compute.fabric.ray.actor import Installation, difference
-from cloudcrest.compute.fabric.ray.command import RayStart, checked_name, label_of, ray_environment
+from cloudcrest.compute.fabric.ray.command import (
+    RayStart,
+    check_token,
+    checked_name,
+    host_and_port,
+    label_of,
+    ray_environment,
+)
 from cloudcrest.compute.fabric.ray.members import Member, choose, member_of
 from cloudcrest.kernel.errors import SetupError
 
@@ -102,6 +109,24 @@ def test_a_head_listens_where_a_node_joins_and_neither_gives_anything_out() -> N
 def test_a_label_that_ray_could_not_carry_is_refused(text: str) -> None:
     with pytest.raises(SetupError):
         label_of(text)
+
+
+def test_a_head_is_a_host_and_a_port() -> None:
+    assert host_and_port("10.0.0.5:6379") == ("10.0.0.5", 6379)
+    assert host_and_port("[::1]:6379") == ("::1", 6379)
+    for text in ("10.0.0.5", "head", ":6379", "head:x", "head:65536"):
+        with pytest.raises(SetupError, match="is no HOST:PORT"):
+            host_and_port(text)
+
+
+def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    for content in (b"", b" \n", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(SetupError, match="copy the cloud's node-token"):
+            check_token(path)
+    path.write_text("6" * 64)
+    check_token(path)
 
 
 def test_labels_and_names_that_it_can() -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from cloudcrest.catalog.api import ModelPullDocument
+from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.fakes import FakePlacer
 from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.errors import Unavailable
@@ -257,6 +258,19 @@ async def test_the_next_controller_adopts_what_runs_without_losing_a_route(regio
     assert region.routes == before
     assert region.route_changes == 1
     assert len(region.fabric.starts) == 1
+
+
+async def test_a_stray_whose_node_does_not_answer_is_not_stopped_without_a_pause(region: Region) -> None:
+    await region.fabric.start(ProcessSpec(id="rep_old", argv=("x",), labels={"kind": "replica"}))
+    region.fabric.unstoppable = {"rep_old"}
+    region.want()
+    for _ in range(10):
+        await region.controller.step()
+        await region.controller.settle()
+    assert region.fabric.stops == ["rep_old"]
+    region.fabric.unstoppable = set()
+    await region.steps(2, seconds=1.0)
+    assert region.fabric.processes == {}
 
 
 async def test_stops_strays_of_another_time(region: Region) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from cloudcrest.compute.fabric.agent import MAX_LINE_BYTES
 from cloudcrest.compute.fabric.client import AgentClient
 
-_MAX_ANSWER_BYTES = 16 * MAX_LINE_BYTES
+_MAX_ANSWER_BYTES = 256 * MAX_LINE_BYTES
+"""Room for the last words of some fifty thousand processes, on many nodes."""
 
 
 class LocalFabric(AgentClient):

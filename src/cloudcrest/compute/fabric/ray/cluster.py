@@ -29,6 +29,8 @@ class RayCluster:
 
     def __init__(self, home: Installation) -> None:
         self._home = home
+        # One for all: Ray's head keeps each that it is given.
+        self._kind: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_CALLS_AT_ONCE)(NodeActor)
 
     async def members(self) -> list[Member]:
         try:
@@ -42,8 +44,8 @@ class RayCluster:
 
         async def send(line: bytes) -> bytes:
             nonlocal actor
-            actor = actor or self._start_actor(member)
             try:
+                actor = actor or self._start_actor(member)
                 answer: bytes = await actor.call.remote(line)
             except RayError as error:
                 if isinstance(error, RayActorError):
@@ -55,8 +57,7 @@ class RayCluster:
 
     def _start_actor(self, member: Member) -> Any:
         where = NodeAffinitySchedulingStrategy(member.ray_id, soft=False)
-        kind = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_CALLS_AT_ONCE)(NodeActor)
-        return kind.options(scheduling_strategy=where).remote(self._home)
+        return self._kind.options(scheduling_strategy=where).remote(self._home)
 
 
 def connect(address: str, own_address: str) -> None:

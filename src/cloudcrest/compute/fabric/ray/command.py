@@ -14,6 +14,7 @@ from cloudcrest.kernel.errors import SetupError
 _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray takes: nothing of ours goes through it."""
 _STOP_GRACE_SECONDS = 8.0
+_MOST_PORT = 65_535
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(_PART)
 _KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
@@ -60,6 +61,7 @@ def ray_environment(token_path: Path) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_AUTH_TOKEN": "",  # one of the caller's own would win over the file
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         # Our processes are no children of Ray's: it has nothing to wait for, and is soon back after its head was away.
@@ -78,6 +80,24 @@ def checked_name(name: str) -> str:
             f"'{name}' is no name for a node", hint="use 1 to 63 letters, digits, dots, dashes and underscores"
         )
     return name
+
+
+def host_and_port(head: str) -> tuple[str, int]:
+    """Those of a cluster's head. Raises `SetupError` where there is something else."""
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _MOST_PORT:
+        raise SetupError(f"'{head}' is no HOST:PORT", hint="write the head's address and its port, as 10.0.0.5:6379")
+    return host.strip("[]"), int(port)
+
+
+def check_token(path: Path) -> None:
+    """Raises `SetupError` where the file has no token in it, of which Ray would not say so."""
+    try:
+        has_token = bool(path.read_text("ascii").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the token in {path} cannot be read: {error}", hint="copy the cloud's node-token") from error
+    if not has_token:
+        raise SetupError(f"there is no token in {path}", hint="copy the cloud's node-token")
 
 
 def label_of(text: str) -> tuple[str, str]:
