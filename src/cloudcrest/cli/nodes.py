@@ -79,7 +79,7 @@ def list_nodes(
     """Lists nodes, how they are and what is given out of them."""
     with Client(management(options)) as cloud:
         found = cloud.items(at("nodes"), limit=limit, region=region)
-        show_rows(found, _NODE, options.format, empty="no nodes: no region has reported any")
+        show_rows(found, [*_NODE, _MORE[0]], options.format, empty="no nodes: no region has reported any")
 
 
 @app.command

@@ -11,8 +11,10 @@ from cloudcrest.compute.fabric.ray.actor import DATA_VARIABLE, SOCKET_VARIABLE
 from cloudcrest.compute.fabric.ray.members import NODE_LABEL
 from cloudcrest.kernel.errors import SetupError
 
+LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray takes: nothing of ours goes through it."""
+_WORKER_PORTS = (9_000, 9_999)
 _STOP_GRACE_SECONDS = 8.0
 _MOST_PORT = 65_535
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
@@ -49,11 +51,19 @@ class RayStart:
             f"--labels={','.join(f'{key}={value}' for key, value in sorted(labels.items()))}",
             # Ray gives nothing out: our scheduler does, and there is one set of books.
             *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
-            *("--include-log-monitor=false", "--disable-usage-stats"),
+            *("--include-log-monitor=false", "--disable-usage-stats", *_worker_ports(self.address)),
         )
         environment = {**ray_environment(self.token_path), SOCKET_VARIABLE: str(self.socket_path)}
         environment[DATA_VARIABLE] = str(self.data_folder)
         return ProcessSpec(id="ray", argv=argv, environment=environment, stop_grace_seconds=_STOP_GRACE_SECONDS)
+
+
+def _worker_ports(address: str) -> tuple[str, ...]:
+    """Those of its actors: few, and below our own, for who has to let them through. On loopback any will do, as several
+    nodes may be on one machine, and each believes that all of its ports are free.
+    """
+    first, last = (0, 0) if address == LOOPBACK else _WORKER_PORTS
+    return f"--min-worker-port={first}", f"--max-worker-port={last}"
 
 
 def ray_environment(token_path: Path) -> dict[str, str]:
