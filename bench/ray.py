@@ -35,14 +35,14 @@ _FLAGS = ("--fabric", "ray", "--ray-port", "0", "--node-label", "cloudcrest.io/z
 
 
 class Load:
-    """Four streams at once, one after the other, while it is entered."""
+    """Four streams at once, one after the other, while it is entered. `faults`: what those that broke ended with."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._stream) for _ in range(4)]
         self.whole = 0
-        self.broken = 0
+        self.faults: list[str] = []
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -68,7 +68,7 @@ class Load:
                 if lines[-1:] == ["data: [DONE]"]:
                     self.whole += 1
                 else:
-                    self.broken += 1
+                    self.faults.append(str(lines[-1:]))
 
 
 def measure(models: Path, rounds: int) -> dict[str, Any]:
@@ -98,13 +98,13 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
                             figures["loss noticed s"].append(_until(lambda: names[0] not in _ready(http)))  # noqa: B023
                             took = _until(lambda: len(_replicas(http).keys() - before.keys()) > 0)  # noqa: B023
                             figures["replica comes back s"].append(round(figures["loss noticed s"][-1] + took, 1))
-                        whole, broken = whole + load.whole, broken + load.broken
+                        whole, broken = whole + load.whole, broken + len(load.faults)
                         with Load(cloud.front()) as load:
                             os.kill(_pid(data, "ray"), signal.SIGKILL)
                             time.sleep(1)
                             back = _until(lambda: asyncio.run(_answers(data, {"local", names[1]})))  # noqa: B023
                             figures.setdefault("nodes are back after Ray's head s", []).append(round(1 + back, 1))
-                        whole, broken = whole + load.whole, broken + load.broken
+                        whole, broken = whole + load.whole, broken + len(load.faults)
                         _scale(http, 1)
                         _until(lambda: len(_replicas(http)) == 1)
                 figures["streams whole"], figures["streams broken"] = whole, broken

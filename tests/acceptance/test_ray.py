@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -15,8 +14,10 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from bench.ray import Load
+from bench.stack import Place
 
-from tests.acceptance.tenants import CHAT_MODEL, QUESTION, answered, sign_up
+from tests.acceptance.tenants import CHAT_MODEL, answered, sign_up
 from tests.support.cloud import Cloud, new_cloud
 from tests.support.waiting import until
 
@@ -76,43 +77,9 @@ def replicas(operator: httpx2.Client) -> dict[str, str]:
     return {each["id"]: each["node_id"] for each in chat["replica_states"] if each["state"] == "ready"}
 
 
-class Load:
-    """Streams, one after the other in each of four threads, from `with` to its end. `faults` are those of any."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._stream) for _ in range(4)]
-        self.faults: list[str] = []
-        self.answers: list[int] = []
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _stream(self) -> None:
-        body = {**QUESTION, "stream": True, "max_tokens": 40, "temperature": 0}
-        with self._cloud.client() as client:
-            while not self._over.is_set():
-                try:
-                    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                        lines = [line for line in answer.iter_lines() if line]
-                except httpx2.HTTPError as error:
-                    self.faults.append(repr(error))
-                    continue
-                if (
-                    answer.status_code != 200
-                    or lines[-1:] != ["data: [DONE]"]
-                    or any("error" in line for line in lines)
-                ):
-                    self.faults.append(str(lines[-1:]))
-                self.answers.append(len(lines))
+def load_on(cloud: Cloud) -> Load:
+    """Streams, four at once."""
+    return Load(Place(cloud.base_url, cloud.api_key))
 
 
 def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_cloud: Cloud) -> None:
@@ -124,23 +91,23 @@ def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_clou
         answered(operator.patch(f"/api/v1/deployments/{chat}", json=scaled))
         until(lambda: {*replicas(operator).values()} == {"local", "b", "c"}, "one in each zone", seconds=_JOIN_SECONDS)
         before = replicas(operator)
-        with Load(ray_cloud) as load:
-            until(lambda: len(load.answers) >= 4, "streams run")
+        with load_on(ray_cloud) as load:
+            until(lambda: load.whole >= 4, "streams run")
             running["b"].kill()
             until(lambda: nodes(operator)["b"] == "not_ready", "the loss is noticed")
             until(lambda: _others(replicas(operator), before) == 1, "a new one is ready", seconds=_JOIN_SECONDS)
-            seen = len(load.answers)
-            until(lambda: len(load.answers) >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
+            seen = load.whole
+            until(lambda: load.whole >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
         assert load.faults == []
         assert "b" not in replicas(operator).values()
 
-        with Load(ray_cloud) as load:
-            until(lambda: len(load.answers) >= 4, "streams run")
+        with load_on(ray_cloud) as load:
+            until(lambda: load.whole >= 4, "streams run")
             kept = replicas(operator)
             for process in ("ray", "fabric"):
                 os.kill(ray_cloud.pid_of(process), signal.SIGKILL)
-            seen = len(load.answers)
-            until(lambda: len(load.answers) >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
+            seen = load.whole
+            until(lambda: load.whole >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
             until(partial(_fabric_answers, ray_cloud), "Ray is back", seconds=_JOIN_SECONDS)
         assert load.faults == []
         assert replicas(operator) == kept
