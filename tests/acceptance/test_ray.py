@@ -23,6 +23,8 @@ from tests.support.waiting import until
 
 _JOIN = (str(Path(sys.executable).parent / "cloudcrest"), "node", "join")
 _JOIN_SECONDS = 90.0
+# Three replicas that stream leave agents little time where there are two cores: being slow is not to be being lost.
+_ENVIRONMENT = {"CLOUDCREST_JOBS_ISOLATION": "plain", "CLOUDCREST_PLACEMENT_LOST_SECONDS": "8"}
 
 
 class _RayState(msgspec.Struct):
@@ -33,7 +35,7 @@ class _RayState(msgspec.Struct):
 def ray_cloud() -> Iterator[Cloud]:
     """A cloud over Ray, whose own machine stands in zone a."""
     flags = ["--fabric", "ray", "--ray-port", "0", "--node-label", "cloudcrest.io/zone=a"]
-    with new_cloud(flags=flags, environment={"CLOUDCREST_JOBS_ISOLATION": "plain"}) as started:
+    with new_cloud(flags=flags, environment=_ENVIRONMENT) as started:
         started.start()
         yield started
 
@@ -110,7 +112,7 @@ def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_clou
             until(lambda: load.whole >= seen + 4, "streams still run", seconds=_JOIN_SECONDS)
             until(partial(_fabric_answers, ray_cloud), "Ray is back", seconds=_JOIN_SECONDS)
         assert load.faults == []
-        assert replicas(operator) == kept
+        assert replicas(operator) == kept, (ray_cloud.data / "logs" / "fabric.log").read_text()[-4000:]
 
 
 def test_members_of_a_job_run_on_several_nodes_and_go_on_when_one_is_killed(ray_cloud: Cloud) -> None:
@@ -129,7 +131,7 @@ def test_members_of_a_job_run_on_several_nodes_and_go_on_when_one_is_killed(ray_
         body: dict[str, Any] = {
             "project_id": tenant.project_id,
             "command": [sys.executable, "-c", code],
-            "cpu_milli": 100,
+            "cpu_milli": 450 * (os.cpu_count() or 1),  # two fit on a node, three do not
             "memory_bytes": 100_000_000,
             "members": 3,
             "spread": "node",
@@ -141,12 +143,12 @@ def test_members_of_a_job_run_on_several_nodes_and_go_on_when_one_is_killed(ray_
             return answered(tenant.http.get(f"/api/v1/jobs/{job}"))
 
         until(lambda: shown()["state"] == "running", "it runs", seconds=_JOIN_SECONDS)
-        assert {*_places(shown())} == {"local", "d", "e"}
-        running["e"].kill()
+        lost = next(place for place in _places(shown()) if place != "local")
+        running[lost].kill()
         ended = until(lambda: (found := shown())["ended_at"] is not None and found, "it ended", seconds=_JOIN_SECONDS)
         assert ended
         assert (ended["state"], len(ended["attempts"])) == ("succeeded", 2)
-        assert "e" not in _places(ended)
+        assert lost not in _places(ended)
 
 
 def test_joining_without_the_token_or_to_nothing_says_what_to_do(ray_cloud: Cloud) -> None:

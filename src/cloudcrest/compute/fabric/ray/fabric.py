@@ -18,7 +18,7 @@ from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 
 MEMBERS_SECONDS = 0.5
-COME_BACK_SECONDS = 30.0
+COME_BACK_SECONDS = 60.0
 """For how long a node that was there may be on its way back: after a start of this fabric, and after it left."""
 TOLD_OF_SECONDS = 600.0
 """For how long a node that has left is told of. It is `gone` then, and may be forgotten."""

@@ -12,8 +12,10 @@ from cloudcrest.compute.fabric.client import AgentClient
 from cloudcrest.compute.fabric.ray.members import Member
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, LimitExceeded, Unavailable
 
-ANSWER_SECONDS = 2.0
-"""An agent that takes longer to say what it has is silent: nobody waits for it until it answers again."""
+ANSWER_SECONDS = 5.0
+"""An agent that takes longer to say what it has is silent: nobody waits for it until it answers again. One that is gone
+is silent at once; this is for one that is busy, whose replicas are not to be given up.
+"""
 _PROBE_SECONDS = 0.5
 _PROBE_ANSWER_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
