@@ -16,6 +16,12 @@ from tests.support.nodes import many_nodes, node
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
+STAND = """#!/bin/sh
+case $1 in
+run) echo $$ > "$0.$4"; exec sleep 600 ;;
+kill) kill -9 "$(cat "$0.$4")" ;;
+esac
+"""
 
 
 @asynccontextmanager
@@ -86,7 +92,7 @@ async def test_members_that_cannot_connect_run_all_the_same_and_it_is_said(
 ) -> None:
     stand = tmp_path / "bin" / "podman"
     stand.parent.mkdir()
-    stand.write_text("#!/bin/sh\n[ $1 != run ] || exec sleep 600\n")
+    stand.write_text(STAND)
     stand.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand.parent}:{os.environ['PATH']}")
     async with running_region(tmp_path, isolation="auto") as region:

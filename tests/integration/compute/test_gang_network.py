@@ -119,7 +119,7 @@ def test_another_attempts_members_and_this_machine_are_not_reached(tmp_path: Pat
         ports = [web.getsockname()[1], *(runner.state().network.port for runner in theirs)]
         try_all = f"""
 def tried(*place):
-    try: socket.create_connection(place, timeout=5); return "reached"
+    try: socket.create_connection(place, timeout=20); return "reached"
     except OSError as error: return error.strerror or "no answer"
 say("strangers", {{tried("{FIRST}", 5000) for _ in range(2)}})
 say("machine", {{tried(host, port) for host in ("127.0.0.1", "{FIRST}", "{SECOND}") for port in {ports}}})

@@ -1,5 +1,6 @@
 """What is made inside a sandbox from outside, by a helper that enters its network (namespaces.py). All of it blocks."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -38,4 +39,5 @@ def _handed(word: str, pid: int, *arguments: str, ask: str = "") -> int:
             helper.wait()
     if not fds:
         raise OSError(f"no {word} came")
+    os.set_inheritable(fds[0], False)
     return fds[0]

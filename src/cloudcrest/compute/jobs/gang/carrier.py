@@ -83,14 +83,11 @@ class Carrier:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._pause()
-        device, self._device = self._device, None
+        self._detach()
         for peer in self._peers.values():
             peer.lose()
         for connection in (self._listening, *self._greeted):
             connection.close()
-        if device is not None:
-            os.close(device)
 
     def _from_device(self) -> None:
         """Takes some packets from the device; those in a row to one peer leave together."""
@@ -109,7 +106,7 @@ class Carrier:
             pass
         except OSError as error:
             _log.warning("gang_device_gone", error=str(error))
-            self._pause()
+            self._detach()
         self._send(towards, buffer[begin:end])
         if self._is_reading and any(peer.is_full for peer in self._peers.values()):
             self._pause()
@@ -144,6 +141,12 @@ class Carrier:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+    def _detach(self) -> None:
+        self._pause()
+        if self._device is not None:
+            os.close(self._device)
+            self._device = None
 
     def _resume(self) -> None:
         """Reads the device where there is room in every queue."""
