@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cloudcrest.compute.fakes import FakePlacer
+from cloudcrest.compute.jobs.entry import MemberEntry
+from cloudcrest.compute.jobs.link import RunnerLink
+from cloudcrest.compute.jobs.running import Go, RunnerState
 from cloudcrest.kernel.units import GIB
 from tests.support.gangs import needs_network, program
-from tests.support.job_region import FOREVER, Region, job, running_region
+from tests.support.job_region import FOREVER, SECRET, Region, job, running_region
 from tests.support.nodes import many_nodes, node
 from tests.support.waiting import until_async
 
@@ -83,6 +87,35 @@ else:
         pid = next(each.pid for each in await region.fabric.list() if each.labels["member"] == "1")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        report = await region.state("succeeded", "failed")
+        assert (report.state, report.attempt, report.losses) == ("succeeded", 2, 1)
+
+
+class _Killing(RunnerLink):
+    """Kills the runner of the first member of the first attempt instead of telling it to start."""
+
+    async def go(self, member: MemberEntry, order: Go) -> RunnerState:
+        if member.process_id == "job_1-1-0" and member.starts == 1:
+            pid = next(each.pid for each in psutil.process_iter(["cmdline"]) if _is_runner(each, member.port))
+            os.kill(pid, signal.SIGKILL)
+        return await super().go(member, order)
+
+
+def _is_runner(process: psutil.Process, port: int) -> bool:
+    return "cloudcrest.compute.jobs.runner" in (words := process.info["cmdline"] or []) and str(port) in words
+
+
+@needs_network
+async def test_a_runner_that_begins_anew_when_others_have_gone_ends_the_attempt(tmp_path: Path) -> None:
+    code = """
+if member == 0: listen(29500).accept()
+else: connect(0, 29500)
+"""
+    async with region_of_two(tmp_path) as region:
+        await region.stop()
+        region.link = _Killing(region.client, SECRET)
+        region.start()
+        region.want(job(program(code), members=2, memory_bytes=GIB))
         report = await region.state("succeeded", "failed")
         assert (report.state, report.attempt, report.losses) == ("succeeded", 2, 1)
 
