@@ -32,6 +32,8 @@ PURE_MODULES = frozenset(
         "settle.py",
         "placement/labels.py",
         "serving/places.py",
+        "gang/packets.py",
+        "gang/reach.py",
     }
 )
 """Decisions: pure functions over frozen data. Ends of paths: a name alone holds in every slice."""

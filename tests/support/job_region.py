@@ -38,7 +38,9 @@ def job(command: tuple[str, ...], job_id: str = "job_1", **changes: Any) -> JobD
 class Region:
     """A region's jobs, over a fabric of this process. `controller` may be killed and made again."""
 
-    def __init__(self, folder: Path, fabric: Fabric, placer: Placer, meter: FakeMeter) -> None:
+    def __init__(
+        self, folder: Path, fabric: Fabric, placer: Placer, meter: FakeMeter, isolation: str = "plain"
+    ) -> None:
         self.folder = folder
         self.fabric = fabric
         self.placer: Any = placer  # a fake one is told what to do by its tests
@@ -50,7 +52,7 @@ class Region:
         self.client = httpx2.AsyncClient(trust_env=False)
         self.link = RunnerLink(self.client, SECRET)
         self.settings = RunSettings(
-            isolation="plain",
+            isolation=isolation,
             poll_seconds=0.05,
             collect_seconds=0.2,
             charge_seconds=0.1,
@@ -116,7 +118,11 @@ class Region:
 
 @asynccontextmanager
 async def running_region(
-    folder: Path, placer: FakePlacer | None = None, meter: FakeMeter | None = None, fabric: Fabric | None = None
+    folder: Path,
+    placer: FakePlacer | None = None,
+    meter: FakeMeter | None = None,
+    fabric: Fabric | None = None,
+    isolation: str = "plain",
 ) -> AsyncIterator[Region]:
     """A region over a fabric of this process, or over another."""
     lifeline = Lifeline()
@@ -125,7 +131,7 @@ async def running_region(
     host = ProcessHost(
         log_folder=folder / "logs", working_folder=folder, lifeline=lifeline, environment=dict(os.environ)
     )
-    region = Region(folder, fabric or host, placer or FakePlacer(), meter or FakeMeter())
+    region = Region(folder, fabric or host, placer or FakePlacer(), meter or FakeMeter(), isolation)
     try:
         yield region
     finally:

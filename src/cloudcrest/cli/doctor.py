@@ -21,6 +21,7 @@ from cloudcrest.cli import folders, machine
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import print_json
 from cloudcrest.compute.sandbox.probe import probe as bubblewrap_problem
+from cloudcrest.compute.sandbox.probe import probe_network as network_problem
 from cloudcrest.kernel.errors import CloudcrestError, SetupError
 from cloudcrest.kernel.units import GIB, MIB, format_bytes
 
@@ -81,12 +82,17 @@ def doctor(
         raise SetupError(f"{problems} of {len(findings)} checks found a problem", hint="each says what to do")
 
 
-def check_sandbox(probe: Callable[[], str] = bubblewrap_problem) -> Finding:
-    """Whether this node can hold tenants' jobs."""
+def check_sandbox(
+    probe: Callable[[], str] = bubblewrap_problem, probe_network: Callable[[], str] = network_problem
+) -> Finding:
+    """Whether this node can hold tenants' jobs, and connect those of several members."""
     problem = probe()
     if problem:
         return Finding("sandbox", "warning", f"{problem}: jobs of tenants are refused", "see docs/how/isolation.md")
-    return Finding("sandbox", "ok", "bubblewrap holds jobs")
+    if problem := probe_network():
+        said = f"bubblewrap holds jobs; their members cannot connect to each other: {problem}"
+        return Finding("sandbox", "warning", said, "load the module: modprobe tun; see docs/how/isolation.md")
+    return Finding("sandbox", "ok", "bubblewrap holds jobs and connects their members")
 
 
 def check_python(found: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Finding:

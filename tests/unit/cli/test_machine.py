@@ -69,6 +69,9 @@ def test_logs_name_their_process_unless_one_is_asked_for(
 
 def test_each_check_finds_its_problem(tmp_path: Path) -> None:
     assert doctor.check_python((3, 10)).verdict == "problem"
+    assert "jobs of tenants are refused" in doctor.check_sandbox(lambda: "no bubblewrap").said
+    assert "cannot connect to each other: no device" in doctor.check_sandbox(lambda: "", lambda: "no device").said
+    assert doctor.check_sandbox(lambda: "", lambda: "").verdict == "ok"
     assert doctor.check_disk(tmp_path, lambda _: 10).verdict == "problem"
     (tmp_path / "connection.json").touch()
     assert doctor.check_disk(tmp_path, lambda _: doctor.MIN_FREE_BYTES_AGAIN).verdict == "ok"

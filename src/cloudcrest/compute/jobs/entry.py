@@ -16,7 +16,7 @@ from cloudcrest.compute.jobs.api import (
     MeteredMember,
 )
 from cloudcrest.compute.jobs.reconcile import EndAttempt, JobPhase, Known, KnownMember, MemberPhase
-from cloudcrest.compute.jobs.running import RunRecord, StopWhy
+from cloudcrest.compute.jobs.running import MemberNetwork, RunRecord, StopWhy
 from cloudcrest.compute.placement.labels import place_labels
 from cloudcrest.compute.scheduler.model import Demand, Running, Spot, Workload
 from cloudcrest.infra.files import write_atomic
@@ -43,6 +43,7 @@ class MemberEntry(msgspec.Struct):
     starts: int = 0
     chips: tuple[AcceleratorFacts, ...] = ()
     outputs_problem: str = ""
+    network: MemberNetwork = MemberNetwork()
 
     @property
     def message(self) -> str:

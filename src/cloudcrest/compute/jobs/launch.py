@@ -1,5 +1,7 @@
 """What a member's process is started with, and what its runner is told."""
 
+import hashlib
+import hmac
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +12,11 @@ import msgspec
 from cloudcrest.compute.api import ProcessSpec
 from cloudcrest.compute.jobs.api import secret_words
 from cloudcrest.compute.jobs.entry import Entry
+from cloudcrest.compute.jobs.gang.packets import DEVICE, address_of
+from cloudcrest.compute.jobs.gang.reach import reach_of
 from cloudcrest.compute.jobs.link import runner_token
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Go, Input, Mount, RunnerSpec
+from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Gang, Go, Input, Mount, RunnerPlace, RunnerSpec
 from cloudcrest.compute.volumes.folders import data_folder, quota_bytes
 from cloudcrest.infra.settings import encode_path
 
@@ -20,6 +24,8 @@ CHECKPOINTS_VARIABLE = "CLOUDCREST_CHECKPOINTS"
 CHECKPOINTS_TARGET = "/checkpoints"
 CHECKPOINTS_FOLDER = "checkpoints"
 """In the folder that nodes share: checkpoints by project and job."""
+INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+"""By which what trains over several members finds their network; a job's own values hold."""
 _STOP_GRACE_SECONDS = 10.0
 
 
@@ -66,6 +72,7 @@ class Launcher:
         return RunnerSpec(
             attempt_id=f"{document.id}-{entry.attempt}",
             member=number,
+            members=len(entry.members),
             command=document.command,
             image=document.image,
             environment=document.environment,
@@ -87,15 +94,27 @@ class Launcher:
 
     def go(self, entry: Entry, number: int) -> Go:
         """What a member learns when all have their places."""
-        return Go(
-            {
-                "CLOUDCREST_JOB_ID": entry.id,
-                "CLOUDCREST_ATTEMPT": str(entry.attempt),
-                "CLOUDCREST_MEMBER": str(number),
-                "CLOUDCREST_MEMBERS": str(len(entry.members)),
-                "CLOUDCREST_PEERS": ",".join(member.address for member in entry.members),
-            }
-        )
+        environment = {
+            "CLOUDCREST_JOB_ID": entry.id,
+            "CLOUDCREST_ATTEMPT": str(entry.attempt),
+            "CLOUDCREST_MEMBER": str(number),
+            "CLOUDCREST_MEMBERS": str(len(entry.members)),
+        }
+        addresses = [member.address for member in entry.members]
+        reach, problem = reach_of([member.network for member in entry.members])
+        if reach == "private":
+            addresses = [address_of(each) for each in range(len(entry.members))]
+            own = {**entry.document.environment, **entry.document.sealed_secrets}
+            environment |= {name: DEVICE for name in INTERFACE_VARIABLES if name not in own}
+        environment["CLOUDCREST_PEERS"] = ",".join(addresses)
+        if reach != "none" and len(addresses) > 1:
+            environment["CLOUDCREST_ADDRESS"] = addresses[number]
+        return Go(environment, self._gang(entry) if reach == "private" else None, problem)
+
+    def _gang(self, entry: Entry) -> Gang:
+        words = f"gang:{entry.id}:{entry.attempt}".encode()
+        key = hmac.new(self.secret.encode(), words, hashlib.sha256).hexdigest()
+        return Gang(key, tuple(RunnerPlace(member.address, member.network.port) for member in entry.members))
 
     def _quota_bytes(self, project_id: str, volume: str) -> int:
         return quota_bytes(self.shared_folder, project_id, volume) or self.settings.volume_bytes

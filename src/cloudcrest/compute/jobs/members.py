@@ -162,15 +162,14 @@ class Members:
     def _take(self, entry: Entry, member: MemberEntry, state: RunnerState) -> None:
         has_changed = member.phase != state.phase
         member.phase, member.record, member.isolation = state.phase, state.record, state.isolation
+        member.network = state.network
         now, started_at = self._clock.monotonic(), state.record.started_at
         if started_at is not None and entry.started_at is None:
             entry.started_at = started_at
         if has_changed and state.phase in ("preparing", "ready", "running") and member.stop_why is None:
             entry.state = "running" if entry.has_gone else "preparing"
-        if not entry.has_gone:
+        if not entry.has_gone or has_changed:
             entry.reason = state.detail
-        elif has_changed:
-            entry.reason = ""
         if has_changed or now - self._saved.get(member.process_id, 0.0) >= _SAVE_SECONDS:
             self._saved[member.process_id] = now
             self._entries.save(entry)

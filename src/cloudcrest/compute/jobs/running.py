@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from cloudcrest.compute.api import AcceleratorFacts
+from cloudcrest.compute.sandbox.api import Reach
 
 RUNNER_TOKEN_VARIABLE = "CLOUDCREST_RUNNER_TOKEN"  # noqa: S105 - its name, not its value
 EndKind = Literal[
@@ -62,6 +63,7 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     attempt_id: str
     member: int
     command: tuple[str, ...]
+    members: int = 1
     image: str = ""
     environment: dict[str, str] = {}
     secrets: dict[str, str] = {}
@@ -104,6 +106,16 @@ class RunRecord(msgspec.Struct, frozen=True):
     end: End | None = None
 
 
+class MemberNetwork(msgspec.Struct, frozen=True):
+    """How a member could reach the others, known when it is ready. `port`: where its runner listens for theirs;
+    `problem`: why it could not.
+    """
+
+    reach: Reach = "node"
+    port: int = 0
+    problem: str = ""
+
+
 class RunnerState(msgspec.Struct, frozen=True):
     """How a runner is. `detail`: what it is doing, in a sentence.
 
@@ -115,12 +127,33 @@ class RunnerState(msgspec.Struct, frozen=True):
     detail: str = ""
     isolation: str = ""
     needs: tuple[str, ...] = ()
+    network: MemberNetwork = MemberNetwork()
+
+
+class RunnerPlace(msgspec.Struct, frozen=True):
+    """Where a runner listens for the others of its attempt."""
+
+    address: str
+    port: int
+
+
+class Gang(msgspec.Struct, frozen=True):
+    """The private network of an attempt: the `key` that its runners prove to have, and where they are, in the order of
+    their members.
+    """
+
+    key: str
+    runners: tuple[RunnerPlace, ...]
 
 
 class Go(msgspec.Struct, frozen=True):
-    """Start the command. `environment`: what is known only when every member has its place."""
+    """Start the command. `environment`: what is known only when every member has its place. `gang`: the network of its
+    members, where they have one of their own; `detail`: a sentence on why they cannot reach each other.
+    """
 
     environment: dict[str, str] = {}
+    gang: Gang | None = None
+    detail: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True):

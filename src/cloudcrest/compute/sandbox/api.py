@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -17,6 +17,28 @@ class Bind(msgspec.Struct, frozen=True):
     is_writable: bool = False
 
 
+Reach = Literal["private", "node", "none"]
+"""How commands held by one kind of sandbox reach each other: by a network of their own, by their nodes', not at all."""
+
+
+class Network(Protocol):
+    """A network beside loopback, of IPv4 packets that pass through a device called `name`. `peers`: the addresses of
+    all that are in it, this command's own `address` too.
+    """
+
+    name: str
+    address: str
+    peers: tuple[str, ...]
+    prefix_bits: int
+    mtu_bytes: int
+
+    def attach(self, device_fd: int) -> None:
+        """Takes the device, whose descriptor gives and takes whole packets, before the command starts. It is the
+        network's to close, and stays until then: what a command has sent arrives, though it has ended.
+        """
+        ...
+
+
 class SandboxSpec(msgspec.Struct, frozen=True):
     """A command and what it may have.
 
@@ -25,6 +47,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     `cpu_milli`, `memory_bytes`, `processes`: limits, 0 for none. `allowed_hosts`: names it may connect to, through the
     proxy; nothing else is reachable.
     `accelerators`: what it was given. `devices`: paths of the device files that it may open beside those everyone has.
+    `network`: beside loopback; where the sandbox can give none (`reach`) it is left out.
     """
 
     id: str
@@ -39,6 +62,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     allowed_hosts: tuple[str, ...] = ()
     accelerators: tuple[AcceleratorFacts, ...] = ()
     devices: tuple[str, ...] = ()
+    network: Network | None = None
 
 
 class SandboxEnd(msgspec.Struct, frozen=True):
@@ -93,6 +117,10 @@ class Sandbox(Protocol):
 
     isolation: str
     has_own_view: bool
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:
+        """How a command could reach others like it, and why not. `in_image`: it runs in a container image."""
+        ...
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, its output to `output_fd`. Raises `InvalidInput` where the program is not there, `Unavailable`."""

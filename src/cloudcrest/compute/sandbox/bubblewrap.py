@@ -4,6 +4,7 @@
                      └─ namespaces: user, mounts, processes, network, IPC, host name
            ── control group (cgroup.py), else rlimits
            ── proxy.py on a socket that is in its network, where it may connect to something
+           ── a device in its network, where it is one of several members
 
 Nothing of it outlives the runner: bubblewrap dies with its parent, and all of the namespace with its init.
 """
@@ -13,8 +14,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,11 +21,13 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.api import Reach, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
 from cloudcrest.compute.sandbox.giving import give, in_memory
+from cloudcrest.compute.sandbox.inside import NAMESPACES, device_inside, listen_inside
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import tree_usage
+from cloudcrest.compute.sandbox.probe import probe_network
 from cloudcrest.compute.sandbox.proxy import PORT, Proxy
 from cloudcrest.compute.sandbox.shim import STAGE
 from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, bubblewrap_argv, environment_of
@@ -35,7 +36,6 @@ from cloudcrest.kernel.errors import Conflict, InvalidInput, Unavailable
 
 _START_SECONDS = 10.0
 _LOOK_SECONDS = 0.005
-_NAMESPACES = str(Path(__file__).parent / "namespaces.py")
 
 
 class Bubblewrap:
@@ -46,6 +46,10 @@ class Bubblewrap:
 
     def __init__(self, policy: OutboundPolicy) -> None:
         self._policy = policy
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
+        problem = await asyncio.to_thread(probe_network)
+        return ("none", problem) if problem else ("private", "")
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, when its network and its limits are there."""
@@ -134,7 +138,9 @@ class BubblewrapProcess:
         self._init_pid = said
         try:
             if self._proxy is not None:
-                await self._proxy.serve(await asyncio.to_thread(_listen_inside, said, PORT))
+                await self._proxy.serve(await asyncio.to_thread(listen_inside, said, PORT))
+            if (network := self._spec.network) is not None:
+                network.attach(await asyncio.to_thread(device_inside, said, network))
         except OSError as error:
             self.kill()
             raise Unavailable(f"the sandbox's network cannot be reached: {error}") from error
@@ -198,7 +204,7 @@ class BubblewrapProcess:
             f"{name}={value}" for name, value in {**environment_of(self._spec, home=WORK), **environment}.items()
         )
         command = ("enter", str(self._command_pid), WORK, str(told), "--", *argv)
-        inside = (sys.executable, "-I", "-S", _NAMESPACES, *command)
+        inside = (sys.executable, "-I", "-S", NAMESPACES, *command)
         try:
             child = await asyncio.create_subprocess_exec(
                 *limited(inside, self._spec, self._cgroup),
@@ -244,7 +250,8 @@ class _Entered:
 def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
     address = f"http://127.0.0.1:{PORT}"
     names = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
-    unproxied = {"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1"}
+    near = ",".join(("localhost", "127.0.0.1", *(spec.network.peers if spec.network is not None else ())))
+    unproxied = {"no_proxy": near, "NO_PROXY": near}
     return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
 
 
@@ -261,22 +268,3 @@ def _read_info(fd: int) -> int | None:
         with contextlib.suppress(ValueError):
             return int(json.loads(text)["child-pid"])
     return None
-
-
-def _listen_inside(pid: int, port: int) -> socket.socket:
-    """A socket that listens inside, on its loopback. Raises `OSError`."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        argv = [sys.executable, "-I", "-S", _NAMESPACES, "sockets", str(pid), str(theirs.fileno())]
-        helper = subprocess.Popen(argv, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-        try:
-            theirs.close()
-            ours.settimeout(_START_SECONDS)
-            ours.send(f"listen {port}".encode())
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        finally:
-            ours.close()
-            helper.wait()
-    if not fds:
-        raise OSError("no socket came")
-    return socket.socket(fileno=fds[0])

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from cloudcrest.compute.sandbox.api import Sandbox, SandboxProcess, SandboxSpec
+from cloudcrest.compute.sandbox.api import Reach, Sandbox, SandboxProcess, SandboxSpec
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.kernel.errors import SetupError
 
@@ -68,23 +68,30 @@ class BestSandbox:
         self.isolation: str = kind
         self.has_own_view = kind != "rlimits"
 
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:
+        """As what would be chosen says."""
+        return await self._choose(in_image=in_image).reach(in_image=in_image)
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it. Raises `SetupError` where this node can hold it by nothing."""
+        chosen = self._choose(in_image=bool(spec.image))
+        self.isolation = chosen.isolation
+        return await chosen.start(spec, output_fd)
+
+    def _choose(self, *, in_image: bool) -> Sandbox:
         from cloudcrest.compute.sandbox.bubblewrap import Bubblewrap
         from cloudcrest.compute.sandbox.container import ContainerSandbox
         from cloudcrest.compute.sandbox.rlimits import LimitedSandbox
 
-        node = Node(self._find_runtime() if spec.image else "", self._problem)
-        kind, why = decide(node, wants_image=bool(spec.image), is_trusted=self._is_trusted)
+        node = Node(self._find_runtime() if in_image else "", self._problem)
+        kind, why = decide(node, wants_image=in_image, is_trusted=self._is_trusted)
         makers: dict[Kind, Callable[[], Sandbox]] = {
             "container": lambda: ContainerSandbox(node.runtime),
             "bubblewrap": lambda: Bubblewrap(self._policy),
             "rlimits": LimitedSandbox,
             "none": lambda: RefusingSandbox(why),
         }
-        chosen = makers[kind]()
-        self.isolation = chosen.isolation
-        return await chosen.start(spec, output_fd)
+        return makers[kind]()
 
 
 class RefusingSandbox:
@@ -95,6 +102,9 @@ class RefusingSandbox:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
+        return "none", self._reason
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:  # noqa: ARG002
         """Raises `SetupError`."""

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Self
 
-from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.api import Reach, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.giving import give, in_memory
 from cloudcrest.compute.sandbox.limiting import how_it_ended
 from cloudcrest.compute.sandbox.view import NOBODY, WORK
@@ -103,6 +103,9 @@ class ContainerSandbox:
 
     def __init__(self, runtime: str) -> None:
         self.isolation = runtime
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
+        return "none", "commands in container images have no network"
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Fetches the image where it is not there, and starts it. Raises `InvalidInput` where it is nowhere."""

@@ -1,7 +1,9 @@
-"""Into the namespaces of a sandbox, from outside: a terminal in it, and sockets of its network.
+"""Into the namespaces of a sandbox, from outside: a terminal in it, sockets and a device of its network.
 
     python -I -S namespaces.py enter PID FOLDER FD -- program …    becomes the parent of a program inside
     python -I -S namespaces.py sockets PID FD                      hands out sockets of its network over FD, a socket
+    python -I -S namespaces.py device PID FD NAME ADDRESS BITS MTU hands over the descriptor of a device that it makes
+    python -I -S namespaces.py try                                 makes a device in a network of its own, to no end
 
 The program's environment is in its FD, each variable ended by NUL.
 
@@ -14,6 +16,7 @@ import fcntl
 import os
 import signal
 import socket
+import struct
 import sys
 import termios
 from types import FrameType
@@ -21,6 +24,13 @@ from types import FrameType
 NOBODY = 65534
 _GET_OWNER = 0xB701
 """ioctl NS_GET_USERNS of ioctl_ns(2)."""
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+"""CLONE_NEWUSER, CLONE_NEWNET of unshare(2)."""
+_DEVICES = "/dev/net/tun"
+_MAKE, _ADDRESS, _MASK, _MTU, _FLAGS = 0x400454CA, 0x8916, 0x891C, 0x8922, 0x8914
+"""ioctls: TUNSETIFF, SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFMTU, SIOCSIFFLAGS."""
+_PACKETS_ALONE, _UP = 0x1001, 0x41
+"""IFF_TUN and IFF_NO_PI; IFF_UP and IFF_RUNNING."""
 _NO_NEW_PRIVILEGES, _DIES_WITH_PARENT = 38, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -105,7 +115,54 @@ def sockets(pid: int, fd: int) -> int:
     return 0
 
 
+def device(name: str, address: str, bits: int, mtu_bytes: int) -> int:
+    """Makes a device in the network of this process, up, with an address of a network; its descriptor gives and takes
+    whole packets. Raises `OSError`.
+    """
+    made = os.open(_DEVICES, os.O_RDWR | os.O_CLOEXEC)
+    named = name.encode()
+    fcntl.ioctl(made, _MAKE, struct.pack("16sH22x", named, _PACKETS_ALONE))
+    try:  # it would speak of itself by IPv6, which is not carried
+        with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w") as setting:
+            setting.write("1")
+    except OSError:
+        pass
+    mask = ~((1 << 32 - bits) - 1) & 0xFFFFFFFF
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, number in ((_ADDRESS, socket.inet_aton(address)), (_MASK, struct.pack("!I", mask))):
+            fcntl.ioctl(control, request, struct.pack("16sHH4s16x", named, socket.AF_INET, 0, number))
+        fcntl.ioctl(control, _MTU, struct.pack("16si20x", named, mtu_bytes))
+        fcntl.ioctl(control, _FLAGS, struct.pack("16sH22x", named, _UP))
+    return made
+
+
+def hand_device(pid: int, fd: int, words: list[str]) -> int:
+    """Makes a device in the sandbox's network, of this name, address, network and size; hands its descriptor over."""
+    join(pid, ("net",))
+    name, address, bits, mtu_bytes = words
+    with socket.socket(fileno=fd) as asked:
+        socket.send_fds(asked, [b"."], [device(name, address, int(bits), int(mtu_bytes))])
+    return 0
+
+
+def try_device() -> int:
+    """Whether a device can be made at all; says why not."""
+    if _libc.unshare(_NEW_NETWORK if os.geteuid() == 0 else _NEW_USER | _NEW_NETWORK) != 0:
+        sys.stderr.write(f"no network of its own can be made: {os.strerror(ctypes.get_errno())}\n")
+        return 1
+    try:
+        device("try", "10.0.0.1", 16, 1500)
+    except OSError as error:
+        sys.stderr.write(f"{_DEVICES} cannot be used: {error.strerror}\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "try":
+        sys.exit(try_device())
+    if sys.argv[1] == "device":
+        sys.exit(hand_device(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
     if sys.argv[1] == "enter":
         sys.exit(enter(int(sys.argv[2]), sys.argv[3], _environment(int(sys.argv[4])), sys.argv[6:]))
     sys.exit(sockets(int(sys.argv[2]), int(sys.argv[3])))

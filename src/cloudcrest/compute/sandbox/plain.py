@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.api import Reach, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.infra.guard import guarded
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.errors import Conflict, InvalidInput
@@ -28,6 +28,9 @@ class PlainSandbox:
 
     def __init__(self) -> None:
         self._lifeline = Lifeline()
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
+        return "node", ""
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it. Binds are not made: only the sandbox knows another view of the files."""

@@ -2,8 +2,23 @@
 
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 _PROBE_SECONDS = 5.0
+
+
+_NAMESPACES = str(Path(__file__).parent / "namespaces.py")
+
+
+def probe_network() -> str:
+    """Why commands in bubblewrap can have no network among them here; empty: they can. Blocks."""
+    argv = [sys.executable, "-I", "-S", _NAMESPACES, "try"]
+    try:
+        tried = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no device for a network can be made here: {error}"
+    return "" if tried.returncode == 0 else (tried.stderr.strip() or f"its probe ended with {tried.returncode}")
 
 
 def probe() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cloudcrest.compute.sandbox.api import SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.api import Reach, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import PlainSandbox
@@ -21,6 +21,9 @@ class LimitedSandbox:
 
     def __init__(self) -> None:
         self._plain = PlainSandbox()
+
+    async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
+        return "node", ""
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it."""

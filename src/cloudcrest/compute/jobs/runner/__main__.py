@@ -62,6 +62,7 @@ async def _serve(arguments: argparse.Namespace, token: str, settings: RunSetting
         settings,
         policy=policy,
         chips=_chips(os.environ),
+        host=arguments.host,
     )
     if (record := member.state().record).attempt_id:
         await asyncio.to_thread(end_left, sandbox_id(record.attempt_id, record.member))

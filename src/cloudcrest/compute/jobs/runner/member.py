@@ -18,11 +18,12 @@ from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.runner.chips import Chips
 from cloudcrest.compute.jobs.runner.disk import DiskPromise
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
+from cloudcrest.compute.jobs.runner.network import MembersNetwork
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
 from cloudcrest.compute.jobs.runner.work import fetch, list_outputs, receive
 from cloudcrest.compute.jobs.running import End, Go, Input, Mount, Outputs, RunnerPhase, RunnerSpec, RunnerState, Stop
-from cloudcrest.compute.sandbox.api import Bind, Sandbox, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
+from cloudcrest.compute.sandbox.api import Bind, Network, Sandbox, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.infra.safe_paths import folder_bytes, open_folder
 from cloudcrest.kernel.clock import Clock
@@ -40,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Member:
-    """Runs it in `folder`, through `sandbox`. `chips`: what its command gets of this node's."""
+    """Runs it in `folder`, through `sandbox`. `chips`: what its command gets of this node's; `host`: its address."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Member:
         *,
         policy: OutboundPolicy,
         chips: Chips | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work = folder / "work"
@@ -64,6 +66,7 @@ class Member:
         self._chips = chips or Chips({}, {})
         self._recorder = Recorder(folder, clock)
         self._disk = DiskPromise(folder)
+        self._network = MembersNetwork(host)
         self._log = SegmentedLog(folder / "log")
         self._log_grew = asyncio.Event()
         self._spec: RunnerSpec | None = None
@@ -88,6 +91,7 @@ class Member:
             self._detail,
             self._sandbox.isolation,
             tuple(self._needs) if self.phase == "preparing" else (),
+            self._network.found,
         )
 
     def usage(self) -> SandboxUsage:
@@ -128,7 +132,7 @@ class Member:
         spec = self._spec
         if self.phase != "ready" or spec is None:
             raise Conflict("the member is not ready")
-        self.phase = "running"
+        self.phase, self._detail = "running", order.detail
         has_view = bool(spec.image) or self._sandbox.has_own_view  # a container always has
         paths = {mount.variable: mount.target if has_view else mount.source for mount in spec.mounts if mount.variable}
         read_fd, write_fd = os.pipe()
@@ -137,7 +141,9 @@ class Member:
             environment = {**spec.environment, **spec.secrets, **order.environment, **paths, **chips.environment}
             # Before the command: what has run without a record would not be charged.
             self._recorder.started()
-            self._process = await self._sandbox.start(self._sandbox_spec(spec, environment, chips.devices), write_fd)
+            network = self._network.join(order.gang, spec.member)
+            wanted = self._sandbox_spec(spec, environment, chips.devices, network)
+            self._process = await self._sandbox.start(wanted, write_fd)
         except (CloudcrestError, OSError) as error:
             os.close(read_fd)
             # A command that is not there has not run.
@@ -161,9 +167,10 @@ class Member:
             self._end(End(order.why, order.message))
 
     async def settle(self) -> None:
-        """Waits for its end."""
+        """Waits for its end, and leaves the network of its attempt: until then what it has sent still arrives."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._network.close()
 
     async def read_log(self, offset: int, most_bytes: int, wait_seconds: float) -> tuple[int, bytes]:
         """Output from `offset`, waiting for some while it runs."""
@@ -188,6 +195,7 @@ class Member:
         """Removes what it left on this node. Raises `Conflict` before its end."""
         if self.phase != "ended":
             raise Conflict("the member has not ended")
+        await self._network.close()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _prepare(self, spec: RunnerSpec) -> None:
@@ -208,6 +216,7 @@ class Member:
                 await self._has_inputs.wait()
             for mount in spec.mounts:
                 await asyncio.to_thread(_require_folder, mount)
+            await self._network.prepare(spec, self._sandbox)
         except (CloudcrestError, OSError) as error:
             self._end(End("prepare", str(error)))
             return
@@ -218,7 +227,9 @@ class Member:
     def _room(self, spec: RunnerSpec) -> int:
         return (spec.disk_bytes or _DEFAULT_DISK_BYTES) - self._received_bytes
 
-    def _sandbox_spec(self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...]) -> SandboxSpec:
+    def _sandbox_spec(
+        self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...], network: Network | None
+    ) -> SandboxSpec:
         return SandboxSpec(
             id=sandbox_id(spec.attempt_id, spec.member),
             argv=spec.command,
@@ -232,6 +243,7 @@ class Member:
             allowed_hosts=spec.allowed_hosts,
             accelerators=spec.accelerators,
             devices=devices,
+            network=network,
         )
 
     async def _run(self, spec: RunnerSpec, process: SandboxProcess, output_fd: int) -> None:
