@@ -47,6 +47,8 @@ GATEWAY = "gateway"
 DATABASE = "cloudcrest"
 REGION_DATABASE = f"region_{REGION}"
 _GATEWAY_DRAIN_SECONDS = 5.0
+_PLACEMENT = "CLOUDCREST_PLACEMENT_"
+_LOST_SECONDS, _LOST_SECONDS_OVER_RAY = f"{_PLACEMENT}LOST_SECONDS", "10"
 _SECRET = re.compile(r"SECRET|PASSWORD|TOKEN(?:$|_)|CREDENTIAL|ACCESS_KEY|API_KEY|DATABASE_URL", re.IGNORECASE)
 """Names of environment variables that hold what replicas have no use for."""
 
@@ -132,6 +134,11 @@ class Plan:
     def catalog(self) -> CatalogSettings:
         return load_settings(CatalogSettings, self.environment, "CLOUDCREST_CATALOG_")
 
+    def placement(self) -> PlacementSettings:
+        """As it is set. Over Ray, a node whose Ray starts again is away for some seconds, and no lost one."""
+        environment = {_LOST_SECONDS: _LOST_SECONDS_OVER_RAY} if self.settings.fabric == "ray" else {}
+        return load_settings(PlacementSettings, {**environment, **self.environment}, _PLACEMENT)
+
     def jobs(self) -> RunSettings:
         return load_settings(RunSettings, self.environment, "CLOUDCREST_JOBS_")
 
@@ -194,7 +201,7 @@ def region_service(plan: Plan) -> Service:
         serving=load_settings(ServingSettings, plan.environment, "CLOUDCREST_SERVING_"),
         jobs=plan.jobs(),
         jobs_folder=region / "jobs",
-        placement=load_settings(PlacementSettings, plan.environment, "CLOUDCREST_PLACEMENT_"),
+        placement=plan.placement(),
         placement_folder=region / "placement",
         shared_folder=plan.shared_folder,
         objects_url=plan.objects_url,

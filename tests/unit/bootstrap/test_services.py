@@ -1,7 +1,9 @@
 """What the processes of a cloud are told, and what is kept from them."""
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,18 +30,30 @@ def test_children_inherit_no_secrets_that_are_not_for_them() -> None:
     assert replica_environment(environment) == kept
 
 
+def plan(tmp_path: Path, environment: Mapping[str, str] | None = None, **settings: Any) -> Plan:
+    """Of a cloud that is not started."""
+    with socket.socket() as unused:
+        folder = DataFolder.open(tmp_path / "data", min_free_bytes=0)
+        folder.close()
+        return Plan(
+            UpSettings(data=tmp_path, **settings),
+            folder,
+            folder.secrets(),
+            Sockets((unused,), unused, unused, unused),
+            "http://127.0.0.1:1",
+            environment or {},
+        )
+
+
 @pytest.mark.parametrize(
     ("public_url", "is_secure"), [("https://cloud.example.com/", True), ("http://cloud.example.com", False)]
 )
 def test_cookies_are_secure_where_a_proxy_brings_tls(tmp_path: Path, public_url: str, is_secure: bool) -> None:
-    with socket.socket() as unused:
-        plan = Plan(
-            UpSettings(data=tmp_path, public_url=public_url),
-            folder := DataFolder.open(tmp_path / "data", min_free_bytes=0),
-            folder.secrets(),
-            Sockets((unused,), unused, unused, unused),
-            "http://127.0.0.1:1",
-            {},
-        )
-        folder.close()
-    assert plan.identity().secure_cookies is is_secure
+    assert plan(tmp_path, public_url=public_url).identity().secure_cookies is is_secure
+
+
+def test_over_ray_a_node_is_waited_for_longer_unless_that_is_set(tmp_path: Path) -> None:
+    assert plan(tmp_path).placement().lost_seconds == 3.0
+    assert plan(tmp_path, fabric="ray").placement().lost_seconds == 10.0
+    said = {"CLOUDCREST_PLACEMENT_LOST_SECONDS": "5"}
+    assert plan(tmp_path, said, fabric="ray").placement().lost_seconds == 5.0

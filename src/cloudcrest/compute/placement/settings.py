@@ -8,7 +8,7 @@ class PlacementSettings(msgspec.Struct, frozen=True):
 
     `nodes_seconds`: how often the fabric is asked for its nodes. `debounce_seconds`: how long a decision waits for more
     to come. `again_seconds`: how often what waits is looked at although nothing has happened. `lost_seconds`: for how
-    long a node may be away before what ran there is given up.
+    long a node may be away before what ran there is given up; over Ray 10.
     """
 
     nodes_seconds: float = 1.0
