@@ -31,6 +31,7 @@ from cloudcrest.kernel.errors import CloudcrestError
 
 _CALLS = 200
 _SECONDS = 120.0
+_WATCHED_SECONDS = 30.0
 _FLAGS = ("--fabric", "ray", "--ray-port", "0", "--node-label", "cloudcrest.io/zone=a")
 
 
@@ -101,9 +102,8 @@ def measure(models: Path, rounds: int) -> dict[str, Any]:
                         whole, broken = whole + load.whole, broken + len(load.faults)
                         with Load(cloud.front()) as load:
                             os.kill(_pid(data, "ray"), signal.SIGKILL)
-                            time.sleep(1)
-                            back = _until(lambda: asyncio.run(_answers(data, {"local", names[1]})))  # noqa: B023
-                            figures.setdefault("nodes are back after Ray's head s", []).append(round(1 + back, 1))
+                            without = _seconds_without(lambda: asyncio.run(_answers(data, {"local", names[1]})))  # noqa: B023
+                            figures.setdefault("nodes unknown after Ray's head s", []).append(without)
                         whole, broken = whole + load.whole, broken + len(load.faults)
                         _scale(http, 1)
                         _until(lambda: len(_replicas(http)) == 1)
@@ -195,6 +195,17 @@ def _until(holds: Callable[[], object]) -> float:
             sys.exit("it did not happen in two minutes")
         time.sleep(0.05)
     return round(time.monotonic() - began, 1)
+
+
+def _seconds_without(holds: Callable[[], object]) -> float:
+    """Of the next half minute, how many seconds something did not hold."""
+    began, without, held_at = time.monotonic(), 0.0, time.monotonic()
+    while time.monotonic() - began < _WATCHED_SECONDS:
+        now_holds = holds()
+        without += 0.0 if now_holds else time.monotonic() - held_at
+        held_at = time.monotonic()
+        time.sleep(0.05)
+    return round(without, 1)
 
 
 def main() -> None:

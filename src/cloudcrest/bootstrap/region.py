@@ -119,7 +119,7 @@ class RegionService:
             link = (client, settings.control_url, settings.region_token)
             send = usage_sender(*link)
             grants = GrantRelay(*link, settings.spool_folder)
-            nodes = NodeReporter(self._fabric, *link, clock=SystemClock())
+            nodes = NodeReporter(self._fabric, *link, seen=self._placer.seen, clock=SystemClock())
             parts: list[Awaitable[object]] = [
                 self._follow(client),
                 nodes.run(),

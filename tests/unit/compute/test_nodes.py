@@ -143,11 +143,11 @@ class Fabric:
         self.is_away = False
 
     async def nodes(self) -> list[NodeFacts]:
-        if self.is_away:
-            raise Unavailable("away")
-        return [self.node]
+        raise NotImplementedError
 
     async def list(self) -> list[ProcessStatus]:
+        if self.is_away:
+            raise Unavailable("away")
         return [process("job_1", cpu="2000", memory="7", accelerators="0", milli="500")]
 
     async def start(self, spec: object) -> None:
@@ -170,7 +170,11 @@ async def test_a_region_tells_of_its_nodes_on_change_and_at_times(clock: ManualC
 
     fabric = Fabric()
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(control)) as client:
-        reporter = NodeReporter(fabric, client, "http://control", "token", clock=clock)
+        seen: list[NodeFacts] | None = None
+        reporter = NodeReporter(fabric, client, "http://control", "token", seen=lambda: seen, clock=clock)
+        await reporter.step()
+        assert told == []  # the placer has not looked yet
+        seen = [fabric.node]
         await reporter.step()
         await reporter.step()
         allocated = NodeAllocation(2000, 7, {0: 500}, 1)
@@ -179,7 +183,7 @@ async def test_a_region_tells_of_its_nodes_on_change_and_at_times(clock: ManualC
         await reporter.step()
         assert len(told) == 2
         # A report that is refused is told again; none is made up while the fabric is away.
-        fabric.node = facts(is_ready=False)
+        seen = [facts(is_ready=False)]
         answers.append(503)
         await reporter.step()
         fabric.is_away = True

@@ -1,12 +1,13 @@
 """A region's report of its nodes to the control plane: on change, and every half minute."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import httpx2
 import msgspec
 import structlog
 
-from cloudcrest.compute.api import NODES_PATH, Fabric, NodeAllocation, NodeStatus
+from cloudcrest.compute.api import NODES_PATH, Fabric, NodeAllocation, NodeFacts, NodeStatus
 from cloudcrest.compute.nodes.allocated import allocations
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError
@@ -18,10 +19,11 @@ _log = structlog.get_logger(__name__)
 
 
 class NodeReporter:
-    """Looks at the fabric's nodes and what runs on them, and tells.
+    """Looks at the nodes and what runs on them, and tells.
 
-    A report that is lost is followed by the next; one that the fabric cannot give is not sent, so that its nodes are
-    not taken for gone.
+    `seen`: the nodes as the placer has them, None before it has looked: what is told of as ready gets work. A report
+    that is lost is followed by the next; where the fabric is away none is sent, so that its nodes are not taken for
+    gone.
     """
 
     def __init__(
@@ -31,9 +33,11 @@ class NodeReporter:
         control_url: str,
         region_token: str,
         *,
+        seen: Callable[[], Sequence[NodeFacts] | None],
         clock: Clock,
     ) -> None:
         self._fabric = fabric
+        self._seen = seen
         self._client = client
         self._url = control_url + NODES_PATH
         self._headers = {"authorization": f"Bearer {region_token}", "content-type": "application/json"}
@@ -50,10 +54,12 @@ class NodeReporter:
     async def step(self) -> None:
         """One look, and a report where there is something to tell."""
         try:
-            nodes = await self._fabric.nodes()
             given = allocations(await self._fabric.list())
         except CloudcrestError as error:
             _log.warning("nodes_unknown", error=error.message)
+            return
+        nodes = self._seen()
+        if nodes is None:
             return
         statuses = [NodeStatus(facts, given.get(facts.id, NodeAllocation())) for facts in nodes]
         now = self._clock.monotonic()

@@ -153,6 +153,10 @@ class LivePlacer:
 
     # what the region service calls
 
+    def seen(self) -> list[NodeFacts] | None:
+        """The nodes as they were last heard of. None: none have been asked for yet."""
+        return None if self._facts is None else [*self._facts.values()]
+
     def update(self, rules: Rules) -> None:
         """Sets what operators want."""
         self._rules = rules
