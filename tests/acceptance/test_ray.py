@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from bench.ray import Load
+from bench.over_ray import Load
 from bench.stack import Place
 
 from tests.acceptance.tenants import CHAT_MODEL, answered, sign_up

@@ -16,6 +16,8 @@ from cloudcrest.gateway.shared_limits import MAX_WORKERS
 from cloudcrest.infra.settings import load_settings
 from cloudcrest.kernel.errors import SetupError
 
+_OF_RAY = ("node_address", "node_labels", "node_token_file", "ray_port", "ray_address")
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(UpSettings)}
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -58,8 +60,12 @@ def up_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> UpS
 
 def _check_fabric(settings: UpSettings) -> None:
     if settings.fabric == "local":
-        if settings.ray_address is not None or settings.node_address != "127.0.0.1":
-            raise SetupError("the local fabric has no other nodes", hint="add --fabric ray, or leave its flags out")
+        for name in _OF_RAY:
+            if getattr(settings, name) != _DEFAULTS[name]:
+                variable = f"CLOUDCREST_{name.upper()}"
+                raise SetupError(
+                    f"{variable} or its flag is for a cloud over Ray", hint="add --fabric ray, or leave it out"
+                )
         return
     require_ray()
     for label in settings.node_labels:

@@ -55,7 +55,7 @@ class JoinSettings(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class NodeFolder:
-    """Where a node keeps its own, inside the data folder: its Ray's token and logs, its processes' logs and sockets."""
+    """Where a node keeps its own, inside the data folder: its processes' logs, its lock, its agent's socket."""
 
     root: Path
 

@@ -76,13 +76,10 @@ class RegionJobs:
         self._controller.update(documents)
 
     async def run(self) -> None:
-        """Runs them."""
-        watching = asyncio.create_task(self._checkpoints.run())
+        """Runs them, and watches their checkpoints."""
         try:
-            await self._controller.run()
+            await asyncio.gather(self._controller.run(), self._checkpoints.run())
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
             await self._client.aclose()
 
     async def push_reports(self, client: httpx2.AsyncClient) -> None:

@@ -5,7 +5,7 @@ answered.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,14 +18,13 @@ from starlette.routing import BaseRoute, Route
 
 from cloudcrest.content.api import Caller
 from cloudcrest.content.passed_on import door, error_handlers, error_response
+from cloudcrest.content.reading import Body, decode
 from cloudcrest.gateway.behalf import KEY_HEADER, ORGANIZATION_HEADER, PROJECT_HEADER
-from cloudcrest.gateway.explain import explain
 from cloudcrest.infra.http.internal import read_body
 from cloudcrest.kernel.errors import InvalidInput, Unavailable
 from cloudcrest.kernel.units import MIB
 
 MAX_JSON_BYTES = 32 * MIB
-Body = TypeVar("Body")
 _log = structlog.get_logger(__name__)
 
 
@@ -64,18 +63,6 @@ def json_response(document: Any, status: int = 200) -> Response:
 async def read_json(request: Request, wanted: type[Body], most: int = MAX_JSON_BYTES) -> Body:
     """A JSON body of this struct. Raises `InvalidInput` whose `param` is the wrong field's path."""
     return decode(await read_body(request, most), wanted)
-
-
-def decode(data: bytes, wanted: type[Body]) -> Body:
-    """JSON as this struct. Raises `InvalidInput` whose `param` is the wrong field's path."""
-    try:
-        return msgspec.json.decode(data or b"{}", type=wanted)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
 
 
 async def _on_data_error(_: Request, __: Exception) -> Response:

@@ -72,3 +72,23 @@ def test_wrong_settings_files_are_named(tmp_path: Path) -> None:
         read_settings(tmp_path / "log.json", LogSettings)
     with pytest.raises(SetupError, match="cannot be read"):
         read_settings(tmp_path / "none.json", LogSettings)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--node-address", "10.0.0.5"),
+        ("--node-label", "disk=fast"),
+        ("--node-token-file", "/etc/token"),
+        ("--ray-port", "7000"),
+        ("--ray-address", "10.0.0.5:6379"),
+    ],
+)
+def test_what_is_for_ray_is_refused_without_it(flags: tuple[str, ...]) -> None:
+    with pytest.raises(SetupError, match=f"{flags[0][2:].partition('-')[0].upper()}_.* is for a cloud over Ray"):
+        up_settings(flags, DATA)
+
+
+def test_what_is_for_ray_is_taken_with_it() -> None:
+    settings = up_settings(["--fabric", "ray", "--ray-port", "0", "--node-label", "disk=fast"], DATA)
+    assert (settings.ray_port, settings.node_labels) == (0, ("disk=fast",))

@@ -15,7 +15,7 @@ from cloudcrest.compute.fabric.ray import fabric as ray_fabric
 from cloudcrest.compute.fabric.ray.fabric import RayFabric
 from cloudcrest.compute.fabric.ray.members import Member
 from cloudcrest.kernel.clock import ManualClock
-from cloudcrest.kernel.errors import Unavailable
+from cloudcrest.kernel.errors import SetupError, Unavailable
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -287,6 +287,22 @@ async def test_after_a_start_nodes_that_were_there_are_awaited_for_a_while(tmp_p
     (tmp_path / "known.json").write_text("{")
     async with over(agents, tmp_path, clock) as fabric:
         await ready(fabric, "a")
+
+
+async def test_a_disk_that_takes_nothing_costs_the_next_start_its_patience_and_nothing_else(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SetupError("the disk is full")
+
+    monkeypatch.setattr(ray_fabric, "write_atomic", full)
+    agents = Agents("a")
+    async with over(agents, tmp_path, clock) as fabric:
+        await ready(fabric, "a")
+        agents.present["b"] = Member("ray-b", "b", "10.0.0.2", {}, True)
+        agents.running["b"] = []
+        await ready(fabric, "a", "b")
+    assert not (tmp_path / "known.json").exists()
 
 
 async def test_before_ray_has_answered_nothing_is_known(tmp_path: Path, clock: ManualClock) -> None:

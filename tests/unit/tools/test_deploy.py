@@ -20,6 +20,12 @@ def documents(kind: str) -> list[dict[str, Any]]:
     return [document for document in found if document["kind"] == kind]
 
 
+def data_folder() -> str:
+    """As the image sets it."""
+    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("ENV CLOUDCREST_DATA="))
+
+
 def words(container: dict[str, Any], token: Path) -> list[str]:
     """A container's command line, as Kubernetes would run it; the token's file is one that is here."""
     line = [*container["command"], *container["args"]]
@@ -38,7 +44,7 @@ def token(tmp_path: Path) -> Path:
 def test_the_head_is_up_and_workers_join_it_with_flags_that_there_are(token: Path) -> None:
     (cluster,) = documents("RayCluster")
     assert cluster["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
-    environment = {"CLOUDCREST_DATA": "/data"}
+    environment = {"CLOUDCREST_DATA": data_folder()}
     (head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
     program, role, *flags = words(head, token)
     assert (program, role) == ("cloudcrest", "up")
@@ -70,6 +76,10 @@ def test_every_pod_mounts_the_secret_and_its_data() -> None:
         assert {volume["name"] for volume in pod["volumes"]} == {*mounts}
         secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
         assert secrets == ["cloudcrest-nodes"]
+    # Never the mount itself: what a file system has in it is no data folder of ours.
+    assert Path(data_folder()).parent == Path("/data")
+    probe = cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["readinessProbe"]
+    assert f'"{data_folder()}/nodes/$(hostname)/run/agent.sock"' in probe["exec"]["command"][-1]
     data = cluster["spec"]["headGroupSpec"]["template"]["spec"]["volumes"][0]
     assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 

@@ -27,8 +27,8 @@ from cloudcrest.content.batch_lines import (
     usage_of,
     verdict,
 )
-from cloudcrest.content.http import decode
 from cloudcrest.content.inference import Answer, Inference
+from cloudcrest.content.reading import decode
 from cloudcrest.content.repository import batches as repository
 from cloudcrest.content.repository.batches import LineResult, WaitingLine
 from cloudcrest.content.responses.fields import ResponseBody

@@ -15,7 +15,7 @@ from cloudcrest.compute.fabric.ray.members import Chosen, Member, choose
 from cloudcrest.compute.fabric.ray.node import RayNode
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import InvalidInput, Unavailable
+from cloudcrest.kernel.errors import InvalidInput, SetupError, Unavailable
 
 MEMBERS_SECONDS = 0.5
 COME_BACK_SECONDS = 60.0
@@ -146,8 +146,15 @@ class RayFabric:
         known = {name: self._known.get(name, "") for name in self._awaited}
         known |= {name: member.ray_id for name, member in chosen.by_name.items()}
         if known != self._known or is_first:
+            self._save(known)
+
+    def _save(self, known: dict[str, str]) -> None:
+        """Keeps them for the next start. A full disk costs that start its patience, and this fabric nothing."""
+        self._known = known
+        try:
             write_atomic(self._known_path, msgspec.json.encode(known, order="sorted"))
-            self._known = known
+        except (OSError, SetupError) as error:
+            _log.warning("nodes_not_saved", error=str(error))
 
     def _node(self, name: str, member: Member) -> RayNode:
         """The node that a name means; what ran on the one that it meant before may run on it."""
