@@ -11,7 +11,7 @@ from cloudcrest.bootstrap.ports import free_port
 from cloudcrest.bootstrap.services import REGION, Plan, own_service
 from cloudcrest.bootstrap.settings import FabricProcessSettings, UpSettings, derived_secret
 from cloudcrest.bootstrap.supervise import Service
-from cloudcrest.bootstrap.ui import command
+from cloudcrest.bootstrap.ui import command, data_flag
 from cloudcrest.compute.fabric.machine import NODE_ID
 from cloudcrest.compute.fabric.ray.command import RayStart, label_of, ray_environment
 from cloudcrest.infra.files import write_atomic
@@ -37,7 +37,7 @@ def with_port(settings: UpSettings) -> UpSettings:
 
 def invitation(start: RayStart) -> str:
     """What is said of how other machines become nodes."""
-    joining = f"{command()} node join {start.head} --token-file {start.token_path}"
+    joining = f"{command()} node join {start.head}{data_flag(str(start.data_folder))} --token-file {start.token_path}"
     if _is_loopback(start.address):
         return f"\nNo other machine can join, for want of --node-address; more nodes on this one do with: {joining}"
     return f"\nOther machines join with: {joining}"

@@ -109,11 +109,16 @@ def command() -> str:
     return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
 
 
-def _examples(base_url: str, api_key: str, model: str, data: str) -> Sequence[str]:
+def data_flag(data: str) -> str:
+    """What a command line needs to find a data folder: nothing for the user's own."""
     default = folders.data_folder(
         None, {name: value for name, value in os.environ.items() if name != "CLOUDCREST_DATA"}
     )
-    place = "" if Path(data) == default else f" --data {shlex.quote(data)}"
+    return "" if Path(data) == default else f" --data {shlex.quote(data)}"
+
+
+def _examples(base_url: str, api_key: str, model: str, data: str) -> Sequence[str]:
+    place = data_flag(data)
     message = '{"role": "user", "content": "What is a cloud?"}'
     return (
         f"  curl {base_url}/v1/chat/completions -H 'Authorization: Bearer {api_key}' \\",

@@ -51,7 +51,7 @@ def test_a_cloud_on_loopback_does_not_invite_other_machines() -> None:
     assert "Other machines join with: " in invitation(start)
     alone = invitation(dataclasses.replace(start, head="127.0.0.1:6379", address="127.0.0.1"))
     assert "No other machine can join, for want of --node-address" in alone
-    assert "node join 127.0.0.1:6379 --token-file /t" in alone
+    assert "node join 127.0.0.1:6379 --data /t --token-file /t" in alone
 
 
 def test_rays_sockets_have_paths_that_are_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
