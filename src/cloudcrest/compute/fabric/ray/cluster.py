@@ -6,10 +6,10 @@ import sys
 import threading
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import ray
 from cloudcrest.compute.fabric.client import Exchange
 from cloudcrest.compute.fabric.ray.actor import Installation, NodeActor
 from cloudcrest.compute.fabric.ray.members import Member, member_of
