@@ -91,6 +91,7 @@ class Call:
         *,
         path: str,
         body: bytes,
+        is_stream: bool,
         request_id: str,
         losses: int = 0,
         waits: bool = True,
@@ -99,6 +100,7 @@ class Call:
         self._route = route
         self._path = path
         self._body = body
+        self._is_stream = is_stream
         self._request_id = request_id
         self._sink: CallSink | None = sink
         self._connection: UpstreamConnection | None = None
@@ -136,7 +138,7 @@ class Call:
         if trip is None:
             raise ValueError("pick a replica first")
         replica = trip.replica
-        trip.begin(self._calls.monotonic())
+        trip.begin(self._calls.monotonic(), is_stream=self._is_stream)
         self._calls.active.add(self)
         self._tried.append(replica)
         replica.in_flight += 1

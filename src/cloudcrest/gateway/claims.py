@@ -10,7 +10,7 @@ from cloudcrest.billing.api import RATE_CARD_KIND, RateCard, RateCardsDocument
 from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, microseconds, scope_at
 from cloudcrest.billing.tariff import Tariff, tariff_of
 from cloudcrest.gateway.budget import SKEW, Wallet
-from cloudcrest.gateway.fields import ChatBody, CompletionBody
+from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
 from cloudcrest.gateway.purse import Beside, Claim, Pocket
 from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
@@ -93,7 +93,7 @@ class Claims:
         body = parsed.body
         if isinstance(body, ChatBody) and body.tools:
             input_tokens += TOOLS_OVERHEAD_TOKENS
-        makes_text = isinstance(body, ChatBody | CompletionBody)
+        makes_text = isinstance(body, TEXT_BODIES)
         if route.engine != "upstream" and makes_text:
             input_tokens = min(input_tokens, route.context_tokens * (len(parsed.prompts) or 1))
         if not makes_text:

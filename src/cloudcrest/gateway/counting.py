@@ -13,7 +13,7 @@ from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.client import fetch
 from cloudcrest.gateway.connection import Upstream
-from cloudcrest.gateway.fields import ChatBody, CompletionBody
+from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
 from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.gateway.validate import BYTES_PER_TOKEN, Parsed, build
@@ -117,7 +117,7 @@ class Counting:
 
     def submit(self, job: CountJob) -> None:
         """Ends the job's account, now or soon."""
-        can_count = job.route.document.engine in TOKENIZERS and isinstance(job.parsed.body, ChatBody | CompletionBody)
+        can_count = job.route.document.engine in TOKENIZERS and isinstance(job.parsed.body, TEXT_BODIES)
         if not can_count or len(self._jobs) >= MAX_JOBS:
             job.account.end(job.outcome, job.estimate())
             return

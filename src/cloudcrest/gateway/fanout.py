@@ -14,7 +14,7 @@ from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
-from cloudcrest.gateway.fields import ChatBody, CompletionBody
+from cloudcrest.gateway.fields import TEXT_BODIES
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import GREEDY_TEMPERATURE
 from cloudcrest.gateway.resume_rewrite import usage_object
@@ -32,7 +32,7 @@ def needs_fanout(parsed: Parsed, engine: str) -> bool:
     """Whether the engine must not be left to make several choices by itself: it counts one, or refuses them."""
     if engine == "vllm":  # it makes no several choices without chance in them
         body = parsed.body
-        temperature = body.temperature if isinstance(body, ChatBody | CompletionBody) else None
+        temperature = body.temperature if isinstance(body, TEXT_BODIES) else None
         return parsed.choices > 1 and temperature is not None and temperature < GREEDY_TEMPERATURE
     return parsed.choices * max(1, len(parsed.prompts)) > 1 and engine in ("llamacpp", "simulated")
 
@@ -84,6 +84,7 @@ class _Branch:
             self,
             path=parts.parsed.endpoint,
             body=body,
+            is_stream=parts.parsed.is_stream,
             request_id=parts.account.id,
             waits=parts.may_wait,
         )

@@ -256,6 +256,10 @@ class ImageBody(_Strict, kw_only=True):
     user: ShortText | None = None
 
 
+TEXT_BODIES = (ChatBody, CompletionBody)
+"""Of requests for text. A tuple, the commonest first: `isinstance` with a union of structs takes longer than decoding a
+small body.
+"""
 NOT_FORWARDED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "echo", "best_of", "suffix", "n", "stream_options", "model"),

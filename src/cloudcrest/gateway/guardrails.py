@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from cloudcrest.gateway.deadline import refuse
-from cloudcrest.gateway.fields import ChatBody, CompletionBody
+from cloudcrest.gateway.fields import TEXT_BODIES
 from cloudcrest.gateway.guard_outlet import GuardOutlet
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.outlet import Outlet
@@ -209,7 +209,7 @@ class Screening:
 
     def _pass(self, parsed: Parsed) -> Responder:
         self._told()
-        if self._policy.output is not None and isinstance(parsed.body, ChatBody | CompletionBody):
+        if self._policy.output is not None and isinstance(parsed.body, TEXT_BODIES):
             parsed.guard_outlet = self._outlet
         elif self._policy.output is not None and isinstance(parsed.body, TranscriptionBody):
             parsed.guard_outlet = self._transcript_outlet

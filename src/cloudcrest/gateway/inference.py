@@ -310,15 +310,7 @@ class Inference:
                 fallback=fallback,
                 outlet=outlet,
             )
-            relay: Relay | Fanout
-            if parsed.sound is not None:
-                relay = SoundRelay(parts, parsed.sound)
-            elif isinstance(parsed.body, ImageBody):
-                relay = ImageRelay(parts, parsed.body.n or 1)
-            elif is_fanout:
-                relay = (StreamFanout if parsed.is_stream else PlainFanout)(parts, fields)
-            else:
-                relay = (StreamRelay if parsed.is_stream else PlainRelay)(parts)
+            relay = _relay_of(parts, fields if is_fanout else None)
             relay.start()
         except CloudcrestError:
             grant.settle(0)
@@ -338,6 +330,18 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     check_engine(parsed, document)
     return adapted(parsed, document)
+
+
+def _relay_of(parts: Parts, branches: dict[str, bytes] | None) -> Relay | Fanout:
+    """What passes an answer on. `branches`: the fields of a request that takes several to one engine."""
+    parsed = parts.parsed
+    if branches is not None:
+        return (StreamFanout if parsed.is_stream else PlainFanout)(parts, branches)
+    if parsed.sound is not None:
+        return SoundRelay(parts, parsed.sound)
+    if type(parsed.body) is ImageBody:
+        return ImageRelay(parts, parsed.body.n or 1)
+    return (StreamRelay if parsed.is_stream else PlainRelay)(parts)
 
 
 def _call_soon(call: Callable[[], None]) -> None:

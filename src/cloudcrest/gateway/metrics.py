@@ -11,27 +11,17 @@ from cloudcrest.kernel.usage import UsageEvent
 _FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-_TOKENS = ("cached_input", "cache_write")
-_OTHERS = (
-    ("cached_input", "cached_input_tokens"),
-    ("cache_write", "cache_write_tokens"),
-    ("characters", "characters"),
-    ("audio_milliseconds", "audio_milliseconds"),
-    ("images", "images"),
-)
-"""What most requests have none of: by its name here, and in usage. Cached and written tokens are parts of the input."""
-
-
 class _Served:
-    """What was served of one model."""
+    """What was served of one model. `tokens` are parts of the input, `units` what is not counted in tokens."""
 
-    __slots__ = ("first_token", "first_token_seconds", "input_tokens", "others", "output_tokens", "requests")
+    __slots__ = ("first_token", "first_token_seconds", "input_tokens", "output_tokens", "requests", "tokens", "units")
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str], int] = {}
         self.input_tokens = 0
         self.output_tokens = 0
-        self.others: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.units: Counter[str] = Counter()
         self.first_token = [0] * (len(_FIRST_TOKEN_SECONDS) + 1)
         self.first_token_seconds = 0.0
 
@@ -58,10 +48,13 @@ class Metrics:
         usage = event.usage
         served.input_tokens += usage.input_tokens
         served.output_tokens += usage.output_tokens
-        for kind, name in _OTHERS:
-            count = getattr(usage, name)
-            if count:
-                served.others[kind] += count
+        if usage.cached_input_tokens or usage.cache_write_tokens:
+            served.tokens["cached_input"] += usage.cached_input_tokens
+            served.tokens["cache_write"] += usage.cache_write_tokens
+        if usage.characters or usage.audio_milliseconds or usage.images:
+            served.units["characters"] += usage.characters
+            served.units["audio_milliseconds"] += usage.audio_milliseconds
+            served.units["images"] += usage.images
         if event.first_token_milliseconds is not None:
             seconds = event.first_token_milliseconds / 1000
             served.first_token[bisect_left(_FIRST_TOKEN_SECONDS, seconds)] += 1
@@ -90,15 +83,15 @@ class Metrics:
                 for k, n in (
                     ("input", of_model.input_tokens),
                     ("output", of_model.output_tokens),
-                    *((kind, of_model.others[kind]) for kind in _TOKENS if kind in of_model.others),
+                    *((kind, count) for kind, count in of_model.tokens.items() if count),
                 )
             ),
             "# TYPE cloudcrest_gateway_units_total counter",
             *(
                 f'cloudcrest_gateway_units_total{{model="{m}",kind="{k}"}} {n}'
                 for m, of_model in served
-                for k, n in sorted(of_model.others.items())
-                if k not in _TOKENS
+                for k, n in sorted(of_model.units.items())
+                if n
             ),
             "# TYPE cloudcrest_gateway_resumes_total counter",
             *(f'cloudcrest_gateway_resumes_total{{reason="{r}"}} {n}' for r, n in sorted(self.resumes.items())),

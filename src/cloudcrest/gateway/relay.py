@@ -48,6 +48,7 @@ class Relay(ABC):
             self,
             path=parts.parsed.endpoint,
             body=parts.body,
+            is_stream=parts.parsed.is_stream,
             request_id=parts.account.id,
             waits=parts.may_wait,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cloudcrest.gateway.fields import ChatBody, CompletionBody, JsonObjectFormat, JsonSchemaFormat
+from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody, CompletionBody, JsonObjectFormat, JsonSchemaFormat
 from cloudcrest.gateway.sse import event_data
 from cloudcrest.gateway.validate import Parsed, build
 from cloudcrest.kernel.units import MIB
@@ -167,7 +167,7 @@ def decide(said: Said, parsed: Parsed, engine: EngineName) -> Decision:
     if not text:
         return Restart()
     body = parsed.body
-    if not isinstance(body, ChatBody | CompletionBody):
+    if not isinstance(body, TEXT_BODIES):
         return Impossible("it has no text")
     if parsed.choices > 1 or len(parsed.prompts) > 1:
         return Impossible("it has several choices")

@@ -198,6 +198,7 @@ class RestOfStream:
             self,
             path=parts.parsed.endpoint,
             body=body,
+            is_stream=parts.parsed.is_stream,
             request_id=parts.account.id,
             losses=self._resumes,
         )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from cloudcrest.gateway.routing.books import Member
-from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes, is_stream
+from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes
 from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
 _TOKENS_PER_SECOND = 5_000.0
@@ -32,19 +32,17 @@ def prefill_seconds(new_tokens: int, cached_tokens: int) -> float:  # noqa: ARG0
 class Trip(Generic[ReplicaType]):
     """One attempt of a request at a replica: `begin`, `first_token` where it is seen, `end` once or more often."""
 
-    __slots__ = ("_is_stream", "_router", "_ticket", "replica")
+    __slots__ = ("_router", "_ticket", "replica")
 
-    def __init__(
-        self, replica: ReplicaType, router: Router, ticket: Ticket | None = None, *, is_stream: bool = False
-    ) -> None:
+    def __init__(self, replica: ReplicaType, router: Router, ticket: Ticket | None = None) -> None:
         self.replica = replica
-        self._is_stream = is_stream
         self._router = router
         self._ticket = ticket
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, *, is_stream: bool) -> None:
+        """Only of a stream will it be told when the first token came."""
         if self._ticket is not None:
-            self._router.send(self._ticket, now, is_observed=self._is_stream)
+            self._router.send(self._ticket, now, is_observed=is_stream)
 
     def first_token(self, now: float) -> None:
         if self._ticket is not None:
@@ -86,5 +84,5 @@ class Balancer:
             return None
         for each in replicas:
             if each.name == ticket.name:
-                return Trip(each, self.router, ticket, is_stream=is_stream(body))
+                return Trip(each, self.router, ticket)
         return None

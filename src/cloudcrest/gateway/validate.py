@@ -15,6 +15,7 @@ from cloudcrest.gateway.fields import (
     MAX_BATCH,
     MAX_CHOICES,
     NOT_FORWARDED,
+    TEXT_BODIES,
     ChatBody,
     CompletionBody,
     EmbeddingBody,
@@ -96,9 +97,10 @@ class Parsed:
     @property
     def beside(self) -> Beside | None:
         """What it can use at most of what is not counted in tokens; None: it is counted in tokens."""
-        if isinstance(self.body, ImageBody):
-            return Beside(images=self.body.n or 1)
-        return None if self.sound is None else self.sound.most
+        if self.sound is not None:
+            return self.sound.most
+        body = self.body
+        return Beside(images=body.n or 1) if type(body) is ImageBody else None
 
     @property
     def role_events(self) -> int:
@@ -113,7 +115,7 @@ class Parsed:
         """What to reserve from token limits until the true count is known. Sound and images have no tokens."""
         if self.beside is not None:
             return 0
-        if not isinstance(self.body, ChatBody | CompletionBody):
+        if not isinstance(self.body, TEXT_BODIES):
             return self.estimated_input_tokens()
         output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
         return self.size_bytes // BYTES_PER_TOKEN + 1 + output * self.choices * (len(self.prompts) or 1)
@@ -123,16 +125,19 @@ def parse(endpoint: str, data: bytes) -> Parsed:
     """Checks a body. Raises `InvalidInput` whose `param` is the wrong field's path, and nothing else."""
     body, slices = decode_json(DECODERS[endpoint], data)
     parsed = Parsed(endpoint, body, slices, len(data))
-    if isinstance(body, EmbeddingBody):
+    if isinstance(body, TEXT_BODIES):
+        _check_text(body, parsed)
+    elif isinstance(body, EmbeddingBody):
         _batch(body.input, "input", MAX_BATCH)
-        return parsed
-    if isinstance(body, ImageBody):
-        return parsed
-    if isinstance(body, RerankBody):
+    elif isinstance(body, RerankBody):
         rerank.check(body)
         parsed.size_bytes = rerank.size_bytes(body, len(data))
         parsed.outlet = lambda request_id: rerank.RerankOutlet(body, request_id)
-        return parsed
+    return parsed
+
+
+def _check_text(body: ChatBody | CompletionBody, parsed: Parsed) -> None:
+    """Raises `InvalidInput` for what the fields' types cannot say, and notes what is asked for."""
     parsed.is_stream = body.stream is True
     parsed.wants_usage = body.stream_options is not None and body.stream_options.include_usage is True
     parsed.choices = body.n or 1
@@ -147,7 +152,6 @@ def parse(endpoint: str, data: bytes) -> Parsed:
         parsed.prompts = _batch(body.prompt, "prompt", MAX_CHOICES)
         if len(parsed.prompts) * parsed.choices > MAX_PARALLEL_CHOICES:
             raise InvalidInput(f"prompts × n is over {MAX_PARALLEL_CHOICES}", param="n")
-    return parsed
 
 
 def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[BodyType, dict[str, bytes]]:
@@ -173,49 +177,60 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
             param="model",
             code="model_not_supported",
         )
-    if isinstance(body, SpeechBody | TranscriptionBody):
+    if isinstance(body, TEXT_BODIES):
+        _check_text_engine(body, parsed, route)
+    elif isinstance(body, SpeechBody | TranscriptionBody):
         check_sound(body, route.engine)
-    if isinstance(body, RerankBody):
+    elif isinstance(body, RerankBody):
         parsed.endpoint = rerank.engine_path(route.task)
-    if isinstance(body, ChatBody | CompletionBody) and (
-        body.repetition_penalty not in (None, NO_PENALTY) and route.engine not in _REPETITION
-    ):
+
+
+def _check_text_engine(body: ChatBody | CompletionBody, parsed: Parsed, route: RouteDocument) -> None:
+    """Raises `InvalidInput` for what this route's engine would ignore, and limits the answer to what it can hold."""
+    engine = route.engine
+    if body.repetition_penalty not in (None, NO_PENALTY) and engine not in _REPETITION:
         raise InvalidInput(
             "this model's engine has no repetition_penalty",
             param="repetition_penalty",
             code="unsupported_parameter",
             hint="use presence_penalty or frequency_penalty",
         )
-    if isinstance(body, ChatBody) and body.enable_thinking is not None and route.engine not in _TEMPLATES:
-        raise InvalidInput(
-            "this model's engine cannot be told whether to think", param="enable_thinking", code="unsupported_parameter"
-        )
-    if parsed.goes_on and route.engine in ("vllm", "upstream"):
-        raise InvalidInput(
-            "this model's engine does not go on with an answer that the caller has begun",
-            param="messages",
-            hint="end with a message of the user",
-        )
-    if isinstance(body, CompletionBody) and body.logprobs is not None and route.engine == "llamacpp":
+    if isinstance(body, ChatBody):
+        _check_chat_engine(body, engine)
+    elif body.logprobs is not None and engine == "llamacpp":
         raise InvalidInput(
             "this model's engine gives no logprobs in the shape of /v1/completions",
             param="logprobs",
             code="unsupported_parameter",
             hint="ask /v1/chat/completions for them",
         )
-    if isinstance(body, ChatBody) and body.reasoning_effort is not None and route.engine != "upstream":
+    if parsed.goes_on and engine in ("vllm", "upstream"):
         raise InvalidInput(
-            "this model's engine has no levels of reasoning", param="reasoning_effort", code="unsupported_parameter"
+            "this model's engine does not go on with an answer that the caller has begun",
+            param="messages",
+            hint="end with a message of the user",
         )
-    if parsed.images and not (route.engine in ("vllm", "upstream") and "image" in route.input_modalities):
+    if parsed.images and not (engine in ("vllm", "upstream") and "image" in route.input_modalities):
         raise InvalidInput(
             f"'{route.model_name}' takes no images here",
             param="messages",
             code="unsupported_content",
             hint="ask a model whose input_modalities name images, on vLLM or at a provider",
         )
-    if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and route.engine != "upstream":
+    if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and engine != "upstream":
         parsed.max_tokens = route.context_tokens
+
+
+def _check_chat_engine(body: ChatBody, engine: EngineName) -> None:
+    """Raises `InvalidInput`."""
+    if body.enable_thinking is not None and engine not in _TEMPLATES:
+        raise InvalidInput(
+            "this model's engine cannot be told whether to think", param="enable_thinking", code="unsupported_parameter"
+        )
+    if body.reasoning_effort is not None and engine != "upstream":
+        raise InvalidInput(
+            "this model's engine has no levels of reasoning", param="reasoning_effort", code="unsupported_parameter"
+        )
 
 
 _TASKS: dict[type[Body], tuple[str, ...]] = {
@@ -240,11 +255,11 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     body = parsed.body
     fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
     fields["model"] = _encode(route.model_name)
-    if isinstance(body, RerankBody):
-        return {"model": fields["model"], **rerank.engine_fields(body, route.task)}
-    if isinstance(body, ImageBody) and body.n is not None:
-        fields["n"] = b"%d" % body.n
-    if not isinstance(body, ChatBody | CompletionBody):
+    if not isinstance(body, TEXT_BODIES):
+        if isinstance(body, RerankBody):
+            return {"model": fields["model"], **rerank.engine_fields(body, route.task)}
+        if isinstance(body, ImageBody) and body.n is not None:
+            fields["n"] = b"%d" % body.n
         return fields
     if parsed.is_stream:
         fields["stream_options"] = b'{"include_usage":true}'

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.routing.prefix_index import PrefixIndex
-from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, MAX_BLOCKS, block_hashes, is_stream
+from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, MAX_BLOCKS, block_hashes
 
 # Paths in a tree: a block's hash stands for all before it, as chained hashes do.
 paths = st.lists(st.integers(0, 2), max_size=9).map(lambda path: [hash(tuple(path[: i + 1])) for i in range(len(path))])
@@ -73,9 +73,3 @@ def test_fields_before_the_prompt_do_not_matter_and_words_in_it_are_not_keys() -
 def test_a_short_prompt_has_no_blocks_and_a_long_one_a_bounded_number() -> None:
     assert block_hashes(body("hi")) == []
     assert len(block_hashes(body("x" * (MAX_BLOCKS + 9) * BLOCK_BYTES))) == MAX_BLOCKS
-
-
-def test_a_stream_is_known_by_its_field_and_not_by_words() -> None:
-    assert is_stream(body("hi", before='"stream":true,'))
-    assert is_stream(body("x" * 9_000, after=',"stream":true'))
-    assert not is_stream(body('\\"stream\\":true'))

@@ -12,9 +12,8 @@ class Replica(msgspec.Struct):
     paused_until_seconds: float = 0.0
 
 
-def body(text: str, *, is_stream: bool = True) -> bytes:
-    stream = ',"stream":true' if is_stream else ""
-    return f'{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]{stream}}}'.encode()
+def body(text: str) -> bytes:
+    return f'{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}'.encode()
 
 
 def make(replicas: list[Replica]) -> Balancer:
@@ -35,7 +34,7 @@ def test_one_replica_needs_no_choice_and_none_is_none() -> None:
     only = Replica("a")
     balancer = make([only])
     trip = pick(balancer, [only], body("hi"), 0.0)
-    trip.begin(0.0)
+    trip.begin(0.0, is_stream=True)
     trip.first_token(1.0)
     trip.end(2.0)
     assert balancer.pick([only], body("hi"), 0.0, [only]) is None
@@ -46,7 +45,7 @@ def test_a_long_prompt_returns_to_where_it_was() -> None:
     replicas = [Replica("a"), Replica("b"), Replica("c")]
     balancer = make(replicas)
     first = pick(balancer, replicas, body("x" * 40_000), 0.0)
-    first.begin(0.0)
+    first.begin(0.0, is_stream=True)
     first.first_token(1.0)
     first.end(2.0)
     for number in range(6):
@@ -68,8 +67,8 @@ def test_requests_under_way_are_spread_and_leave_nothing_behind(is_stream: bool)
     balancer = make(replicas)
     trips = []
     for _ in range(9):
-        trip = pick(balancer, replicas, body("hi", is_stream=is_stream), 1.0)
-        trip.begin(1.0)
+        trip = pick(balancer, replicas, body("hi"), 1.0)
+        trip.begin(1.0, is_stream=is_stream)
         trips.append(trip)
     names = [trip.replica.name for trip in trips]
     assert {name: names.count(name) for name in set(names)} == {"a": 3, "b": 3, "c": 3}
@@ -86,6 +85,6 @@ def test_a_replica_that_fails_again_and_again_is_left_out() -> None:
     balancer = make(replicas)
     for _ in range(5):
         trip = pick(balancer, replicas, body("hi"), 1.0, [replicas[1]])
-        trip.begin(1.0)
+        trip.begin(1.0, is_stream=True)
         trip.end(1.0, is_failure=True)
     assert all(pick(balancer, replicas, body("hi"), 2.0).replica.name == "b" for _ in range(8))

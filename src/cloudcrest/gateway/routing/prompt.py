@@ -6,7 +6,6 @@ MAX_BLOCKS = 256
 BYTES_PER_TOKEN = 4
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 _SAMPLE_BYTES = 256
-_STREAM = b'"stream":true'
 _KEYS = (b'"messages":', b'"prompt":')
 _EDGE_BYTES = 1_024
 """Keys are looked for this near to an end of the body: reading all of a long one takes longer than the choice."""
@@ -30,8 +29,3 @@ def block_hashes(body: bytes) -> list[int]:
         chained = hash((chained, body[end - _SAMPLE_BYTES : end]))
         hashes.append(chained)
     return hashes
-
-
-def is_stream(body: bytes) -> bool:
-    """Whether the answer will be a stream, as far as the body's edges tell."""
-    return body.find(_STREAM, 0, _EDGE_BYTES) >= 0 or body.find(_STREAM, -_EDGE_BYTES) >= 0
