@@ -1,7 +1,7 @@
 """What a family of chips is. Others add one by an entry point of the group `cloudcrest.accelerators`."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -17,6 +17,16 @@ class Detected(msgspec.Struct, frozen=True):
     name: str
     memory_bytes: int
     uuid: str = ""
+
+
+class ChipUse(msgspec.Struct, frozen=True):
+    """What one chip does: how much of the time it computes, from 0 to 1, its memory, what it draws. None: not known."""
+
+    index: int
+    uuid: str = ""
+    utilization: float | None = None
+    memory_used_bytes: int | None = None
+    power_watts: float | None = None
 
 
 class Tools(Protocol):
@@ -49,6 +59,15 @@ class Family(Protocol):
 
     def environment(self, visible: Sequence[int]) -> dict[str, str]:
         """The variables that show a process these chips and hide the family's others; all of them for none."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Family, Protocol):
+    """A family whose tool tells what its chips are doing. One without it is shown as not known."""
+
+    def measure(self, tools: Tools) -> tuple[ChipUse, ...]:
+        """All of this machine's, none where their tool does not answer. It is asked every few seconds."""
         ...
 
 

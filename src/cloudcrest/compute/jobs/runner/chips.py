@@ -27,7 +27,7 @@ class Chips:
         look: Callable[[Sequence[AcceleratorFacts]], DeviceFiles] = look_for,
     ) -> None:
         self._shown = dict(shown)
-        self._families = families
+        self.families = families
         self._look = look
 
     async def given(self, chips: Sequence[AcceleratorFacts], *, has_view: bool) -> GivenChips:
@@ -36,6 +36,6 @@ class Chips:
             return GivenChips(self._shown)
         found = await asyncio.to_thread(self._look, chips)
         environment = self._shown
-        if found.are_counted_anew and chips[0].family in self._families:
-            environment = {**self._shown, **self._families[chips[0].family].environment(range(len(chips)))}
+        if found.are_counted_anew and chips[0].family in self.families:
+            environment = {**self._shown, **self.families[chips[0].family].environment(range(len(chips)))}
         return GivenChips(environment, found.paths)
