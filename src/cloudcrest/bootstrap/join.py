@@ -90,7 +90,7 @@ class Join:
         self._ui = ui
         self._logs = folder.logs
         self._lifeline = Lifeline()
-        self._processes = machine_host(folder.logs, folder.run, self._lifeline, environment)
+        self._processes = machine_host(folder.logs, folder.run, self._lifeline, environment, start.data_folder)
         self._agent = NodeAgent(self._processes, start.socket_path)
         services = ProcessHost(
             log_folder=folder.logs,

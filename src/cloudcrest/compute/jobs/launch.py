@@ -149,6 +149,11 @@ class Launcher:
         return tuple(mounts)
 
 
+def members_folder(jobs_folder: Path) -> Path:
+    """Where members have their folders, on every node of a region."""
+    return jobs_folder / "work"
+
+
 def checkpoint_folder(shared_folder: Path, project_id: str, job_id: str) -> Path:
     """Where a job's checkpoints are, for its next attempt wherever that runs."""
     return shared_folder / CHECKPOINTS_FOLDER / project_id / job_id

@@ -294,6 +294,7 @@ class Member:
                 try:
                     used = await asyncio.to_thread(folder_bytes, self.work)
                     self.meter.holds(used)
+                    self._disk.wrote(used)
                     too_much = await asyncio.to_thread(_too_much, used, spec)
                 except TooLarge as error:
                     too_much = error.message
