@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from cloudcrest.compute.api import AcceleratorFacts
+
 ENTRY_POINT_GROUP = "cloudcrest.accelerators"
 NONE_VISIBLE = "-1"
 """An index that none has: runtimes end the list there. An empty value is taken by some for "all"."""
@@ -27,6 +29,17 @@ class ChipUse(msgspec.Struct, frozen=True):
     utilization: float | None = None
     memory_used_bytes: int | None = None
     power_watts: float | None = None
+
+
+class DeviceFiles(msgspec.Struct, frozen=True):
+    """Paths of character devices. `is_narrow`: there is no other chip's among them. `are_counted_anew`: to whom has
+    these alone, the family's runtime counts its chips from 0. `shown`: folders of /sys that the runtime reads.
+    """
+
+    paths: tuple[str, ...] = ()
+    is_narrow: bool = True
+    are_counted_anew: bool = False
+    shown: tuple[str, ...] = ()
 
 
 class Tools(Protocol):
@@ -68,6 +81,15 @@ class Measuring(Family, Protocol):
 
     def measure(self, tools: Tools) -> tuple[ChipUse, ...]:
         """All of this machine's, none where their tool does not answer. It is asked every few seconds."""
+        ...
+
+
+@runtime_checkable
+class WithDevices(Family, Protocol):
+    """A family that says which device files its chips have. Jobs in a view of their own get none of one without it."""
+
+    def device_files(self, chips: Sequence[AcceleratorFacts], there: Sequence[str]) -> DeviceFiles:
+        """Of the character devices of this node (`there`, below /dev), those that who has these chips is to open."""
         ...
 
 

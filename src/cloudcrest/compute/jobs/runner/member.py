@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.jobs.runner.chips import Chips
+from cloudcrest.compute.jobs.runner.chips import Chips, GivenChips
 from cloudcrest.compute.jobs.runner.disk import DiskPromise
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
 from cloudcrest.compute.jobs.runner.meter import Meter
@@ -139,7 +139,7 @@ class Member:
             # Before the command: what has run without a record would not be charged.
             self._recorder.started()
             network = self._network.join(order.gang, spec.member)
-            wanted = self._sandbox_spec(spec, environment, chips.devices, network)
+            wanted = self._sandbox_spec(spec, environment, chips, network)
             self._process = await self._sandbox.start(wanted, write_fd)
         except (CloudcrestError, OSError) as error:
             os.close(read_fd)
@@ -225,7 +225,7 @@ class Member:
         return (spec.disk_bytes or _DEFAULT_DISK_BYTES) - self._received_bytes
 
     def _sandbox_spec(
-        self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...], network: Network | None
+        self, spec: RunnerSpec, environment: dict[str, str], chips: GivenChips, network: Network | None
     ) -> SandboxSpec:
         return SandboxSpec(
             id=sandbox_id(spec.attempt_id, spec.member),
@@ -239,7 +239,8 @@ class Member:
             processes=MAX_PROCESSES,
             allowed_hosts=spec.allowed_hosts,
             accelerators=spec.accelerators,
-            devices=devices,
+            devices=chips.devices,
+            shown=chips.shown,
             network=network,
         )
 
