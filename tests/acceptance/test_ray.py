@@ -174,6 +174,8 @@ def test_joining_without_the_token_or_to_nothing_says_what_to_do(ray_cloud: Clou
     assert f"there is no token in {wrong}" in says
     assert "leave --address out for 127.0.0.1" in join(_address(ray_cloud), *data, "--address", "192.0.2.1")
     assert "no cloud answers at 127.0.0.1:1" in join("127.0.0.1:1", *data)
+    gateway = ray_cloud.base_url.removeprefix("http://")
+    assert f"what listens at {gateway} is no Ray head (`cloudcrest up --fabric ray`" in join(gateway, *data)
     assert "there is no file" in join("127.0.0.1:1", "--token-file", "/no/where")
     assert "is no HOST:PORT" in join("head", *data)
     assert "another --name" in join("127.0.0.1:1", *data, "--name", "local")
