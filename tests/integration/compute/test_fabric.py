@@ -1,6 +1,7 @@
 """The local fabric, held to the fabric's contract: in this process, and over the agent's socket."""
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -259,3 +260,14 @@ async def test_a_start_during_a_stop_runs_after_it(host: ProcessHost) -> None:
     found = await status(host, "p")
     assert found.state == "running"
     assert found.pid != first
+
+
+async def test_a_machine_tells_of_the_disk_that_jobs_write_to(tmp_path: Path) -> None:
+    def machine(members: Path | None) -> Machine:
+        return Machine(families={}, tools=FakeTools({}), clock=ManualClock(), members=members)
+
+    facts = await machine(tmp_path / "not" / "made" / "yet").facts()
+    assert facts.disk_bytes == shutil.disk_usage(tmp_path).total
+    assert 0 < facts.disk_room_bytes <= facts.disk_bytes
+    unknown = await machine(None).facts()
+    assert (unknown.disk_bytes, unknown.disk_room_bytes) == (0, 0)
