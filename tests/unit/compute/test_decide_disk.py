@@ -76,7 +76,7 @@ def test_what_else_is_on_a_disk_is_not_given_out() -> None:
 def test_a_disk_that_is_not_known_is_no_limit_and_who_asks_for_none_is_not_held_up() -> None:
     cluster = made(node("old", 0))
     assert decided(cluster, wants("j", 10**15)).placed
-    full = made(with_disk("a", 100 * GB), room={"a": -GB})
+    full = made(with_disk("a", 100 * GB), room={"a": 0})
     assert decided(full, wants("j", 0)).placed
 
 

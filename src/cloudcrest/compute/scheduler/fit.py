@@ -119,7 +119,9 @@ def _choose(cluster: Cluster, workload: Workload, nodes: Sequence[str] | None) -
     """The packing's choice, within what racks may draw and disks may hold."""
     demand = workload.demand
     if workload.disk_bytes:
-        nodes = [name for name in (cluster.nodes if nodes is None else nodes) if _has_disk(cluster, workload, name)]
+        asked = cluster.nodes if nodes is None else nodes
+        having = [name for name in asked if _has_disk(cluster, workload, name)]
+        nodes = nodes if len(having) == len(asked) else having
     if not cluster.rack_watts or not demand.accelerators:
         return cluster.packing.choose(demand, nodes)
     names = list(cluster.nodes) if nodes is None else list(nodes)

@@ -100,7 +100,8 @@ def _promise(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: who looks at one that nobody holds must not be taken for its holder by who looks at the same time.
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         found = [int(word) for word in os.read(held, _LINE_BYTES).split() if word.isdigit()]
         return (found[0], found[1] if len(found) > 1 else 0) if found else (0, 0)
