@@ -1,4 +1,6 @@
-"""Ends a node's Ray with its head: it cannot live on under the next one, and takes long to find that out by itself."""
+"""Ends what speaks to Ray's head with it: a node's Ray, which cannot live on under the next one and takes most of a
+minute to find that out by itself, and the fabric process.
+"""
 
 import os
 import socket
