@@ -118,13 +118,26 @@ def test_a_job_is_followed_to_its_end_and_its_outputs_are_fetched(jobs: Jobs, tm
     assert [(each["model"], each["endpoint"]) for each in usage] == [("compute/cpu", "/v1/jobs")]
 
 
+def test_a_job_for_which_no_disk_is_large_enough_says_so_and_goes_nowhere(jobs: Jobs) -> None:
+    job = jobs.run(("true",), disk_bytes=2**49)
+
+    def waits() -> str:
+        return str(answered(jobs.tenant.http.get(f"/api/v1/jobs/{job}"))["reason"])
+
+    until(lambda: "needs 562.9 TB of disk on one node; the largest has" in waits(), "it says why it waits")
+    assert answered(jobs.tenant.http.get(f"/api/v1/jobs/{job}"))["attempts"] == []
+    answered(jobs.tenant.http.post(f"/api/v1/jobs/{job}/cancel", json={}))
+
+
 def test_a_terminal_in_a_job_and_a_cancelled_jobs_end(jobs: Jobs) -> None:
     job = jobs.run(FOREVER, environment={"OF": "the job"})
     until(lambda: "begins" in jobs.log(job), "it runs")
     ran = jobs.cli("jobs", "shell", job, stdin="echo is $OF; exit 7\n")
     assert ran.returncode == 7
     assert "is the job" in ran.stdout
-    assert "cpu seconds" in jobs.cli("jobs", "metrics", job).stdout
+    shown = jobs.cli("jobs", "metrics", job, "--format", "csv").stdout.splitlines()
+    assert shown[0] == "member,cores,cpu seconds,memory,at most,disk,sent,received,accelerators,processes"
+    assert len(jobs.cli("jobs", "metrics", job, "--history", "--format", "csv").stdout.splitlines()) >= 2
     answered(jobs.tenant.http.post(f"/api/v1/jobs/{job}/cancel", json={}))
     followed = jobs.cli("jobs", "logs", job, "-f")
     assert (followed.returncode, followed.stdout) == (1, "begins\n")

@@ -133,10 +133,12 @@ class RayNodes:
         return await self._run(sys.executable, "-m", *words, environment=environment or {})
 
     async def _run(self, *argv: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+        # A test of this process that has asked Ray for something has had it leave variables here.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         with (self.folder / "log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *argv,
-                env={**os.environ, **environment, **self._lifeline.environment(), "PYTHONPATH": str(_ROOT)},
+                env={**own, **environment, **self._lifeline.environment(), "PYTHONPATH": str(_ROOT)},
                 pass_fds=(self._lifeline.read_fd,),
                 stdout=log,
                 stderr=log,

@@ -33,6 +33,7 @@ from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.kernel.errors import SetupError
 
 _HEAD_SECONDS = 10.0
+_GREETING_SECONDS = 5.0
 _QUIET_SECONDS = 20.0
 """A cloud that asks for a node at all has done so by then."""
 
@@ -90,7 +91,7 @@ class Join:
         self._ui = ui
         self._logs = folder.logs
         self._lifeline = Lifeline()
-        self._processes = machine_host(folder.logs, folder.run, self._lifeline, environment)
+        self._processes = machine_host(folder.logs, folder.run, self._lifeline, environment, start.data_folder)
         self._agent = NodeAgent(self._processes, start.socket_path)
         services = ProcessHost(
             log_folder=folder.logs,
@@ -191,15 +192,31 @@ def checked_address(settings: JoinSettings) -> str:
 
 
 def own_address(head: str) -> str:
-    """This machine's address towards the head. Raises `SetupError` where nothing listens there."""
+    """This machine's address towards the head. Raises `SetupError` where nothing listens there, or something else."""
     try:
         with socket.create_connection(host_and_port(head), timeout=_HEAD_SECONDS) as connection:
+            connection.settimeout(_GREETING_SECONDS)
+            if not _speaks_http2(connection):
+                raise SetupError(
+                    f"what listens at {head} is no Ray head",
+                    hint="`cloudcrest up --fabric ray` prints the address to join: port 6379, or its --ray-port",
+                )
             return str(connection.getsockname()[0])
     except OSError as error:
         raise SetupError(
             f"no cloud answers at {head}: {error}",
             hint="start it with `cloudcrest up --fabric ray --node-address IP`, and let this machine reach that port",
         ) from error
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether it greets as Ray's head does: with a frame of HTTP/2 settings (RFC 9113, 3.4). Raises `OSError`."""
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        with connection.makefile("rb") as answer:
+            return answer.read(4)[3:] == b"\x04"
+    except (TimeoutError, ConnectionError):
+        return False
 
 
 def join_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> JoinSettings:

@@ -16,7 +16,7 @@ from cloudcrest.compute.jobs.api import JOB_REPORTS_PATH, JobDocument, JobMeter,
 from cloudcrest.compute.jobs.checkpoints import CheckpointWatch
 from cloudcrest.compute.jobs.controller import SOURCE, JobController
 from cloudcrest.compute.jobs.entry import Entries
-from cloudcrest.compute.jobs.launch import CHECKPOINTS_FOLDER, Launcher
+from cloudcrest.compute.jobs.launch import CHECKPOINTS_FOLDER, Launcher, members_folder
 from cloudcrest.compute.jobs.link import RunnerLink
 from cloudcrest.compute.jobs.store import JobStore
 from cloudcrest.content.passed_on import door, error_handlers
@@ -45,7 +45,7 @@ class RegionJobs:
         store, link = JobStore(ObjectStore(settings.objects_url)), RunnerLink(self._client, secret)
         settings.shared_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         launcher = Launcher(
-            settings.jobs_folder / "work",
+            members_folder(settings.jobs_folder),
             settings.shared_folder,
             settings.jobs,
             secret,

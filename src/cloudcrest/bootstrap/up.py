@@ -49,7 +49,9 @@ class Up:
             lifeline=self._lifeline,
             environment=services.service_environment(plan.environment),
         )
-        self._replicas = machine_host(self._folder.logs, self._folder.run, self._lifeline, plan.environment)
+        self._replicas = machine_host(
+            self._folder.logs, self._folder.run, self._lifeline, plan.environment, self._folder.root
+        )
         self._agent = NodeAgent(self._replicas, plan.agent_socket)
         self._ray = ray_services.ray_start(plan) if plan.settings.fabric == "ray" else None
         self._supervisor = Supervisor(self._services, SystemClock(), self._write_state)

@@ -34,7 +34,7 @@ def inference(options: Options, environment: Mapping[str, str] = os.environ) -> 
 
 
 def of_jobs(options: Options, environment: Mapping[str, str] = os.environ) -> Connection:
-    """For what jobs write and show, with a key of their project that may manage; else as `inference`."""
+    """For what jobs write and show, and volumes, with a key of their project that may manage; else as `inference`."""
     return _with_key(options, environment, "cloudcrest keys create NAME --scope inference --scope management --keep")
 
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ from cloudcrest.cli.errors import WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, Row, moment, note, show_done, show_one, show_rows
 from cloudcrest.kernel.errors import Conflict
+from cloudcrest.kernel.units import format_bytes
 
 FINAL = frozenset(("succeeded", "failed", "cancelled", "timed_out"))
 _LOOK_SECONDS = 1.0
@@ -33,6 +35,15 @@ def _wants(row: Row) -> str:
 def _where(row: Row) -> list[str]:
     members = row["attempts"][-1]["members"] if row["attempts"] else []
     return sorted({member["node_id"] for member in members if member["node_id"]})
+
+
+def _sum(field: str, row: Row) -> Any:
+    members = row["attempts"][-1]["members"] if row["attempts"] else []
+    return sum(member[field] for member in members) if members else None
+
+
+def _bytes_of(field: str, row: Row) -> str:
+    return "" if (found := _sum(field, row)) is None else format_bytes(found)
 
 
 _LISTED: list[Column] = [
@@ -62,6 +73,10 @@ _SHOWN: list[Column] = [
     ("created (UTC)", moment("created_at")),
     ("started (UTC)", moment("started_at")),
     ("ended (UTC)", moment("ended_at")),
+    ("cpu seconds", partial(_sum, "cpu_seconds")),
+    ("memory at most", partial(_bytes_of, "memory_peak_bytes")),
+    ("sent", partial(_bytes_of, "sent_bytes")),
+    ("received", partial(_bytes_of, "received_bytes")),
     ("why", "reason"),
 ]
 

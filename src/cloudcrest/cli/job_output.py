@@ -15,7 +15,7 @@ from cloudcrest.cli.client import Client, Json
 from cloudcrest.cli.connection import of_jobs
 from cloudcrest.cli.errors import Refused, Unreachable, WrongUsage
 from cloudcrest.cli.options import DEFAULTS, Options
-from cloudcrest.cli.output import Column, note, print_json, show_rows, show_text
+from cloudcrest.cli.output import Column, note, show_rows, show_text
 
 _FINAL_FAILURES = ("failed", "cancelled", "timed_out")
 _MOST_BREAKS = 20
@@ -80,26 +80,6 @@ def outputs(
                 for piece in answer.iter_bytes():
                     file.write(piece)
             note(f"{target}")
-
-
-def metrics(job: str, /, *, options: Options = DEFAULTS) -> None:
-    """Shows what a running job uses, by member."""
-    columns: list[Column] = [
-        ("member", "member"),
-        ("cpu seconds", lambda each: round(each["cpu_seconds"], 1)),
-        ("memory bytes", "memory_bytes"),
-        ("at most", "memory_peak_bytes"),
-        ("processes", "processes"),
-        ("bytes out", "sent_bytes"),
-        ("bytes in", "received_bytes"),
-        ("accelerators", "accelerators"),
-    ]
-    with Client(of_jobs(options)) as cloud:
-        used = cloud.get(at(job, "metrics"))
-    if options.format == "json":
-        print_json(used)
-    else:
-        show_rows(used["members"], columns, options.format, empty="it does not run")
 
 
 def at(job: str, *parts: str) -> str:

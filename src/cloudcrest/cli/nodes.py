@@ -39,6 +39,10 @@ def _memory(node: Row) -> str:
     return f"{format_bytes(node['memory_allocated_bytes'])}/{format_bytes(node['memory_bytes'])}"
 
 
+def _disk(node: Row) -> str:
+    return f"{format_bytes(node['disk_allocated_bytes'])}/{format_bytes(node['disk_bytes'])}"
+
+
 def _kept(node: Row) -> str:
     return f"{node['reserved_cpu_milli'] / 1000:g} cores, {format_bytes(node['reserved_memory_bytes'])}"
 
@@ -58,6 +62,7 @@ _NODE: list[Column] = [
 _MORE: list[Column] = [
     ("reason", "reason"),
     ("processor", "cpu_model"),
+    ("disk", _disk),
     ("processes", "processes"),
     ("other accelerators", lambda node: [f"{each['count']} × {each['type']}" for each in node["other_accelerators"]]),
     ("labels", "labels"),

@@ -14,13 +14,26 @@ from cloudcrest.cli.output import Column, Row, note, print_json, show_one, show_
 
 app = App(name="simulate", help="Simulate: try a cluster before it is bought, with the scheduler that the cloud runs.")
 
+
+def _never(row: Row) -> str:
+    """How many jobs are missing in all other figures, and how much work that is."""
+    if not row["never_jobs"]:
+        return "none"
+    of = [("CPU", row["never_cpu_hours"], row["never_cpu_percent"])]
+    of += [("accelerator", row["never_accelerator_hours"], row["never_accelerator_percent"])]
+    hours = [f"{percent:.1f} % of the {kind} hours ({found:,.0f})" for kind, found, percent in of if found]
+    jobs = f"{row['never_jobs']:,} jobs, {row['never_jobs_percent']:.1f} % of all"
+    return f"{', '.join([jobs, *hours])}; they are in no figure below"
+
+
 _CLUSTER: list[Column] = [
     ("nodes", "nodes"),
     ("accelerators", lambda row: f"{row['accelerators']:g}"),
     ("CPUs", lambda row: f"{row['cpus']:g}"),
     ("hours", lambda row: f"{row['hours']:,.1f}"),
     ("jobs ended", "jobs"),
-    ("never placed", lambda row: [f"{count}: {why}" for why, count in row["never"].items()]),
+    ("never placed", _never),
+    ("why", lambda row: [f"{count}: {why}" for why, count in row["never"].items()]),
     ("accelerators given out", lambda row: f"{row['allocated_percent']:.1f} %"),
     ("CPUs given out", lambda row: f"{row['allocated_cpu_percent']:.1f} %"),
     ("fragmented", lambda row: f"{row['fragmented_percent']:.1f} %"),

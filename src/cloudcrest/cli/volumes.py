@@ -8,7 +8,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from cloudcrest.cli.client import Client, Json
-from cloudcrest.cli.connection import inference
+from cloudcrest.cli.connection import of_jobs
 from cloudcrest.cli.job_output import local_path
 from cloudcrest.cli.options import DEFAULTS, Options
 from cloudcrest.cli.output import Column, note, show_done, show_one, show_rows
@@ -25,7 +25,7 @@ app = App(name="volumes", help="Volumes: folders that jobs share, and you fill."
 @app.command(name="list")
 def list_volumes(*, options: Options = DEFAULTS) -> None:
     """Lists the project's volumes."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         found = cloud.get("/v1/volumes")["data"]
         show_rows(found, _VOLUME, options.format, empty="none yet: `cloudcrest volumes create NAME`")
 
@@ -40,21 +40,21 @@ def create(
 ) -> None:
     """Makes a volume."""
     body: Json = {"name": name} if quota is None else {"name": name, "quota_bytes": parse_bytes(quota)}
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         show_one(cloud.post("/v1/volumes", body), _VOLUME, options.format)
 
 
 @app.command
 def show(name: str, /, *, options: Options = DEFAULTS) -> None:
     """Shows a volume and how much it holds."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         show_one(cloud.get(_at(name)), _SHOWN, options.format)
 
 
 @app.command
 def delete(name: str, /, *, options: Options = DEFAULTS) -> None:
     """Removes a volume and all it holds."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         show_done(cloud.delete(_at(name)), f"the volume '{name}' is gone", options.format)
 
 
@@ -67,7 +67,7 @@ def files(
     options: Options = DEFAULTS,
 ) -> None:
     """Lists what a volume holds."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         found = _objects(cloud, name, prefix)
         show_rows(found, _OBJECT, options.format, empty="nothing: `cloudcrest volumes put NAME FILE`")
 
@@ -82,7 +82,7 @@ def put(
     options: Options = DEFAULTS,
 ) -> None:
     """Puts a file into a volume, over one of the same name."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         done = cloud.send_bytes("PUT", _at(name, to or file.name), _pieces(file))
         show_done(done, f"{done['name']}: {format_bytes(done['size_bytes'])}", options.format)
 
@@ -98,7 +98,7 @@ def get(
 ) -> None:
     """Fetches a file out of a volume."""
     target = local_path(into, file)
-    with Client(inference(options)) as cloud, cloud.reading(_at(name, file)) as answer:
+    with Client(of_jobs(options)) as cloud, cloud.reading(_at(name, file)) as answer:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as opened:
             for piece in answer.iter_bytes():
@@ -109,7 +109,7 @@ def get(
 @app.command
 def remove(name: str, file: str, /, *, options: Options = DEFAULTS) -> None:
     """Removes a file from a volume."""
-    with Client(inference(options)) as cloud:
+    with Client(of_jobs(options)) as cloud:
         show_done(cloud.delete(_at(name, file)), f"'{file}' is gone", options.format)
 
 

@@ -74,7 +74,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     """A node, as its agent sees its machine. `labels` (zone and rack among them) are those it was started with.
 
     `id` stays the same when the node comes back: operators' settings hang on it. `cpu_model`: what its processor is
-    called, empty where that is not known.
+    called, empty where that is not known. `disk_bytes`: the size of the disk that jobs write to, 0 where that is not
+    known; `disk_room_bytes`: what may be promised to jobs of it in all, those that run too.
     """
 
     id: str
@@ -86,6 +87,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     is_ready: bool = True
     reason: str | None = None
     cpu_model: str = ""
+    disk_bytes: int = 0
+    disk_room_bytes: int = 0
 
 
 class NodeAllocation(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ class NodeAllocation(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     accelerators_milli: dict[int, int] = {}
     processes: int = 0
+    disk_bytes: int = 0
 
 
 class NodeStatus(msgspec.Struct, frozen=True):

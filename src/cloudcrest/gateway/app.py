@@ -12,7 +12,7 @@ import msgspec
 
 from cloudcrest.gateway import pages
 from cloudcrest.gateway.account import Origin
-from cloudcrest.gateway.behalf import is_content, is_of_job, take_behalf
+from cloudcrest.gateway.behalf import is_content, is_of_job, is_of_volume, take_behalf
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.dialects.anthropic import models as anthropic
@@ -179,11 +179,12 @@ class GatewayApp:
         return exchange
 
     def _service_of(self, path: str) -> _Service | None:
-        """The region's service that answers a path. A job's shell runs what it is told: that is managing, not asking a
-        model, and a key for inference alone is in many a program's hands.
+        """The region's service that answers a path. A job's shell runs what it is told, and jobs run what is in
+        volumes: that is managing, not asking a model, and a key for inference alone is in many a program's hands.
         """
         if self._content is not None and is_content(path):
-            return _Service(self._content, self._settings.content_token, _CONTENT_IS, "inference")
+            scope: Scope = "management" if is_of_volume(path) else "inference"
+            return _Service(self._content, self._settings.content_token, _CONTENT_IS, scope)
         if self._jobs is not None and is_of_job(path):
             return _Service(self._jobs, self._settings.jobs_token, _JOBS_ARE, "management")
         return None

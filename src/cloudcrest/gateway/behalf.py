@@ -26,7 +26,8 @@ STILL_RUNS = "request_still_runs"
 INTERNAL_HEADERS = frozenset(
     name.encode() for name in (ORGANIZATION_HEADER, PROJECT_HEADER, KEY_HEADER, BEHALF_HEADER, TIER_HEADER)
 )
-CONTENT_PATHS = ("/v1/files", "/v1/batches", "/v1/responses", "/v1/conversations", "/v1/volumes")
+_VOLUMES = "/v1/volumes"
+CONTENT_PATHS = ("/v1/files", "/v1/batches", "/v1/responses", "/v1/conversations", _VOLUMES)
 _UNDER_CONTENT_PATHS = tuple(f"{path}/" for path in CONTENT_PATHS)
 _RESERVED_SHARE = 0.25
 _BACK_OFF_SECONDS = 2.0
@@ -36,6 +37,11 @@ _REQUEST_ID = re.compile(rb"req_[0-9a-hjkmnp-tv-z]{26}")
 def is_content(path: str) -> bool:
     """Whether the content service answers this path."""
     return path in CONTENT_PATHS or path.startswith(_UNDER_CONTENT_PATHS)
+
+
+def is_of_volume(path: str) -> bool:
+    """Whether it is of those content paths that are part of running jobs: what is in a volume, jobs run."""
+    return path == _VOLUMES or path.startswith(f"{_VOLUMES}/")
 
 
 def is_of_job(path: str) -> bool:

@@ -9,6 +9,7 @@ from cloudcrest.compute.api import Fabric, NodeFacts, Placer
 from cloudcrest.compute.scheduler.model import Running, Spot
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, Unavailable
+from cloudcrest.kernel.pauses import PAUSE_SECONDS, Pauses
 from cloudcrest.serving.beside import Beside
 from cloudcrest.serving.engines.api import Engine
 from cloudcrest.serving.launching import Launcher
@@ -19,7 +20,6 @@ from cloudcrest.serving.reconcile import backoff_seconds, failures_after
 from cloudcrest.serving.replicas import Replica
 from cloudcrest.serving.settings import ServingSettings
 
-_STRAY_AGAIN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -52,7 +52,7 @@ class ReplicaWork:
         self._clock = clock
         self._settings = settings
         self._beside = Beside(wake)
-        self._stray_again_at: dict[str, float] = {}
+        self._pauses = Pauses(clock, PAUSE_SECONDS)
         self._prober = Prober(engines, secret, clock=clock, settings=settings, on_failed=self.failed)
         self._launcher = Launcher(
             fabric, engines, preparing=preparing, is_here=is_here, clock=clock, secret=secret, on_change=wake
@@ -85,13 +85,10 @@ class ReplicaWork:
         self._start(replica.id, partial(self._end, replica))
 
     def stop_stray(self, process_id: str) -> None:
-        """Ends a process that nobody wants, unless that is being done or was tried just now: where its node does not
+        """Ends a process that nobody wants, unless that is being done or has just failed: where its node does not
         answer, trying ends at once.
         """
-        now = self._clock.monotonic()
-        self._stray_again_at = {name: at for name, at in self._stray_again_at.items() if at > now}
-        if process_id not in self._beside and process_id not in self._stray_again_at:
-            self._stray_again_at[process_id] = now + _STRAY_AGAIN_SECONDS
+        if process_id not in self._beside and process_id not in self._pauses:
             self._start(process_id, partial(self._fabric.stop, process_id))
 
     def probe_due(self) -> None:
@@ -161,6 +158,7 @@ class ReplicaWork:
         if not isinstance(error, CloudcrestError):
             _log.error("replica_work_failed", replica=replica_id, exc_info=error)
         if replica is None:
+            self._pauses.begin(replica_id)
             return
         if isinstance(error, CloudcrestError):
             if replica.phase == "stopping":

@@ -1,9 +1,10 @@
 """The local fabric, held to the fabric's contract: in this process, and over the agent's socket."""
 
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -202,3 +203,71 @@ async def test_a_process_sees_the_accelerators_it_is_given_alone(tmp_path: Path,
     finally:
         await host.close()
         lifeline.close()
+
+
+class SlowMachine(Machine):
+    """Says what a process may see when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(families={}, tools=FakeTools({}), clock=ManualClock())
+        self.is_asked, self.go_on = anyio.Event(), anyio.Event()
+
+    async def environment(self, chosen: Sequence[int]) -> dict[str, str]:  # noqa: ARG002
+        self.is_asked.set()
+        await self.go_on.wait()
+        return {}
+
+
+async def test_a_stop_during_a_start_waits_for_it_and_then_stops_it(tmp_path: Path) -> None:
+    lifeline, machine = Lifeline(), SlowMachine()
+    host = ProcessHost(
+        log_folder=tmp_path, working_folder=tmp_path, lifeline=lifeline, environment=os.environ, machine=machine
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.start, ProcessSpec("p", SLEEPER))
+        await machine.is_asked.wait()
+        stopped = anyio.Event()
+
+        async def stop() -> None:
+            await host.stop("p")
+            stopped.set()
+
+        tasks.start_soon(stop)
+        await anyio.lowlevel.checkpoint()
+        assert not stopped.is_set()
+        machine.go_on.set()
+    assert await host.list() == []
+    await host.close()
+    lifeline.close()
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(host: ProcessHost) -> None:
+    for number in range(3):
+        with pytest.raises(InvalidInput):
+            await host.start(ProcessSpec(f"p{number}", ("/no/such",)))
+    await host.stop("p1")
+    assert host._locks.names() == ()
+    assert await host.list() == []
+
+
+async def test_a_start_during_a_stop_runs_after_it(host: ProcessHost) -> None:
+    await host.start(ProcessSpec("p", SLEEPER))
+    first = (await status(host, "p")).pid
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.stop, "p")
+        await anyio.lowlevel.checkpoint()
+        tasks.start_soon(host.start, ProcessSpec("p", SLEEPER))
+    found = await status(host, "p")
+    assert found.state == "running"
+    assert found.pid != first
+
+
+async def test_a_machine_tells_of_the_disk_that_jobs_write_to(tmp_path: Path) -> None:
+    def machine(members: Path | None) -> Machine:
+        return Machine(families={}, tools=FakeTools({}), clock=ManualClock(), members=members)
+
+    facts = await machine(tmp_path / "not" / "made" / "yet").facts()
+    assert facts.disk_bytes == shutil.disk_usage(tmp_path).total
+    assert 0 < facts.disk_room_bytes <= facts.disk_bytes
+    unknown = await machine(None).facts()
+    assert (unknown.disk_bytes, unknown.disk_room_bytes) == (0, 0)

@@ -133,6 +133,17 @@ async def test_outputs_come_while_it_runs_and_its_use_is_shown(tmp_path: Path) -
         await until_async(look, "it is kept before the end")
         used = (await client.get("/v1/jobs/job_1/metrics")).json()
         assert used["members"][0]["processes"] >= 1
+        assert used["members"][0]["accelerators"] == []
+        assert "history" not in used["members"][0]
+        past = (await client.get("/v1/jobs/job_1/metrics?member=0&history=true")).json()["members"][0]["history"]
+        assert past[0]["seconds"] == 0
+        assert past[0]["memory_bytes"] > 0
+
+        async def measured() -> bool:
+            shown = (await client.get("/v1/jobs/job_1/metrics?member=0")).json()["members"][0]
+            return shown["disk_bytes"] is not None
+
+        await until_async(measured, "its disk is measured")
 
 
 async def test_a_terminal_in_a_running_job(tmp_path: Path) -> None:
@@ -172,6 +183,7 @@ async def test_another_projects_job_is_not_there(tmp_path: Path) -> None:
                 ("GET", "/v1/jobs/{}/logs"),
                 ("GET", "/v1/jobs/{}/logs?follow=true"),
                 ("GET", "/v1/jobs/{}/metrics"),
+                ("GET", "/v1/jobs/{}/metrics?member=0&history=true"),
                 ("GET", "/v1/jobs/{}/outputs"),
                 ("GET", "/v1/jobs/{}/outputs/outputs/x"),
                 ("POST", "/v1/jobs/{}/shells"),
@@ -201,6 +213,8 @@ async def test_bad_questions_are_told_what_is_wrong(tmp_path: Path) -> None:
         ("GET", f"/v1/jobs/job_1/shells/{'7' * 5000}.none", None, 404),
         ("GET", "/v1/jobs/job_1/shells/..%2f..", None, 404),
         ("GET", "/v1/jobs/job_1/metrics", None, 200),
+        ("GET", "/v1/jobs/job_1/metrics?member=1", None, 404),
+        ("GET", "/v1/jobs/job_1/metrics?member=x", None, 400),
     ]
     async with running_region(tmp_path) as region, serving(region) as client:
         region.want(job(FOREVER))

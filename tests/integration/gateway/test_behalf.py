@@ -112,8 +112,8 @@ async def test_jobs_and_volumes_go_to_their_service_with_its_own_token(tmp_path:
         (("inference",), "/v1/jobs/job_1/shells", False),
         (("inference",), "/v1/jobs/job_1/logs", False),
         (("management",), "/v1/jobs/job_1/shells", True),
-        (("management",), "/v1/volumes", False),
-        (("inference",), "/v1/volumes", True),
+        (("management",), "/v1/files", False),
+        (("inference",), "/v1/files", True),
     ],
 )
 async def test_jobs_are_for_keys_that_may_manage(
@@ -128,6 +128,23 @@ async def test_jobs_are_for_keys_that_may_manage(
             else:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (403, "missing_scope")
                 assert jobs.received == content.received == []
+
+
+async def test_volumes_are_for_keys_that_may_manage(tmp_path: Path) -> None:
+    routes = [
+        *(("POST", "/v1/volumes"), ("GET", "/v1/volumes"), ("GET", "/v1/volumes/v"), ("DELETE", "/v1/volumes/v")),
+        ("GET", "/v1/volumes/v/objects?prefix=a"),
+        *((method, "/v1/volumes/v/objects/a/b") for method in ("PUT", "GET", "DELETE")),
+    ]
+    for scopes, status in ((("inference",), 403), (("management",), 200)):
+        (tmp_path / scopes[0]).mkdir()
+        async with front(tmp_path / scopes[0], json_answer({}), scopes=scopes) as (client, content, _):
+            for method, path in routes:
+                answer = await client.request(method, path, headers={"authorization": f"Bearer {KEY}"})
+                assert answer.status_code == status, (scopes, method, path)
+                if status == 403:
+                    assert answer.json()["error"]["code"] == "missing_scope"
+            assert len(content.received) == (0 if status == 403 else len(routes))
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/../../internal/v1/feed", "/v1/jobs/%2e%2e/%2e%2e/internal/v1/feed"])

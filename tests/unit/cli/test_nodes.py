@@ -20,6 +20,8 @@ NODE: dict[str, Any] = {
     "cpu_allocated_milli": 8_500,
     "memory_bytes": 500_000_000_000,
     "memory_allocated_bytes": 64_000_000_000,
+    "disk_bytes": 900_000_000_000,
+    "disk_allocated_bytes": 50_000_000_000,
     "reserved_memory_bytes": 10**9,
     "reserved_cpu_milli": 0,
     "accelerators": {"type": "nvidia-h100-80gb", "count": 8, "allocated_milli": 1250},

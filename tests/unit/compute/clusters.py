@@ -95,6 +95,7 @@ def check(made: Cluster, quotas: Iterable[Quota] = ()) -> None:
     for name, machine in made.nodes.items():
         busy = sum(1 for value in left[name] if value < WHOLE)
         watts[domain_of(machine, "rack")] += machine.power_watts + busy * machine.accelerator_watts
+    assert all(left is None or left >= 0 for left in map(made.disk_left, made.nodes.values()))
     assert all(watts[rack] <= most for rack, most in made.rack_watts.items())
     for quota in quotas:
         assert quota.ceiling_milli is None or tree.used(quota.owner, quota.resource) <= quota.ceiling_milli

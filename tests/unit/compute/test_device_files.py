@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudcrest.compute.accelerators.device_files import DeviceFiles, files_of, look_for
+from cloudcrest.compute.accelerators.api import Detected, DeviceFiles, Tools, index_list
+from cloudcrest.compute.accelerators.device_files import files_of, look_for
 from cloudcrest.compute.accelerators.registry import families
 from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.jobs.runner.chips import Chips, GivenChips
@@ -107,7 +108,13 @@ def test_by_the_unique_id_that_kfd_tells(family: str, vendor: str, control: Sequ
     }
     names = (*OTHERS, *DRI, "/dev/kfd", "/dev/mkfd")
     found = files_of([chip(family, 1, "0xab02")], names, texts)
-    assert found == DeviceFiles(tuple(sorted((*own, *control))), are_counted_anew=True)
+    assert found.paths == tuple(sorted((*own, *control)))
+    assert (found.is_narrow, found.are_counted_anew) == (True, True)
+    # ROCm reads the topology and its own card's folder: of the others' cards it is shown none.
+    cards = {f"{kind}{number}": f"/sys/devices/pci/{number}" for number in (0, 1) for kind in ("card", "renderD12")}
+    shown = files_of([chip(family, 1, "0xab02")], names, texts, cards).shown
+    assert {"/sys/class/kfd", "/sys/devices/virtual/kfd", "/sys/devices/pci/1"} <= {*shown}
+    assert "/sys/devices/pci/0" not in shown
     wide = files_of([chip(family, 1)], names, texts)
     assert not wide.is_narrow
     assert {"/dev/dri/renderD120", "/dev/dri/renderD121", *control} <= {*wide.paths}
@@ -142,9 +149,10 @@ def test_this_machine_is_looked_at_for_who_has_chips_alone(tmp_path: Path) -> No
 
 def test_the_sandbox_binds_what_it_is_given_alone() -> None:
     work = Path("/node/work")
-    spec = SandboxSpec("s", ("true",), work, devices=("/dev/nvidia2", "/dev/nvidiactl"))
+    spec = SandboxSpec("s", ("true",), work, devices=("/dev/nvidia2", "/dev/nvidiactl"), shown=("/sys/class/kfd",))
     argv = bubblewrap_argv(spec, {"passwd": 7}, {work: "/node/work"})
     assert [argv[place + 1] for place, word in enumerate(argv) if word == "--dev-bind"] == [*spec.devices]
+    assert [argv[place + 1] for place, word in enumerate(argv) if word == "--ro-bind-try"][-1] == "/sys/class/kfd"
 
 
 @pytest.mark.anyio
@@ -158,3 +166,37 @@ async def test_who_sees_its_chips_alone_counts_them_from_0() -> None:
     assert await narrow.given((), has_view=True) == GivenChips(agents)
     wide = Chips(agents, families(), lambda _: DeviceFiles(("/dev/nvidia2",), is_narrow=False))
     assert await wide.given(own, has_view=True) == GivenChips(agents, ("/dev/nvidia2",))
+
+
+class Acme:
+    """A stranger's family: it says itself what its chips have."""
+
+    name = "acme"
+
+    def __init__(self, found: DeviceFiles | None) -> None:
+        self._found = found
+
+    def detect(self, tools: Tools) -> tuple[Detected, ...]:
+        raise NotImplementedError
+
+    def environment(self, visible: Sequence[int]) -> dict[str, str]:
+        return {"ACME_VISIBLE_DEVICES": index_list(visible)}
+
+    def device_files(self, chips: Sequence[AcceleratorFacts], there: Sequence[str]) -> DeviceFiles:
+        assert [each.index for each in chips] == [4]
+        assert "/dev/null" in there
+        assert not any(path.startswith("/dev/disk") for path in there)
+        if self._found is None:
+            raise RuntimeError("broken")
+        return self._found
+
+
+@pytest.mark.anyio
+async def test_a_strangers_family_says_itself_which_files_its_chips_have() -> None:
+    said = DeviceFiles(
+        ("/dev/zero", "/dev/acme0", "/etc/passwd"), True, True, ("/sys/class/acme", "/etc", "/sys/../etc")
+    )
+    given = await Chips({"ACME_VISIBLE_DEVICES": "4"}, {"acme": Acme(said)}).given([chip("acme", 4)], has_view=True)
+    assert given == GivenChips({"ACME_VISIBLE_DEVICES": "0"}, ("/dev/zero",), ("/sys/class/acme",))
+    broken = await Chips({"A": "4"}, {"acme": Acme(None)}).given([chip("acme", 4)], has_view=True)
+    assert broken == GivenChips({"A": "4"})

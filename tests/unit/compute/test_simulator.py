@@ -71,6 +71,11 @@ def test_a_job_waits_for_another_and_runs_to_its_end() -> None:
     assert (first.waited, first.ran, second.ran) == (1.0, 100.0, 50.0)
     assert 90 <= second.waited <= 93
     assert outcome.never == {"the largest has 8 CPUs and 64 GiB": 1}
+    assert outcome.never_cpu_milli_seconds == 9_000 * 5
+    told = report(outcome, {})
+    assert (told.never_jobs, round(told.never_jobs_percent, 1)) == (1, 33.3)
+    assert told.never_cpu_percent == 100 * 45 / (45 + 8 * 150)
+    assert told.never_accelerator_percent == 0
 
 
 def test_spot_work_is_preempted_and_goes_on_from_its_checkpoint() -> None:

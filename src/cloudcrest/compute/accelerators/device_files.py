@@ -5,6 +5,9 @@
     ascend, cambricon, iluvatar   by its index, and what has no number
     moore-threads                 mtgpu.N by its index; of dri those of all its chips
     metax, intel                  those of all chips of the family: their tools do not tell which is whose
+    a stranger's                  what the family says of itself
+
+AMD's and Hygon's runtimes read the topology and their cards' folders in /sys as well, libdrm the numbers of devices.
 
 Sources: NVIDIA's libnvidia-container and driver README; AMD's ROCT-Thunk-Interface (topology.c); the device plugins
 that Huawei, Cambricon, Iluvatar CoreX, and HAMi (Hygon) publish; vendors' `docker run` lines. Where a chip's own files
@@ -15,10 +18,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
+import structlog
 
+from cloudcrest.compute.accelerators.api import DeviceFiles, WithDevices
 from cloudcrest.compute.api import AcceleratorFacts
 
+_log = structlog.get_logger(__name__)
 _FOLDERS = ("/dev", "/dev/dri", "/dev/nvidia-caps")
 _TEXTS = (
     "proc/driver/nvidia/gpus/*/information",
@@ -33,40 +38,50 @@ _BY_INDEX = {
     "iluvatar": re.compile(r"/dev/iluvatar[a-z_-]*?(?P<number>\d+)?"),
     "moore-threads": re.compile(r"/dev/mtgpu\.?(?P<number>\d+)?"),
 }
+_KFD = ("/sys/class/kfd", "/sys/devices/virtual/kfd")
 _VENDORS = {"amd": "1002", "hygon": "1D94", "metax": "9999", "moore-threads": "1ED5", "intel": "8086"}
 """Of PCI."""
 _SHARED = {"amd": ("kfd",), "hygon": ("kfd", "mkfd"), "metax": ("mxcd",)}
 _CARDS = ("hygon", "metax", "moore-threads")
 """Their runtimes open a card's file beside the one to render by."""
+_ROCM = (*_KFD, "/sys/dev/char", "/sys/devices/system/cpu", "/sys/devices/system/node")
+_SHOWN = {"amd": _ROCM, "hygon": _ROCM}
 _COUNTED_ANEW = ("nvidia", "amd", "hygon")
 """Their runtimes leave out the chips whose file they cannot open; of the others' none says so."""
 
 
-class DeviceFiles(msgspec.Struct, frozen=True):
-    """Paths of character devices. `is_narrow`: there is no other chip's among them. `are_counted_anew`: to whom has
-    these alone, the family's runtime counts its chips from 0.
-    """
-
-    paths: tuple[str, ...] = ()
-    is_narrow: bool = True
-    are_counted_anew: bool = False
+def told_by(family: WithDevices, chips: Sequence[AcceleratorFacts], root: Path = Path("/")) -> DeviceFiles:
+    """What a stranger's family says of them, as far as there are such devices, and folders in /sys. Blocks."""
+    there = [name for folder in ("dev", *_below(root, "dev")) for name in _devices(root, f"/{folder}")]
+    try:
+        found = family.device_files(chips, sorted(there))
+        paths = tuple(path for path in found.paths if path in there)
+        shown = tuple(path for path in found.shown if path.startswith("/sys/") and ".." not in path)
+    except Exception as error:  # noqa: BLE001 - a stranger's fault: the job has no devices, and the runner goes on
+        _log.error("device_files_not_told", family=chips[0].family, exc_info=error)
+        return DeviceFiles()
+    left_out = sorted({*found.paths, *found.shown} - {*paths, *shown})
+    if left_out:
+        _log.warning("device_files_left_out", family=chips[0].family, paths=left_out)
+    return DeviceFiles(paths, found.is_narrow, found.are_counted_anew, shown)
 
 
 def look_for(chips: Sequence[AcceleratorFacts], root: Path = Path("/")) -> DeviceFiles:
     """What this machine has for them. Blocks."""
     if not chips:
         return DeviceFiles()
-    names = []
-    for folder in _FOLDERS:
-        place = root / folder.lstrip("/")
-        names += [f"{folder}/{each.name}" for each in place.glob("*") if each.is_char_device()]
+    names = [name for folder in _FOLDERS for name in _devices(root, folder)]
     texts = {f"/{path.relative_to(root)}": _text(path) for pattern in _TEXTS for path in root.glob(pattern)}
-    return files_of(chips, names, texts)
+    cards = {path.parent.name: f"/{path.resolve().relative_to(root)}" for path in root.glob("sys/class/drm/*/device")}
+    return files_of(chips, names, texts, cards)
 
 
-def files_of(chips: Sequence[AcceleratorFacts], names: Iterable[str], texts: Mapping[str, str]) -> DeviceFiles:
+def files_of(
+    chips: Sequence[AcceleratorFacts], names: Iterable[str], texts: Mapping[str, str], cards: Mapping[str, str] = {}
+) -> DeviceFiles:
     """Of the files there are (`names`), those of these chips, which are of one family. `texts`: what the kernel tells
-    of chips, by path. None for a family that is not known. Pure.
+    of chips, by path; `cards`: the folders of devices in /sys, by the name of a file in /dev/dri. None for a family
+    that is not known. Pure.
     """
     if not chips:
         return DeviceFiles()
@@ -82,7 +97,9 @@ def files_of(chips: Sequence[AcceleratorFacts], names: Iterable[str], texts: Map
     found = rules[family]()
     shared = [f"/dev/{name}" for name in _SHARED.get(family, ())]
     paths = tuple(sorted({*found.paths, *(path for path in shared if path in there)}))
-    return DeviceFiles(paths, found.is_narrow, are_counted_anew=found.is_narrow and family in _COUNTED_ANEW)
+    shown = _SHOWN.get(family, ())
+    own = {cards[name] for path in paths if (name := path.rpartition("/")[2]) in cards} if shown else set()
+    return DeviceFiles(paths, found.is_narrow, found.is_narrow and family in _COUNTED_ANEW, (*shown, *sorted(own)))
 
 
 def _nvidia(chips: Sequence[AcceleratorFacts], there: Sequence[str], texts: Mapping[str, str]) -> DeviceFiles:
@@ -161,6 +178,14 @@ def _whole(text: str, base: int) -> int:
         return int(text, base)
     except ValueError:
         return 0
+
+
+def _devices(root: Path, folder: str) -> list[str]:
+    return [f"{folder}/{each.name}" for each in (root / folder.lstrip("/")).glob("*") if each.is_char_device()]
+
+
+def _below(root: Path, folder: str) -> list[str]:
+    return [f"{folder}/{each.name}" for each in (root / folder).glob("*") if each.is_dir() and not each.is_symlink()]
 
 
 def _text(path: Path) -> str:

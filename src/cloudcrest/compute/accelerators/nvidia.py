@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from cloudcrest.compute.accelerators.api import Detected, Tools, index_list
-from cloudcrest.compute.accelerators.reading import whole_number
+from cloudcrest.compute.accelerators.api import ChipUse, Detected, Tools, index_list
+from cloudcrest.compute.accelerators.reading import fraction, in_bytes, number, whole_number
 from cloudcrest.kernel.units import MIB
 
 COLUMNS = ("index", "name", "uuid", "memory.total")
 QUERY = ("nvidia-smi", f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits")
+USE_COLUMNS = ("index", "uuid", "utilization.gpu", "memory.used", "power.draw")
+USE_QUERY = ("nvidia-smi", f"--query-gpu={','.join(USE_COLUMNS)}", "--format=csv,noheader,nounits")
 
 
 class Nvidia:
@@ -18,6 +20,10 @@ class Nvidia:
     def detect(self, tools: Tools) -> tuple[Detected, ...]:
         """Asks `nvidia-smi`."""
         return parse(tools.run(*QUERY) or "")
+
+    def measure(self, tools: Tools) -> tuple[ChipUse, ...]:
+        """Asks `nvidia-smi`."""
+        return parse_use(tools.run(*USE_QUERY) or "")
 
     def environment(self, visible: Sequence[int]) -> dict[str, str]:
         """CUDA counts by speed unless it is told to count as `nvidia-smi` does."""
@@ -38,4 +44,14 @@ def parse(output: str, columns: Sequence[str] = COLUMNS) -> tuple[Detected, ...]
             uuid=row["uuid"].strip(),
         )
         for position, row in enumerate(gpus)
+    )
+
+
+def parse_use(output: str) -> tuple[ChipUse, ...]:
+    """Of CSV with `USE_COLUMNS`: percent, MiB, watts; "[N/A]" where a GPU does not tell (a part of one, by MIG)."""
+    rows = [line.split(", ") for line in output.splitlines()]
+    return tuple(
+        ChipUse(int(index), uuid.strip(), fraction(percent), in_bytes(mib, MIB), number(watts))
+        for index, uuid, percent, mib, watts in (row for row in rows if len(row) == len(USE_COLUMNS))
+        if index.isdigit()
     )

@@ -9,12 +9,31 @@ from cloudcrest.compute.accelerators.api import Detected
 from cloudcrest.kernel.units import MIB
 
 _NUMBER = re.compile(r"\d+")
+_DECIMAL = re.compile(r"\d+(?:\.\d+)?")
 
 
 def whole_number(text: str) -> int:
     """The first whole number in a text, 0 where there is none."""
     match = _NUMBER.search(text)
     return int(match.group()) if match else 0
+
+
+def number(text: str) -> float | None:
+    """The number that a text is; None where it is none: "N/A", "-"."""
+    match = _DECIMAL.fullmatch(text.strip())
+    return float(match.group()) if match else None
+
+
+def fraction(percent: str) -> float | None:
+    """From 0 to 1, of a number in percent."""
+    found = number(percent)
+    return None if found is None else min(found / 100, 1.0)
+
+
+def in_bytes(text: str, unit_bytes: int = 1) -> int | None:
+    """Bytes, of a number in a unit."""
+    found = number(text)
+    return None if found is None else round(found * unit_bytes)
 
 
 def cells(output: str) -> Iterator[list[str]]:

@@ -4,9 +4,11 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import psutil
+import structlog
 
 from cloudcrest.compute.accelerators.api import Family, Tools
 from cloudcrest.compute.accelerators.cpu import cpu_model
@@ -15,8 +17,10 @@ from cloudcrest.compute.accelerators.given_out import visible_environment
 from cloudcrest.compute.accelerators.naming import TypeIndex
 from cloudcrest.compute.api import AcceleratorFacts, AcceleratorType, NodeFacts
 from cloudcrest.compute.fabric.cgroup_limits import cgroup_limits
+from cloudcrest.compute.jobs.runner.disk import DiskRoom, disk_room
 from cloudcrest.kernel.clock import Clock
 
+_log = structlog.get_logger(__name__)
 NODE_ID = "local"
 HOSTNAME_LABEL = "cloudcrest.io/hostname"
 REFRESH_SECONDS = 600.0
@@ -28,7 +32,7 @@ class Machine:
 
     Chips are given out by their place in the list, so it stays as it was: one that answers no longer makes the node not
     ready, and one that is new is taken up at the next start. `types` name the chips; `families` are asked for them
-    through `tools`. Looking blocks a thread, never the loop.
+    through `tools`. `members`: where jobs of this node have their folders. Looking blocks a thread, never the loop.
     """
 
     def __init__(
@@ -39,12 +43,14 @@ class Machine:
         clock: Clock,
         types: Iterable[AcceleratorType] = (),
         refresh_seconds: float = REFRESH_SECONDS,
+        members: Path | None = None,
     ) -> None:
         self._families = families
         self._tools = tools
         self._clock = clock
         self._types = TypeIndex(types)
         self._refresh_seconds = refresh_seconds
+        self._members = members
         self._again: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._looks = 0
@@ -59,8 +65,11 @@ class Machine:
         if again is not None and again.done() and self._clock.monotonic() - self._looked_at >= self._refresh_seconds:
             self._looked_at = self._clock.monotonic()
             self._again = asyncio.create_task(self._look())
+        disk = await self._disk()
         return msgspec.structs.replace(
             this_machine(),
+            disk_bytes=disk.size_bytes,
+            disk_room_bytes=disk.room_bytes,
             accelerators=self._accelerators,
             cpu_model=self._cpu_model,
             is_ready=self._reason is None,
@@ -73,6 +82,14 @@ class Machine:
         """
         await self._looked_once()
         return visible_environment(self._accelerators, chosen, self._families)
+
+    async def _disk(self) -> DiskRoom:
+        if self._members is not None:
+            try:
+                return await asyncio.to_thread(disk_room, self._members)
+            except OSError as error:
+                _log.warning("disk_not_known", folder=str(self._members), error=str(error))
+        return DiskRoom(0, 0)
 
     async def _looked_once(self) -> None:
         if self._again is None:

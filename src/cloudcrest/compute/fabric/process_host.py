@@ -17,6 +17,7 @@ from pathlib import Path
 from cloudcrest.compute.api import NodeFacts, ProcessSpec, ProcessStatus
 from cloudcrest.compute.fabric.machine import NODE_ID, Machine, this_machine
 from cloudcrest.compute.fabric.process_log import ProcessLog, prune_logs
+from cloudcrest.infra.keyed_locks import KeyedLocks
 from cloudcrest.infra.lifeline import Lifeline
 from cloudcrest.kernel.errors import InvalidInput, LimitExceeded
 
@@ -73,7 +74,7 @@ class ProcessHost:
         self._on_exit = on_exit
         self._machine = machine
         self._processes: OrderedDict[str, _Process] = OrderedDict()
-        self._starting: dict[str, asyncio.Lock] = {}
+        self._locks = KeyedLocks()
         self._reapers: set[asyncio.Task[None]] = set()
 
     async def nodes(self) -> list[NodeFacts]:
@@ -86,8 +87,7 @@ class ProcessHost:
         Raises `InvalidInput` where the program cannot be run, `LimitExceeded` past `MAX_PROCESSES`.
         """
         _check(spec)
-        lock = self._starting.setdefault(spec.id, asyncio.Lock())
-        async with lock:
+        async with self._locks.held(spec.id):
             known = self._processes.get(spec.id)
             if known is not None and not known.ended.is_set():
                 return
@@ -111,25 +111,27 @@ class ProcessHost:
         return process.status()
 
     async def stop(self, process_id: str) -> None:
-        """SIGTERM, SIGKILL to its group after its grace; forgets it. Unknown ids are no error."""
-        process = self._processes.get(process_id)
-        if process is None:
-            return
-        if not process.ended.is_set():
-            with contextlib.suppress(ProcessLookupError):
-                process.child.terminate()
-            try:
-                await asyncio.wait_for(process.ended.wait(), process.spec.stop_grace_seconds)
-            except TimeoutError:
-                _kill_group(process.child.pid)
-                await process.ended.wait()
-        if self._processes.get(process_id) is process:
+        """SIGTERM, SIGKILL to its group after its grace; forgets it. Unknown ids are no error.
+
+        One that is being started is stopped once it runs; a start that comes meanwhile waits for the end.
+        """
+        async with self._locks.held(process_id):
+            process = self._processes.get(process_id)
+            if process is None:
+                return
+            if not process.ended.is_set():
+                with contextlib.suppress(ProcessLookupError):
+                    process.child.terminate()
+                try:
+                    await asyncio.wait_for(process.ended.wait(), process.spec.stop_grace_seconds)
+                except TimeoutError:
+                    _kill_group(process.child.pid)
+                    await process.ended.wait()
             del self._processes[process_id]
-            self._starting.pop(process_id, None)
 
     async def close(self) -> None:
-        """Stops everything."""
-        await asyncio.gather(*(self.stop(process_id) for process_id in [*self._processes]))
+        """Stops everything, and what is being started."""
+        await asyncio.gather(*(self.stop(process_id) for process_id in {*self._processes, *self._locks.names()}))
 
     async def _spawn(self, spec: ProcessSpec, inherited_fds: Sequence[int]) -> _Process:
         visible = {} if self._machine is None else await self._machine.environment(spec.accelerators)

@@ -3,6 +3,7 @@
     GET    /v1/jobs/ID/logs?attempt=&member=&offset=       text; where it goes on is in a header
     GET    /v1/jobs/ID/logs?follow=true…                   server-sent events until the job has ended
     GET    /v1/jobs/ID/metrics                             what each member uses
+    GET    /v1/jobs/ID/metrics?member=&history=true        what one has used over its run
     GET    /v1/jobs/ID/outputs, /outputs/NAME              files it wrote
     POST   /v1/jobs/ID/shells                              a terminal beside its command
     GET    /v1/jobs/ID/shells/SHELL?offset=&wait=          what it shows
@@ -128,11 +129,20 @@ class JobAccess:
 
     async def _metrics(self, request: Request) -> Response:
         entry = await self._running(request)
+        wanted: list[int] = list(range(len(entry.members)))
+        if request.query_params.get("member") is not None:
+            wanted = [_number(request, "member", 0)]
+            _member(entry, wanted[0])
+        has_history = request.query_params.get("history") == "true"
+        if has_history and len(wanted) > 1:
+            raise InvalidInput("the history is of one member: name it", param="member")
         members = []
-        for number, member in enumerate(entry.members):
-            used = await self._link.metrics(member)
+        for number in wanted:
+            used = await self._link.metrics(entry.members[number], has_history=has_history)
             facts = msgspec.to_builtins(used)
-            members.append({"member": number, "accelerators": len(member.accelerators), **facts})
+            if not has_history:
+                facts.pop("history")
+            members.append({"member": number, **facts})
         return _json({"job_id": entry.id, "attempt": entry.attempt, "members": members})
 
     async def _outputs(self, request: Request) -> Response:

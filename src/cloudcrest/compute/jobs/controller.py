@@ -39,11 +39,11 @@ from cloudcrest.compute.scheduler.model import Placed
 from cloudcrest.infra.stepping import run_steps
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded
+from cloudcrest.kernel.pauses import PAUSE_SECONDS, Pauses
 
 SOURCE = "jobs"
 _SWEEP_SECONDS = 6 * 3600.0
 _DAY_SECONDS = 86_400.0
-_AGAIN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -84,7 +84,7 @@ class JobController:
         self._offered: set[str] = set()
         self._placed: dict[str, Placed] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
-        self._not_before: dict[str, float] = {}
+        self._pauses = Pauses(clock, PAUSE_SECONDS)
         self._polled: dict[str, float] = {}
         self._collected: dict[str, float] = {}
         self._charged: dict[str, float] = {}
@@ -374,15 +374,14 @@ class JobController:
 
     def _beside(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """Runs `work` beside the steps, unless something runs under this name already: then its time comes again."""
-        if name in self._work or self._clock.monotonic() < self._not_before.get(name, float("-inf")):
+        if name in self._work or name in self._pauses:
             return
-        self._not_before.pop(name, None)
 
         async def guarded() -> None:
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others' controller
-                self._not_before[name] = self._clock.monotonic() + _AGAIN_SECONDS
+                self._pauses.begin(name)
                 _log.warning("job_work_failed", name=name, exc_info=error)
             finally:
                 del self._work[name]

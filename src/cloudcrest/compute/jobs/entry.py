@@ -228,6 +228,7 @@ def workload_of(document: JobDocument) -> Workload:
             accelerator_memory_bytes=document.accelerator_memory_bytes,
         ),
         members=document.members,
+        disk_bytes=document.disk_bytes,
         owner=(document.organization_id, document.project_id),
         priority=document.priority,
         is_spot=document.is_spot,

@@ -17,6 +17,7 @@ from cloudcrest.compute.jobs.gang.reach import reach_of
 from cloudcrest.compute.jobs.link import runner_token
 from cloudcrest.compute.jobs.run_settings import RunSettings
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Gang, Go, Input, Mount, RunnerPlace, RunnerSpec
+from cloudcrest.compute.scheduler.model import WHOLE
 from cloudcrest.compute.volumes.folders import data_folder, quota_bytes
 from cloudcrest.infra.settings import encode_path
 
@@ -87,6 +88,7 @@ class Launcher:
             memory_bytes=document.memory_bytes,
             disk_bytes=document.disk_bytes,
             accelerators=member.chips,
+            has_whole_chips=document.milli == WHOLE,
             time_limit_seconds=None if limit is None else max(limit - entry.ran_seconds, 0.0),
             grace_seconds=document.grace_seconds,
             allowed_hosts=document.allowed_hosts,
@@ -145,6 +147,11 @@ class Launcher:
                 )
             )
         return tuple(mounts)
+
+
+def members_folder(jobs_folder: Path) -> Path:
+    """Where members have their folders, on every node of a region."""
+    return jobs_folder / "work"
 
 
 def checkpoint_folder(shared_folder: Path, project_id: str, job_id: str) -> Path:

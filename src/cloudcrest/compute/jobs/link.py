@@ -11,8 +11,7 @@ import msgspec
 
 from cloudcrest.compute.jobs.entry import MemberEntry
 from cloudcrest.compute.jobs.runner.server import OFFSET_HEADER, OPEN_HEADER
-from cloudcrest.compute.jobs.running import Go, Outputs, RunnerSpec, RunnerState, Stop
-from cloudcrest.compute.sandbox.api import SandboxUsage
+from cloudcrest.compute.jobs.running import Go, MemberMetrics, Outputs, RunnerSpec, RunnerState, Stop
 from cloudcrest.kernel.errors import (
     CloudcrestError,
     Conflict,
@@ -68,8 +67,10 @@ class RunnerLink:
     async def forget(self, member: MemberEntry) -> None:
         await self._call(member, "DELETE", "/")
 
-    async def metrics(self, member: MemberEntry) -> SandboxUsage:
-        return _decoded(await self._call(member, "GET", "/metrics"), SandboxUsage)
+    async def metrics(self, member: MemberEntry, *, has_history: bool = False) -> MemberMetrics:
+        params = {"history": "true"} if has_history else None
+        answer = await self._request(member, "GET", "/metrics", params=params, timeout=_TIMEOUT)
+        return _decoded(answer, MemberMetrics)
 
     async def log(self, member: MemberEntry, offset: int, most_bytes: int, wait_seconds: int = 0) -> LogChunk:
         params = {"offset": str(offset), "most": str(most_bytes), "wait": str(wait_seconds)}

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from cloudcrest.compute.accelerators.api import ChipUse
 from cloudcrest.compute.api import AcceleratorFacts
 from cloudcrest.compute.sandbox.api import Reach
 
@@ -57,7 +58,8 @@ class RunnerSpec(msgspec.Struct, frozen=True):
 
     `outputs`: folders in the work folder whose files are kept. `time_limit_seconds`: of this attempt's run, None for
     none. `grace_seconds`: between SIGTERM and SIGKILL, time for a checkpoint. `secrets` go into the command's
-    environment and nowhere else: not to disk, not into a log.
+    environment and nowhere else: not to disk, not into a log. `has_whole_chips`: nobody else is on its accelerators, so
+    that what they do may be told.
     """
 
     attempt_id: str
@@ -74,6 +76,7 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     disk_bytes: int = 0
     accelerators: tuple[AcceleratorFacts, ...] = ()
+    has_whole_chips: bool = True
     time_limit_seconds: float | None = None
     grace_seconds: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
@@ -161,6 +164,36 @@ class Stop(msgspec.Struct, frozen=True):
 
     why: StopWhy
     message: str
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What a member had used `seconds` after its start."""
+
+    seconds: float
+    cpu_seconds: float
+    memory_bytes: int
+    disk_bytes: int | None
+    sent_bytes: int
+    received_bytes: int
+    accelerators: tuple[ChipUse, ...] = ()
+
+
+class MemberMetrics(msgspec.Struct, frozen=True):
+    """What a member uses: `seconds` after its start, `cpu_cores` since the measure before, its work folder on disk
+    (None: not yet measured), through its proxy, its chips. `history`: the same over its run, where it is asked for.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    cpu_cores: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    processes: int = 0
+    disk_bytes: int | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    accelerators: tuple[ChipUse, ...] = ()
+    history: tuple[Sample, ...] = ()
 
 
 class Output(msgspec.Struct, frozen=True):

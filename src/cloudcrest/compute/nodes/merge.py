@@ -51,6 +51,7 @@ def node_of(
         accelerator_memory_bytes=min((each.memory_bytes for each in offered), default=0),
         accelerator_watts=(known.power_watts or 0) if known else 0,
         power_watts=settings.power_watts or 0,
+        disk_bytes=facts.disk_bytes,
         price_per_accelerator_second=prices.get(type_id, math.inf) if type_id and prices else 0.0,
         zone=labels.get(ZONE_LABEL, ""),
         rack=labels.get(RACK_LABEL, ""),

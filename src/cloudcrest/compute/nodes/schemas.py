@@ -49,6 +49,8 @@ class NodeView(BaseModel):
     memory_allocated_bytes: int
     reserved_memory_bytes: int
     reserved_cpu_milli: int
+    disk_bytes: int = Field(description="That jobs may be promised in all; 0: not known")
+    disk_allocated_bytes: int
     accelerators: NodeAccelerators | None = None
     other_accelerators: list[NodeAccelerators] = Field(
         default=[], description="Of further kinds: a node gives out the one that has most memory in all"
@@ -164,6 +166,8 @@ def view(seen: SeenNode) -> NodeView:
         memory_allocated_bytes=allocated.memory_bytes,
         reserved_memory_bytes=reserved_memory_bytes(facts, document),
         reserved_cpu_milli=known.settings.reserved_cpu_milli or 0,
+        disk_bytes=facts.disk_room_bytes,
+        disk_allocated_bytes=allocated.disk_bytes,
         accelerators=first,
         other_accelerators=list(kinds.values()),
         processes=allocated.processes,

@@ -23,9 +23,10 @@ class Books:
         self.running: dict[str, Running] = {}
         self._saved: dict[str, float] = {}
 
-    def update(self, nodes: Iterable[Node], rack_watts: Mapping[str, int]) -> None:
-        """Takes over the nodes there are, and what their racks may draw."""
+    def update(self, nodes: Iterable[Node], rack_watts: Mapping[str, int], disk_room: Mapping[str, int]) -> None:
+        """Takes over the nodes there are, what their racks may draw, and what may be promised of their disks."""
         self.cluster.rack_watts = rack_watts
+        self.cluster.disk_room = disk_room
         self.cluster.update(nodes)
         for workload_id, running in self.running.items():
             counted = self.cluster.running.get(workload_id)

@@ -255,7 +255,8 @@ class LivePlacer:
     def _take_nodes(self) -> None:
         if self._facts is not None:
             nodes = [self._rules.node_of(facts) for facts in self._facts.values()]
-            self._books.update(nodes, self._rules.rack_watts)
+            disk_room = {facts.id: facts.disk_room_bytes for facts in self._facts.values()}
+            self._books.update(nodes, self._rules.rack_watts, disk_room)
 
     async def _decide(self) -> None:
         """One decision over everything that waits, and what follows from it. In a thread: it takes milliseconds, and

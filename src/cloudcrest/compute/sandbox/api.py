@@ -47,6 +47,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     `cpu_milli`, `memory_bytes`, `processes`: limits, 0 for none. `allowed_hosts`: names it may connect to, through the
     proxy; nothing else is reachable.
     `accelerators`: what it was given. `devices`: paths of the device files that it may open beside those everyone has.
+    `shown`: folders of this node that it may read, where they are; in a container it has its own.
     `network`: beside loopback; where the sandbox can give none (`reach`) it is left out.
     """
 
@@ -62,6 +63,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     allowed_hosts: tuple[str, ...] = ()
     accelerators: tuple[AcceleratorFacts, ...] = ()
     devices: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     network: Network | None = None
 
 

@@ -2,6 +2,7 @@
 
     runner ── bwrap ─┬─ init of its own process namespace ── command and what it starts
                      └─ namespaces: user, mounts, processes, network, IPC, host name
+           ── a filter of system calls (filter.py)
            ── control group (cgroup.py), else rlimits
            ── proxy.py on a socket that is in its network, where it may connect to something
            ── a device in its network, where it is one of several members
@@ -23,6 +24,7 @@ import psutil
 
 from cloudcrest.compute.sandbox.api import Reach, SandboxEnd, SandboxProcess, SandboxSpec, SandboxUsage
 from cloudcrest.compute.sandbox.cgroup import PREFIX, Cgroup, new_cgroup
+from cloudcrest.compute.sandbox.filter import filter_for
 from cloudcrest.compute.sandbox.giving import give, in_memory
 from cloudcrest.compute.sandbox.inside import NAMESPACES, device_inside, listen_inside
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
@@ -68,7 +70,10 @@ class Bubblewrap:
             files = {name: in_memory(text.encode()) for name, text in FILES.items()}
             opened += files.values()
             argv = bubblewrap_argv(spec, files, places)
-            told = _words((*argv, "--info-fd", str(info_write), "--block-fd", str(block_read)))
+            filtered = _filter()
+            opened += filtered
+            seccomp = [word for fd in filtered for word in ("--seccomp", str(fd))]
+            told = _words((*argv, *seccomp, "--info-fd", str(info_write), "--block-fd", str(block_read)))
             opened.append(told)
             command = ("bwrap", "--args", str(told), *spec.argv)
             child = await asyncio.create_subprocess_exec(
@@ -84,7 +89,7 @@ class Bubblewrap:
                 stderr=output_fd,
                 env={"PATH": os.environ.get("PATH", os.defpath)},
                 start_new_session=True,
-                pass_fds=(told, info_write, block_read, *files.values()),
+                pass_fds=(told, info_write, block_read, *filtered, *files.values()),
             )
             os.close(info_write)
             opened.remove(info_write)
@@ -203,7 +208,8 @@ class BubblewrapProcess:
         told = _words(
             f"{name}={value}" for name, value in {**environment_of(self._spec, home=WORK), **environment}.items()
         )
-        command = ("enter", str(self._command_pid), WORK, str(told), "--", *argv)
+        filtered = _filter()
+        command = ("enter", str(self._command_pid), WORK, str(told), ",".join(map(str, filtered)), *argv)
         inside = (sys.executable, "-I", "-S", NAMESPACES, *command)
         try:
             child = await asyncio.create_subprocess_exec(
@@ -213,12 +219,13 @@ class BubblewrapProcess:
                 stderr=terminal_fd,
                 env={"PATH": os.environ.get("PATH", os.defpath)},
                 start_new_session=True,
-                pass_fds=(told,),
+                pass_fds=(told, *filtered),
             )
         except OSError as error:
             raise InvalidInput(f"cannot run {argv[0]}: {error.strerror}", param="command") from error
         finally:
-            os.close(told)
+            for fd in (told, *filtered):
+                os.close(fd)
         return _Entered(child)
 
 
@@ -258,6 +265,12 @@ def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
 def _words(arguments: Iterable[str]) -> int:
     """A file with these arguments, each ended by NUL: everyone on this machine could read a command line."""
     return in_memory(b"".join(argument.encode() + b"\0" for argument in arguments))
+
+
+def _filter() -> list[int]:
+    """A file with the filter of system calls; none where this machine's processor has none."""
+    program = filter_for(os.uname().machine)
+    return [in_memory(program)] if program else []
 
 
 def _read_info(fd: int) -> int | None:

@@ -1,11 +1,12 @@
 """Into the namespaces of a sandbox, from outside: a terminal in it, sockets and a device of its network.
 
-    python -I -S namespaces.py enter PID FOLDER FD -- program …    becomes the parent of a program inside
+    python -I -S namespaces.py enter PID FOLDER FD FILTER program …  becomes the parent of a program inside
     python -I -S namespaces.py sockets PID FD                      hands out sockets of its network over FD, a socket
     python -I -S namespaces.py device PID FD NAME ADDRESS BITS MTU hands over the descriptor of a device that it makes
     python -I -S namespaces.py try                                 makes a device in a network of its own, to no end
 
-The program's environment is in its FD, each variable ended by NUL.
+The program's environment is in its FD, each variable ended by NUL; its filter of system calls in FILTER, empty for
+none.
 
 A process of its own for each: whoever has entered cannot come back. It imports the standard library alone. Namespaces
 of a sandbox belong to a user namespace that its maker owns; the command itself is in one below, where it may do less.
@@ -32,6 +33,8 @@ _MAKE, _ADDRESS, _MASK, _MTU, _FLAGS = 0x400454CA, 0x8916, 0x891C, 0x8922, 0x891
 _PACKETS_ALONE, _UP = 0x1001, 0x41
 """IFF_TUN and IFF_NO_PI; IFF_UP and IFF_RUNNING."""
 _NO_NEW_PRIVILEGES, _DIES_WITH_PARENT = 38, 1
+_SET_FILTER, _BY_PROGRAM = 22, 2
+"""PR_SET_SECCOMP with SECCOMP_MODE_FILTER, of prctl(2)."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,7 +61,7 @@ def _set_namespace(fd: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def enter(pid: int, folder: str, environment: dict[str, str], program: list[str]) -> int:
+def enter(pid: int, folder: str, environment: dict[str, str], filtered: bytes, program: list[str]) -> int:
     """Runs a program inside on the terminal at standard input; its exit code, as a shell would report it."""
     join(pid, ("ipc", "uts", "net", "pid", "cgroup", "mnt"))
     child = os.fork()
@@ -70,6 +73,8 @@ def enter(pid: int, folder: str, environment: dict[str, str], program: list[str]
         os.chdir(folder)
         try:
             path = _found(program[0], environment.get("PATH", "/usr/bin:/bin"))
+            if filtered:
+                _refuse(filtered)
             os.execve(path, program, environment)  # noqa: S606 - a program inside, by its words
         except OSError as error:
             sys.stderr.write(f"cannot run {program[0]}: {error.strerror}\n")
@@ -85,6 +90,15 @@ def enter(pid: int, folder: str, environment: dict[str, str], program: list[str]
     return code if code >= 0 else 128 - code
 
 
+def _refuse(program: bytes) -> None:
+    """Has the kernel run this filter before every call of this process and of what it starts. Raises `OSError`."""
+    steps = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("@HP", len(program) // 8, ctypes.addressof(steps))
+    if _libc.prctl(_SET_FILTER, _BY_PROGRAM, described, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
 def _found(name: str, places: str) -> str:
     """Where a program is, inside: what looks for it elsewhere cannot be imported there."""
     if "/" in name:
@@ -93,9 +107,13 @@ def _found(name: str, places: str) -> str:
     return next((place for place in found if os.access(place, os.X_OK)), name)
 
 
-def _environment(fd: int) -> dict[str, str]:
-    with open(fd, "rb") as file:
-        lines = [line.decode().partition("=") for line in file.read().split(b"\0") if line]
+def _read(fd: str) -> bytes:
+    with open(int(fd), "rb") as file:
+        return file.read()
+
+
+def _environment(fd: str) -> dict[str, str]:
+    lines = [line.decode().partition("=") for line in _read(fd).split(b"\0") if line]
     return {name: value for name, _, value in lines}
 
 
@@ -164,5 +182,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "device":
         sys.exit(hand_device(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
     if sys.argv[1] == "enter":
-        sys.exit(enter(int(sys.argv[2]), sys.argv[3], _environment(int(sys.argv[4])), sys.argv[6:]))
+        refused = _read(sys.argv[5]) if sys.argv[5] else b""
+        sys.exit(enter(int(sys.argv[2]), sys.argv[3], _environment(sys.argv[4]), refused, sys.argv[6:]))
     sys.exit(sockets(int(sys.argv[2]), int(sys.argv[3])))

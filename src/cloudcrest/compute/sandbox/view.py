@@ -36,6 +36,8 @@ def bubblewrap_argv(spec: SandboxSpec, files: Mapping[str, int], places: Mapping
     argv += ["--proc", "/proc", "--dev", "/dev"]
     for device in spec.devices:
         argv += ["--dev-bind", device, device]
+    for folder in spec.shown:
+        argv += ["--ro-bind-try", folder, folder]
     argv += ["--perms", "1777", "--size", str(_TEMPORARY_BYTES), "--tmpfs", _TEMPORARY]
     argv += ["--bind", places[spec.work_folder], WORK]
     for bind in spec.binds:

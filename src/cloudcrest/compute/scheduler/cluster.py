@@ -21,17 +21,26 @@ def domain_of(node: Node, domain: Domain) -> str:
 
 
 class Cluster:
-    """`rack_watts`: the most that a rack (`zone/rack`) may draw; others have no limit."""
+    """`rack_watts`: the most that a rack (`zone/rack`) may draw; others have no limit. `disk_room`: what may be
+    promised of nodes' disks in all, where that is less than their size: they hold other things too.
+    """
 
-    def __init__(self, packing: Packing, rack_watts: Mapping[str, int] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        packing: Packing,
+        rack_watts: Mapping[str, int] = MappingProxyType({}),
+        disk_room: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.packing = packing
         self.nodes: dict[str, Node] = {}
         self.running: dict[str, Running] = {}
         self.rack_watts = rack_watts
+        self.disk_room = disk_room
         self.types: frozenset[str] = frozenset()
         self.memo: dict[object, object] = {}
         """What was found out of these nodes, whatever runs on them; empty after each change of them."""
         self._watts: Counter[str] = Counter()
+        self._disk: Counter[str] = Counter()
         self._groups: defaultdict[tuple[str, Domain], Counter[str]] = defaultdict(Counter)
 
     def update(self, nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -78,6 +87,8 @@ class Cluster:
         watts = self.watts_of(node, workload.demand, spot)
         self.packing.take(spot, workload.demand)
         self._watts[domain_of(node, "rack")] += watts
+        if workload.disk_bytes:
+            self._disk[node.id] += workload.disk_bytes
         if workload.group:
             for domain in DOMAINS:
                 self._groups[workload.group, domain][domain_of(node, domain)] += 1
@@ -87,6 +98,8 @@ class Cluster:
         node = self.nodes[spot.node_id]
         self.packing.give_back(spot, workload.demand)
         self._watts[domain_of(node, "rack")] -= self.watts_of(node, workload.demand, spot)
+        if workload.disk_bytes:
+            self._disk[node.id] -= workload.disk_bytes
         if workload.group:
             for domain in DOMAINS:
                 self._groups[workload.group, domain][domain_of(node, domain)] -= 1
@@ -103,6 +116,12 @@ class Cluster:
         rack = domain_of(node, "rack")
         most = self.rack_watts.get(rack)
         return None if most is None else most - self._watts[rack]
+
+    def disk_left(self, node: Node) -> int | None:
+        """What may still be promised of the node's disk; None: it has no limit."""
+        if not node.disk_bytes:
+            return None
+        return min(self.disk_room.get(node.id, node.disk_bytes), node.disk_bytes) - self._disk[node.id]
 
     def group_count(self, group: str, domain: Domain, name: str) -> int:
         """How many members of a group are in a domain."""

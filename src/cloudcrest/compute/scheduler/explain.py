@@ -1,12 +1,14 @@
 """Why there is no room now, in a sentence that says what would be needed and what there is."""
 
+from collections.abc import Sequence
+
 from cloudcrest.compute.scheduler.cluster import Cluster, domain_of
 from cloudcrest.compute.scheduler.feasible import Feasible
 from cloudcrest.compute.scheduler.fit import members_that_fit
 from cloudcrest.compute.scheduler.model import WHOLE, Demand, Workload
 from cloudcrest.compute.scheduler.packing.api import Free
 from cloudcrest.compute.scheduler.quotas import CPU, amount
-from cloudcrest.kernel.units import GIB
+from cloudcrest.kernel.units import GIB, format_bytes
 
 
 def no_room(cluster: Cluster, workload: Workload, room: Feasible) -> str:
@@ -22,6 +24,9 @@ def no_room(cluster: Cluster, workload: Workload, room: Feasible) -> str:
             return f"needs room for {workload.members} members at once{where}; there is room for {placed}"
     frees = [cluster.packing.free(node_id) for node_id in room.nodes]
     demand = workload.demand
+    if workload.disk_bytes and (fitting := _but_for_disk(cluster, workload, room, frees)):
+        wanted, there = format_bytes(workload.disk_bytes), format_bytes(max(0, *fitting))
+        return f"needs {wanted} of disk free on one node; the best that would do has {there}"
     if demand.accelerators:
         most = max(_usable(free, demand) for free in frees)
         if most < demand.accelerators:
@@ -48,6 +53,19 @@ def no_power(cluster: Cluster, workload: Workload, room: Feasible) -> str:
             racks[domain_of(node, "rack")] = left
     best = max(racks, key=lambda rack: racks[rack])
     return f"needs {watts} W more in a rack; rack {best} may draw {max(0, racks[best])} W more, the others less"
+
+
+def _but_for_disk(cluster: Cluster, workload: Workload, room: Feasible, frees: Sequence[Free]) -> list[int]:
+    """What is left of the disks of those nodes that have room for all else."""
+    demand = workload.demand
+    able = [
+        node_id
+        for node_id, free in zip(room.nodes, frees, strict=True)
+        if free.cpu_milli >= demand.cpu_milli
+        and free.memory_bytes >= demand.memory_bytes
+        and _usable(free, demand) >= demand.accelerators
+    ]
+    return [left for node_id in able if (left := cluster.disk_left(cluster.nodes[node_id])) is not None]
 
 
 def what(demand: Demand) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Collection
 import msgspec
 
 from cloudcrest.compute.scheduler.cluster import Cluster, domain_of
-from cloudcrest.compute.scheduler.model import WHOLE, Demand, Node, Workload
+from cloudcrest.compute.scheduler.model import WHOLE, Node, Workload
 from cloudcrest.compute.scheduler.packing.books import fits_type
 from cloudcrest.compute.scheduler.packing.classes import holds
 from cloudcrest.compute.scheduler.quotas import CPU, amount
-from cloudcrest.kernel.units import GIB
+from cloudcrest.kernel.units import GIB, format_bytes
 
 MAX_MEMO = 10_000
 
@@ -30,7 +30,7 @@ def feasible(cluster: Cluster, workload: Workload, closed: Collection[str] = ())
     """Looks at what does not change with what runs. `closed`: nodes that are held for somebody else."""
     labels = tuple(sorted(workload.labels.items()))
     gang = (workload.members, workload.together)
-    key = ("feasible", workload.demand, gang, labels, workload.tolerations, workload.zones)
+    key = ("feasible", workload.demand, workload.disk_bytes, gang, labels, workload.tolerations, workload.zones)
     found = cluster.memo.get(key)
     if not isinstance(found, Feasible):
         if len(cluster.memo) >= MAX_MEMO:
@@ -48,10 +48,16 @@ def _look(cluster: Cluster, workload: Workload) -> Feasible:
     able = [node for node in may_go if holds(node, workload.demand)]
     if not able:
         return Feasible((), False, _too_large_sentence(may_go, workload))
+    if workload.disk_bytes:
+        most = max(node.disk_bytes or sys.maxsize for node in able)
+        able = [node for node in able if not node.disk_bytes or node.disk_bytes >= workload.disk_bytes]
+        if not able:
+            wanted, largest = format_bytes(workload.disk_bytes), format_bytes(most)
+            return Feasible((), False, f"needs {wanted} of disk on one node; the largest has {largest}")
     if workload.members > 1 and (why_not := _too_many_sentence(able, workload)):
         return Feasible((), False, why_not)
     schedulable = tuple(node.id for node in able if node.is_schedulable)
-    return Feasible(schedulable, len(may_go) == len(cluster.nodes))
+    return Feasible(schedulable, len(may_go) == len(cluster.nodes) and not workload.disk_bytes)
 
 
 def _lets_in(node: Node, workload: Workload) -> bool:
@@ -109,7 +115,7 @@ def _too_many_sentence(able: list[Node], workload: Workload) -> str:
     domain = workload.together
     held: Counter[str] = Counter()
     for node in able:
-        held["" if domain is None else domain_of(node, domain)] += _members_held(node, workload.demand)
+        held["" if domain is None else domain_of(node, domain)] += _members_held(node, workload)
     most = max(held.values())
     if most >= workload.members:
         return ""
@@ -120,13 +126,16 @@ def _too_many_sentence(able: list[Node], workload: Workload) -> str:
     return f"needs room for {workload.members} members in one {domain}; the largest would hold {most}, were it empty"
 
 
-def _members_held(node: Node, demand: Demand) -> int:
+def _members_held(node: Node, workload: Workload) -> int:
     """How many members an empty node holds."""
+    demand = workload.demand
     bounds = [sys.maxsize]
     if demand.cpu_milli:
         bounds.append(node.cpu_milli // demand.cpu_milli)
     if demand.memory_bytes:
         bounds.append(node.memory_bytes // demand.memory_bytes)
+    if workload.disk_bytes and node.disk_bytes:
+        bounds.append(node.disk_bytes // workload.disk_bytes)
     if demand.accelerators and demand.milli < WHOLE:
         bounds.append(node.accelerators * (WHOLE // demand.milli))
     elif demand.accelerators:

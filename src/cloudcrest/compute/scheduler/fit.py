@@ -108,15 +108,20 @@ def _fit_one(cluster: Cluster, workload: Workload, nodes: Sequence[str] | None, 
 
 
 def _fit_among(cluster: Cluster, workload: Workload, nodes: Sequence[str] | None, trial: Trial) -> bool:
-    spot = _choose(cluster, workload.demand, nodes)
+    spot = _choose(cluster, workload, nodes)
     if spot is None:
         return False
     trial.take(spot)
     return True
 
 
-def _choose(cluster: Cluster, demand: Demand, nodes: Sequence[str] | None) -> Spot | None:
-    """The packing's choice, within what racks may draw."""
+def _choose(cluster: Cluster, workload: Workload, nodes: Sequence[str] | None) -> Spot | None:
+    """The packing's choice, within what racks may draw and disks may hold."""
+    demand = workload.demand
+    if workload.disk_bytes:
+        asked = cluster.nodes if nodes is None else nodes
+        having = [name for name in asked if _has_disk(cluster, workload, name)]
+        nodes = nodes if len(having) == len(asked) else having
     if not cluster.rack_watts or not demand.accelerators:
         return cluster.packing.choose(demand, nodes)
     names = list(cluster.nodes) if nodes is None else list(nodes)
@@ -130,6 +135,11 @@ def _choose(cluster: Cluster, demand: Demand, nodes: Sequence[str] | None) -> Sp
     if spot is not None or demand.milli == WHOLE:
         return spot
     return _on_busy(cluster, demand, [name for name in names if name not in set(strong)])
+
+
+def _has_disk(cluster: Cluster, workload: Workload, name: str) -> bool:
+    left = cluster.disk_left(cluster.nodes[name])
+    return left is None or left >= workload.disk_bytes
 
 
 def _on_busy(cluster: Cluster, demand: Demand, names: Sequence[str]) -> Spot | None:

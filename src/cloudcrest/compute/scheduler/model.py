@@ -21,7 +21,8 @@ class Node(msgspec.Struct, frozen=True):
     `memory_bytes` and `cpu_milli`: what may be given out, the system's own share already taken off. `power_watts`: what
     the node draws at rest; each busy accelerator adds its `accelerator_watts`. `price_per_accelerator_second` orders
     types for who wants the cheapest; its unit does not matter. Work that does not tolerate a taint stays off the node;
-    a node that is not schedulable (cordoned, not ready) gets nothing new.
+    a node that is not schedulable (cordoned, not ready) gets nothing new. `disk_bytes`: the size of the disk that jobs
+    write to; 0: not known, and no limit.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Node(msgspec.Struct, frozen=True):
     accelerator_memory_bytes: int = 0
     accelerator_watts: int = 0
     power_watts: int = 0
+    disk_bytes: int = 0
     price_per_accelerator_second: float = 0.0
     zone: str = ""
     rack: str = ""
@@ -64,6 +66,7 @@ class Workload(msgspec.Struct, frozen=True):
     of the same `group`. `labels`: what nodes must have. `zones`: where it may run, empty for anywhere. `prefers`: how
     types that will do are chosen between; `order` is `type_order`. `since`: when it began to wait.
     `is_promised`: a decision before has stopped others for it (`waits_for_preemption`), so it comes first.
+    `disk_bytes`: of its node's disk, for each member; no part of its demand, as no packing looks ahead by it.
     """
 
     id: str
@@ -82,6 +85,7 @@ class Workload(msgspec.Struct, frozen=True):
     type_order: tuple[str, ...] = ()
     since: float = 0.0
     is_promised: bool = False
+    disk_bytes: int = 0
 
 
 class Spot(msgspec.Struct, frozen=True):

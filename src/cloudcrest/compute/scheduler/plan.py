@@ -254,5 +254,5 @@ def _alike(workload: Workload) -> object:
     return (
         workload.demand, workload.members, workload.owner, workload.priority, workload.is_spot, workload.together,
         workload.spread, workload.group, tuple(sorted(workload.labels.items())), workload.tolerations, workload.zones,
-        workload.prefers, workload.type_order,
+        workload.prefers, workload.type_order, workload.disk_bytes,
     )  # fmt: skip

@@ -56,7 +56,9 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a replay showed. `never`: jobs that no node could ever hold, and why, by sentence."""
+    """What a replay showed. `never`: jobs that no node could ever hold, and why, by sentence; what they asked for in
+    all, in thousandths of CPUs and of accelerators times seconds.
+    """
 
     nodes: int
     accelerators: int
@@ -66,6 +68,8 @@ class Outcome(msgspec.Struct, frozen=True):
     samples: tuple[Sample, ...]
     never: dict[str, int]
     decisions: int
+    never_cpu_milli_seconds: float = 0.0
+    never_accelerator_milli_seconds: float = 0.0
 
 
 class _Progress:
@@ -106,6 +110,7 @@ class Replay:
         self._ended: list[Ended] = []
         self._samples: list[Sample] = []
         self._never: Counter[str] = Counter()
+        self._never_seconds = [0.0, 0.0]
         self._shapes: Counter[Demand] = Counter()
         self._decisions = 0
 
@@ -125,14 +130,20 @@ class Replay:
                 next_sample = now + every
             if not self._coming and not self._ends:
                 break  # what still waits waits for ever
-        if self._waiting:
-            self._never["nothing runs any more, and it has no place: its quota is too small"] += len(self._waiting)
+        for progress in self._waiting.values():
+            self._give_up(progress, "nothing runs any more, and it has no place: its quota is too small")
         accelerators = sum(node.accelerators for node in self._nodes) * WHOLE
         cpu = sum(node.cpu_milli for node in self._nodes)
         return Outcome(
             len(self._nodes), accelerators, cpu, now - first, tuple(self._ended), tuple(self._samples),
-            dict(self._never), self._decisions,
+            dict(self._never), self._decisions, *self._never_seconds,
         )  # fmt: skip
+
+    def _give_up(self, progress: _Progress, why: str) -> None:
+        demand, seconds = progress.workload.demand, progress.workload.members * progress.left
+        self._never[why] += 1
+        self._never_seconds[0] += demand.cpu_milli * seconds
+        self._never_seconds[1] += demand.accelerators * demand.milli * seconds
 
     def _next_time(self, now: float) -> float:
         """The next moment at which something happens, no sooner than a step from now."""
@@ -185,8 +196,7 @@ class Replay:
             self._decisions += 1
             for refused in plan.refused:
                 if refused.code == "impossible":
-                    del self._waiting[refused.workload_id]
-                    self._never[refused.reason.rpartition("; ")[2]] += 1
+                    self._give_up(self._waiting.pop(refused.workload_id), refused.reason.rpartition("; ")[2])
                 elif (is_promised := refused.code == "waits_for_preemption") or self._waiting[
                     refused.workload_id
                 ].workload.is_promised:

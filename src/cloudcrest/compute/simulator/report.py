@@ -38,7 +38,8 @@ class Share(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """A replay's report. `allocated_percent`, `allocated_cpu_percent`: of all, of the whole time, as what ran took it;
     what was done again counts. `fragmented_percent`: of all accelerators, between the samples. `never`: jobs that found
-    no place, by why. `fairness`: Jain's index over organizations' stretch, 1 where all fare alike.
+    no place, by why; `never_…`: how many and what they asked for, and which part of all jobs and hours that is.
+    `fairness`: Jain's index over organizations' stretch, 1 where all fare alike.
     """
 
     nodes: int
@@ -47,6 +48,12 @@ class Report(msgspec.Struct, frozen=True):
     hours: float
     jobs: int
     never: dict[str, int]
+    never_jobs: int
+    never_jobs_percent: float
+    never_cpu_hours: float
+    never_cpu_percent: float
+    never_accelerator_hours: float
+    never_accelerator_percent: float
     allocated_percent: float
     allocated_cpu_percent: float
     fragmented_percent: float
@@ -65,6 +72,13 @@ def report(outcome: Outcome, prices: Mapping[str, float]) -> Report:
     stretches = np.array([share.stretch for share in shares])
     fairness = float(stretches.sum() ** 2 / (len(stretches) * (stretches**2).sum())) if len(stretches) else 1.0
     samples, seconds = outcome.samples, outcome.seconds
+    never_jobs = sum(outcome.never.values())
+    cpu_seconds, accelerator_seconds = (
+        sum(map(_cpu_seconds, outcome.ended)),
+        sum(map(_accelerator_seconds, outcome.ended)),
+    )
+    never_cpu_seconds = outcome.never_cpu_milli_seconds / 1000
+    never_accelerator_seconds = outcome.never_accelerator_milli_seconds / WHOLE
     return Report(
         nodes=outcome.nodes,
         accelerators=outcome.accelerators / WHOLE,
@@ -72,10 +86,14 @@ def report(outcome: Outcome, prices: Mapping[str, float]) -> Report:
         hours=outcome.seconds / HOUR,
         jobs=len(outcome.ended),
         never=outcome.never,
-        allocated_percent=_percent(
-            WHOLE * sum(map(_accelerator_seconds, outcome.ended)), outcome.accelerators, seconds
-        ),
-        allocated_cpu_percent=_percent(1000 * sum(map(_cpu_seconds, outcome.ended)), outcome.cpu_milli, seconds),
+        never_jobs=never_jobs,
+        never_jobs_percent=_part(never_jobs, len(outcome.ended)),
+        never_cpu_hours=never_cpu_seconds / HOUR,
+        never_cpu_percent=_part(never_cpu_seconds, cpu_seconds),
+        never_accelerator_hours=never_accelerator_seconds / HOUR,
+        never_accelerator_percent=_part(never_accelerator_seconds, accelerator_seconds),
+        allocated_percent=_percent(WHOLE * accelerator_seconds, outcome.accelerators, seconds),
+        allocated_cpu_percent=_percent(1000 * cpu_seconds, outcome.cpu_milli, seconds),
         fragmented_percent=_fragmented_percent(samples, outcome.accelerators),
         firm=_waiting([each for each in outcome.ended if not each.workload.is_spot]),
         spot=_waiting([each for each in outcome.ended if each.workload.is_spot]),
@@ -124,6 +142,10 @@ def _cpu_seconds(ended: Ended) -> float:
 
 def _percent(used: float, whole: int, seconds: float) -> float:
     return 100 * used / (whole * seconds) if whole and seconds else 0.0
+
+
+def _part(never: float, ended: float) -> float:
+    return 100 * never / (never + ended) if never else 0.0
 
 
 def _fragmented_percent(samples: Sequence[Sample], accelerators: int) -> float:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cloudcrest.compute.jobs.runner.disk import DiskPromise
+from cloudcrest.compute.jobs.runner.disk import DiskPromise, disk_room
 
 MB = 1_000_000
 
@@ -39,3 +39,24 @@ def test_who_has_ended_or_was_killed_is_promised_nothing(tmp_path: Path) -> None
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed/disk").write_text(str(100 * MB))  # nobody holds it
     assert second.take(100 * MB) == ""
+
+
+def test_a_disk_has_room_for_what_is_free_and_for_what_its_members_have_written(tmp_path: Path) -> None:
+    members = tmp_path / "work"
+    empty = disk_room(members)  # it is made with the first member
+    assert 0 < empty.room_bytes <= empty.size_bytes
+    assert empty.room_bytes % (empty.size_bytes // 256) == 0
+    promised = empty.size_bytes // 4  # nothing is written for real: the disk's steps are larger than a test's files
+    first = DiskPromise(_member(members, "first"), lambda _: 10 * promised)
+    assert first.take(promised) == ""
+    first.wrote(promised // 2)
+    assert disk_room(members).room_bytes > empty.room_bytes + promised // 3
+    first.wrote(promised * 9)  # more than it was promised is no room of others
+    assert disk_room(members).room_bytes <= empty.room_bytes + promised * 1.1
+    first.release()
+    assert disk_room(members).room_bytes < empty.room_bytes + promised // 3
+
+
+def _member(members: Path, name: str) -> Path:
+    (members / name / "work").mkdir(parents=True)
+    return members / name

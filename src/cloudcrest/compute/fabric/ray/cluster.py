@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cloudcrest.compute.fabric.client import Exchange
 from cloudcrest.compute.fabric.ray.actor import Installation, NodeActor
+from cloudcrest.compute.fabric.ray.head_watch import end_with, wait_for
 from cloudcrest.compute.fabric.ray.members import Member, member_of
 from cloudcrest.compute.fabric.ray.mending import keep_loopback
 
@@ -63,11 +64,13 @@ class RayCluster:
 def connect(address: str, own_address: str) -> None:
     """Connects this process to the cluster whose head is at `address`, through the Ray of this machine.
 
-    Ray may wait for ever for what does not come, so after a minute the process ends; its supervisor tries again.
+    Ray may wait for ever for what does not come, so after a minute the process ends; its supervisor tries again. It
+    ends with the head, too: there is nothing that it could ask.
     """
     timer = threading.Timer(_CONNECT_SECONDS, os._exit, (_EXIT_CODE,))
     timer.daemon = True
     timer.start()
+    wait_for(address)
     keep_loopback()
     sys.argv[0] = "cloudcrest"  # Ray has its workers import from the folder of the program that this names
     ray.init(
@@ -78,6 +81,7 @@ def connect(address: str, own_address: str) -> None:
         configure_logging=False,
     )
     timer.cancel()
+    end_with(address)
 
 
 def _short(error: RayError) -> str:

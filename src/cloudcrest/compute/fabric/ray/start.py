@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from cloudcrest.compute.fabric.ray.head_watch import end_with, wait_for
 from cloudcrest.compute.fabric.ray.mending import ignore_other_nodes, keep_loopback
 from cloudcrest.infra.lifeline import exit_with_lifeline, exit_with_setup_error
 from cloudcrest.kernel.errors import SetupError
@@ -17,7 +18,9 @@ def main(arguments: Sequence[str]) -> int:
     from ray.scripts import scripts
 
     for head in (each.removeprefix(_ADDRESS) for each in arguments if each.startswith(_ADDRESS)):
+        wait_for(head)
         _check_token(head)
+        end_with(head)
     keep_loopback()
     ignore_other_nodes()
     sys.argv = ["ray", "start", "--block", *arguments]

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from cloudcrest.compute.accelerators.api import Family
-from cloudcrest.compute.accelerators.device_files import DeviceFiles, look_for
+from cloudcrest.compute.accelerators.api import DeviceFiles, Family, WithDevices
+from cloudcrest.compute.accelerators.device_files import look_for, told_by
 from cloudcrest.compute.api import AcceleratorFacts
 
 
 class GivenChips(msgspec.Struct, frozen=True):
-    """Variables, and paths under /dev."""
+    """Variables, paths under /dev, and folders of /sys that are shown."""
 
     environment: dict[str, str] = {}
     devices: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 class Chips:
@@ -27,15 +28,19 @@ class Chips:
         look: Callable[[Sequence[AcceleratorFacts]], DeviceFiles] = look_for,
     ) -> None:
         self._shown = dict(shown)
-        self._families = families
+        self.families = families
         self._look = look
 
     async def given(self, chips: Sequence[AcceleratorFacts], *, has_view: bool) -> GivenChips:
         """What a command with these chips gets, with a view of /dev of its own or this node's."""
         if not chips or not has_view:
             return GivenChips(self._shown)
-        found = await asyncio.to_thread(self._look, chips)
+        family = self.families.get(chips[0].family)
+        if isinstance(family, WithDevices):
+            found = await asyncio.to_thread(told_by, family, chips)
+        else:
+            found = await asyncio.to_thread(self._look, chips)
         environment = self._shown
-        if found.are_counted_anew and chips[0].family in self._families:
-            environment = {**self._shown, **self._families[chips[0].family].environment(range(len(chips)))}
-        return GivenChips(environment, found.paths)
+        if found.are_counted_anew and family is not None:
+            environment = {**self._shown, **family.environment(range(len(chips)))}
+        return GivenChips(environment, found.paths, found.shown)

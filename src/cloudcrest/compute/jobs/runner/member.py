@@ -15,9 +15,10 @@ from pathlib import Path
 import structlog
 
 from cloudcrest.compute.jobs.run_settings import RunSettings
-from cloudcrest.compute.jobs.runner.chips import Chips
+from cloudcrest.compute.jobs.runner.chips import Chips, GivenChips
 from cloudcrest.compute.jobs.runner.disk import DiskPromise
 from cloudcrest.compute.jobs.runner.log import SegmentedLog
+from cloudcrest.compute.jobs.runner.meter import Meter
 from cloudcrest.compute.jobs.runner.network import MembersNetwork
 from cloudcrest.compute.jobs.runner.record import Recorder
 from cloudcrest.compute.jobs.runner.shells import Shell, Shells
@@ -75,7 +76,7 @@ class Member:
         self._has_inputs = asyncio.Event()
         self._received_bytes = 0
         self._process: SandboxProcess | None = None
-        self._usage = SandboxUsage()
+        self.meter = Meter(clock, self._chips.families)
         self._is_over = asyncio.Event()
         self._stopping: Stop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,10 +94,6 @@ class Member:
             tuple(self._needs) if self.phase == "preparing" else (),
             self._network.found,
         )
-
-    def usage(self) -> SandboxUsage:
-        """What its command uses, as last measured."""
-        return self._usage
 
     def prepare(self, spec: RunnerSpec) -> None:
         """Begins with its inputs. The same attempt again changes nothing. Raises `Conflict` for another."""
@@ -142,7 +139,7 @@ class Member:
             # Before the command: what has run without a record would not be charged.
             self._recorder.started()
             network = self._network.join(order.gang, spec.member)
-            wanted = self._sandbox_spec(spec, environment, chips.devices, network)
+            wanted = self._sandbox_spec(spec, environment, chips, network)
             self._process = await self._sandbox.start(wanted, write_fd)
         except (CloudcrestError, OSError) as error:
             os.close(read_fd)
@@ -228,7 +225,7 @@ class Member:
         return (spec.disk_bytes or _DEFAULT_DISK_BYTES) - self._received_bytes
 
     def _sandbox_spec(
-        self, spec: RunnerSpec, environment: dict[str, str], devices: tuple[str, ...], network: Network | None
+        self, spec: RunnerSpec, environment: dict[str, str], chips: GivenChips, network: Network | None
     ) -> SandboxSpec:
         return SandboxSpec(
             id=sandbox_id(spec.attempt_id, spec.member),
@@ -242,7 +239,8 @@ class Member:
             processes=MAX_PROCESSES,
             allowed_hosts=spec.allowed_hosts,
             accelerators=spec.accelerators,
-            devices=devices,
+            devices=chips.devices,
+            shown=chips.shown,
             network=network,
         )
 
@@ -250,11 +248,14 @@ class Member:
         loop = asyncio.get_running_loop()
         os.set_blocking(output_fd, False)
         loop.add_reader(output_fd, self._read, output_fd)
-        watching = asyncio.create_task(self._watch(spec, process))
+        watching = [asyncio.create_task(self._watch(spec, process))]
+        if spec.has_whole_chips:
+            watching.append(asyncio.create_task(self.meter.watch_chips(spec.accelerators)))
         try:
             ended = await process.wait()
         finally:
-            watching.cancel()
+            for each in watching:
+                each.cancel()
             for _ in range(_MAX_LAST_READS):
                 if not self._read(output_fd):
                     break
@@ -279,9 +280,10 @@ class Member:
         """Measures and marks; ends it at its time limit and where it fills the disk."""
         started, measured_at = self._clock.monotonic(), float("-inf")
         while True:
-            self._usage = process.usage()
+            usage = process.usage()
+            self.meter.used(usage)
             try:
-                self._recorder.mark(self._usage)
+                self._recorder.mark(usage)
             except (OSError, SetupError) as error:
                 _log.warning("mark_not_written", error=str(error))
             now = self._clock.monotonic()
@@ -291,7 +293,10 @@ class Member:
             if now - measured_at >= MEASURE_DISK_SECONDS:
                 measured_at = now
                 try:
-                    too_much = await asyncio.to_thread(_too_much, self.work, spec)
+                    used = await asyncio.to_thread(folder_bytes, self.work)
+                    self.meter.holds(used)
+                    self._disk.wrote(used)
+                    too_much = await asyncio.to_thread(_too_much, used, spec)
                 except TooLarge as error:
                     too_much = error.message
                 if too_much:
@@ -346,10 +351,9 @@ def _require_folder(mount: Mount) -> None:
         raise NotFound(f"there is no {mount.name}", hint="make it first")
 
 
-def _too_much(work: Path, spec: RunnerSpec) -> str | None:
-    """What is over its limit on disk, in a sentence."""
+def _too_much(used: int, spec: RunnerSpec) -> str | None:
+    """What is over its limit on disk, in a sentence. `used`: by its work folder."""
     most = spec.disk_bytes or _DEFAULT_DISK_BYTES
-    used = folder_bytes(work)
     if used > most:
         return f"its work folder holds {format_bytes(used)}, and it asked for {format_bytes(most)} of disk"
     for mount in spec.mounts:

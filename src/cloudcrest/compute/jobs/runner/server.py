@@ -6,7 +6,7 @@ POST /go                 Go                          the command starts
 POST /stop               Stop                        it ends, and why
 GET  /state              → RunnerState
 GET  /log?offset=&most=&wait=   → bytes; the header x-offset says where they begin
-GET  /metrics            → SandboxUsage
+GET  /metrics?history=   → MemberMetrics
 DELETE /                 what it left on this node goes; it must have ended
 GET  /outputs            → Outputs
 GET  /outputs/content?name=     → bytes
@@ -101,8 +101,8 @@ def _run_routes(member: Member) -> list[Route]:
         begin, chunk = await member.read_log(offset, most, _wait(request))
         return _bytes(chunk, {OFFSET_HEADER: str(begin), OPEN_HEADER: str(int(member.phase != "ended"))})
 
-    async def metrics(_: Request) -> Response:
-        return _json(member.usage())
+    async def metrics(request: Request) -> Response:
+        return _json(member.meter.metrics(has_history=request.query_params.get("history") == "true"))
 
     async def forget(_: Request) -> Response:
         await member.forget()
