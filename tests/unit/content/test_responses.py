@@ -83,6 +83,8 @@ def test_options_have_their_chat_names() -> None:
         parallel_tool_calls=False,
         max_output_tokens=9,
         temperature=0,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
         text={"format": schema},
         reasoning={"effort": "low"},
         include=["message.output_text.logprobs"],
@@ -91,6 +93,7 @@ def test_options_have_their_chat_names() -> None:
     assert request["tool_choice"] == {"type": "function", "function": {"name": "add"}}
     assert request["response_format"]["json_schema"]["schema"] == {"type": "object"}
     expected = {"parallel_tool_calls": False, "max_completion_tokens": 9, "temperature": 0, "logprobs": True}
+    expected |= {"presence_penalty": 0.5, "frequency_penalty": -0.5}
     assert request.items() >= {**expected, "reasoning_effort": "low"}.items()
 
 

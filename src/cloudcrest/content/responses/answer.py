@@ -244,6 +244,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "background": body.background is True,
         "conversation": None if body.conversation_id is None else {"id": body.conversation_id},
         "error": None,
+        "frequency_penalty": body.frequency_penalty or 0.0,
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
@@ -251,6 +252,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "model": body.model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "presence_penalty": body.presence_penalty or 0.0,
         "previous_response_id": body.previous_response_id,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {

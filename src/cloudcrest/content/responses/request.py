@@ -25,6 +25,12 @@ from cloudcrest.kernel.errors import InvalidInput
 PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 """Of items' ids, by their type."""
 
+_SAME_NAMES = (
+    *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
+    *("parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"),
+)
+"""What a chat completion calls as a response does."""
+
 
 def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
     """The input as items, each with an id. Raises `InvalidInput` with the path of what is not understood."""
@@ -89,7 +95,7 @@ def chat_request(body: ResponseBody, items: Sequence[Item], *, is_stream: bool =
     request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items)}
     if is_stream:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
-    for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):
+    for name in _SAME_NAMES:
         if getattr(body, name) is not None:
             request[name] = getattr(body, name)
     if body.max_output_tokens is not None:
