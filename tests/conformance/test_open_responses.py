@@ -31,7 +31,7 @@ WEATHER = {
     },
 }
 PLACE = {"location": "San Francisco, CA"}
-ASKS_FOR_WEATHER = {
+ASKS_FOR_WEATHER: dict[str, Any] = {
     "input": [{"type": "message", "role": "user", "content": "What's the weather like in San Francisco?"}],
     "tools": [WEATHER],
 }

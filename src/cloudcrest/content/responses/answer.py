@@ -43,7 +43,12 @@ class _Choice(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
+    """`cache_write_tokens` under the names that providers have for it."""
+
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -223,9 +228,10 @@ def _copy(item: dict[str, Any]) -> dict[str, Any]:
 
 def _usage(usage: _Usage) -> dict[str, Any]:
     inputs, outputs = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
+    written = inputs.cache_write_tokens or inputs.cache_creation_input_tokens or inputs.cache_creation_tokens
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": inputs.cached_tokens or 0},
+        "input_tokens_details": {"cached_tokens": inputs.cached_tokens or 0, "cache_write_tokens": written or 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": outputs.reasoning_tokens or 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
