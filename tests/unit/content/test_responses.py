@@ -108,7 +108,8 @@ def test_options_have_their_chat_names() -> None:
     [
         ({"type": "web_search_call", "id": "x"}, "input[0].type"),
         ({"role": "robot", "content": "x"}, "input[0].role"),
-        ({"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}, "input[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_video", "file_id": "x"}]}, "input[0].content[0].type"),
+        ({"type": "item_reference"}, "input[0].type"),
         ({"type": "function_call", "name": "x", "arguments": ""}, "input[0].call_id"),
         ({"role": "user", "content": "x", "private": 1}, "input[0].private"),
     ],
