@@ -69,6 +69,7 @@ async def run(settings: ContentProcessSettings) -> None:
         most_bytes=settings.jobs.volume_bytes,
         now=clock.unix_seconds,
     )
+    await objects.check()
     await once_database_answers(partial(_prepare, database, files, responses))
     routes = [
         *file_routes.routes(files),
