@@ -114,12 +114,19 @@ def test_no_input_breaks_the_management_api(control_plane: str) -> None:
     assert {200, 201, 404, 422} <= set(statuses), statuses
 
 
-def call_often(operation: schemathesis.APIOperation, mode: GenerationMode, statuses: "Counter[int]") -> None:
+def call_often(
+    operation: schemathesis.APIOperation,
+    mode: GenerationMode,
+    statuses: "Counter[int]",
+    *,
+    key: str = OPERATOR_KEY,
+    examples: int = EXAMPLES_PER_OPERATION,
+) -> None:
     """Calls an operation with made-up values: fitting ones, or ones that do not."""
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EXAMPLES_PER_OPERATION,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,
@@ -127,7 +134,7 @@ def call_often(operation: schemathesis.APIOperation, mode: GenerationMode, statu
         phases=[Phase.explicit, Phase.generate],
     )
     def call(case: schemathesis.Case) -> None:
-        response = case.call_and_validate(checks=PROMISES, headers={"authorization": f"Bearer {OPERATOR_KEY}"})
+        response = case.call_and_validate(checks=PROMISES, headers={"authorization": f"Bearer {key}"})
         statuses[response.status_code] += 1
 
     try:

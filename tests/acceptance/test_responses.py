@@ -128,7 +128,7 @@ def _ended(client: openai.OpenAI, response_id: str) -> Any:
         ({"conversation": "c", "store": False}, 400, "invalid_value", "store"),
         ({"truncation": "middle"}, 400, "invalid_value", "truncation"),
         ({"tools": [{"type": "web_search"}]}, 400, "invalid_value", "tools[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, 400, "invalid_value", "input[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, 404, "item_not_found", "input[0].id"),
         ({"temperature": 3}, 400, "invalid_value", "temperature"),
         ({"input": "word " * 20_000}, 400, "context_length_exceeded", "input"),
         (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cloudcrest.serving.runtimes import find_uv, make_commands
-from tests.acceptance.tenants import Tenant, answered, sign_up
+from tests.acceptance.tenants import CHAT_MODEL, Tenant, answered, sign_up
 from tests.conformance.replay import Replay, Step, replay
 from tests.support.cloud import Cloud, new_cloud
 from tests.support.waiting import until
@@ -61,10 +61,10 @@ def recorded(cloud: Cloud) -> Iterator[Callable[..., tuple[str, Replay]]]:
     with ExitStack() as stack:
         operator = stack.enter_context(cloud.client(cloud.operator_key))
 
-        def deploy(*steps: Step) -> tuple[str, Replay]:
+        def deploy(*steps: Step, model: str = CHAT_MODEL) -> tuple[str, Replay]:
             engine, name = stack.enter_context(replay(*steps)), f"recorded-{next(_numbers)}"
             body = {
-                "model": "smollm2-135m-instruct",
+                "model": model,
                 "name": name,
                 "engine": "upstream",
                 "engine_options": {"base_url": engine.base_url, "model": "recorded"},
@@ -93,17 +93,30 @@ def npm_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str]
     return install
 
 
+@pytest.fixture(scope="session")
+def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of programs of a Python that has requirements/<name>.txt alone, made once."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            folder, requirements = tmp_path_factory.mktemp(name) / "python", _HERE / "requirements" / f"{name}.txt"
+            for argv in make_commands(find_uv(), folder, str(requirements), os.environ.get("PIP_FIND_LINKS")):
+                subprocess.run(argv, check=True, timeout=_INSTALL_SECONDS)
+            made[name] = folder / "bin"
+        return made[name]
+
+    return make
+
+
 @pytest.fixture
-def client_calls(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def client_calls(python_with: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Runs `<client>_calls.py` with a Python that has requirements/<client>.txt alone; the JSON that it prints."""
 
     def run(client: str, tenant: Tenant, *arguments: str) -> dict[str, Any]:
-        folder, requirements = tmp_path / "python", str(_HERE / "requirements" / f"{client}.txt")
-        for argv in make_commands(find_uv(), folder, requirements, os.environ.get("PIP_FIND_LINKS")):
-            subprocess.run(argv, check=True, timeout=_INSTALL_SECONDS)
         module = f"tests.conformance.{client}_calls"
         done = subprocess.run(
-            [str(folder / "bin" / "python"), "-m", module, tenant.base_url, tenant.key["key"], *arguments],
+            [str(python_with(client) / "python"), "-m", module, tenant.base_url, tenant.key["key"], *arguments],
             cwd=tmp_path,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(_HERE.parents[1])},
             capture_output=True,

@@ -28,6 +28,7 @@ from cloudcrest.content.service.batch_runner import BatchRunner
 from cloudcrest.content.service.batches import Batches
 from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.service.files import Files
+from cloudcrest.content.service.referred import Referred
 from cloudcrest.content.service.responses import Responses
 from cloudcrest.content.tasks import keep_sweeping
 from cloudcrest.infra.database import Database, ensure_database
@@ -57,7 +58,8 @@ async def run(settings: ContentProcessSettings) -> None:
     files = Files(database, objects, limits, clock, new_id)
     inference = Inference(settings.gateway_url, settings.token, settings.gateway_certificate_path)
     conversations = Conversations(database, limits, clock, new_id)
-    responses = Responses(database, inference, conversations, limits, clock=clock, new_id=new_id)
+    referred = Referred(database, files, clock)
+    responses = Responses(database, inference, conversations, referred, limits, clock=clock, new_id=new_id)
     runner = BatchRunner(database, objects, files, inference, responses, settings=limits, clock=clock)
     batches = Batches(database, files, limits, clock, new_id, started=runner.started, cancelled=runner.cancelled)
     background = Background(responses, clock)
@@ -67,6 +69,7 @@ async def run(settings: ContentProcessSettings) -> None:
         most_bytes=settings.jobs.volume_bytes,
         now=clock.unix_seconds,
     )
+    await objects.check()
     await once_database_answers(partial(_prepare, database, files, responses))
     routes = [
         *file_routes.routes(files),

@@ -93,7 +93,7 @@ class Batch(msgspec.Struct, frozen=True):
 class StoredResponse(msgspec.Struct, frozen=True):
     """A response that is kept. `items`: its own input as JSON, `document`: the response as JSON.
 
-    `is_running`: in the background of the process that stored it.
+    `is_running`: in the background of the process that stored it. `item_ids`: of all of its items.
     """
 
     id: str
@@ -106,6 +106,7 @@ class StoredResponse(msgspec.Struct, frozen=True):
     items: bytes
     document: bytes
     is_running: bool = False
+    item_ids: list[str] = []
 
 
 class Conversation(msgspec.Struct, frozen=True):

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from cloudcrest.infra.database import COLUMN_TYPES, NAMING
@@ -99,12 +99,13 @@ class BatchLineRow(ContentBase):
 
 
 class ResponseRow(ContentBase):
-    """A stored response. `items`: its own input, `document`: what it became, both JSON."""
+    """A stored response. `items`: its own input, `document`: what it became, both JSON; `item_ids`: of both."""
 
     __tablename__ = "responses"
     __table_args__ = (
         Index("ix_responses_project_id_id", "project_id", "id"),
         Index("ix_responses_expires_at", "expires_at"),
+        Index("ix_responses_item_ids", "item_ids", postgresql_using="gin"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -117,6 +118,7 @@ class ResponseRow(ContentBase):
     items: Mapped[bytes] = mapped_column(LargeBinary)
     document: Mapped[bytes] = mapped_column(LargeBinary)
     is_running: Mapped[bool] = mapped_column(server_default=text("false"))
+    item_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
 
 
 class ConversationRow(ContentBase):
@@ -144,7 +146,7 @@ class ConversationItemRow(ContentBase):
     """An item of a conversation, as JSON. Positions only grow; where items were deleted, there are gaps."""
 
     __tablename__ = "conversation_items"
-    __table_args__ = (UniqueConstraint("conversation_id", "id"),)
+    __table_args__ = (UniqueConstraint("conversation_id", "id"), Index("ix_conversation_items_id", "id"))
 
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True)

@@ -140,6 +140,7 @@ class ToolFunction(_Strict):
 class Tool(_Strict):
     function: ToolFunction
     type: Literal["function"]
+    cache_control: CacheMark | None = None
 
 
 class NamedFunction(_Strict):

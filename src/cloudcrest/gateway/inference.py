@@ -28,6 +28,7 @@ from cloudcrest.gateway.fields import ImageBody
 from cloudcrest.gateway.guardrails import Screening
 from cloudcrest.gateway.images import ImageRelay
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
+from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.purse import Claim
@@ -328,6 +329,8 @@ def _read(request: Request, body: bytes) -> Parsed:
 
 
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
+    if parsed.has_marks and not document.takes_marks:
+        parsed = without_marks(parsed)
     check_engine(parsed, document)
     return adapted(parsed, document)
 

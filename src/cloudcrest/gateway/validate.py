@@ -65,7 +65,8 @@ class Parsed:
     messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
     OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us.
     `goes_on`: the last message is the beginning of the answer. `guard_outlet`: what looks through the answer, where its
-    project has guardrails. `sound`: what is known of it where it is for sound.
+    project has guardrails. `sound`: what is known of it where it is for sound. `has_marks`: its dialect put marks of
+    what is to be kept into its messages, which go to providers that take them alone (marks.py).
     """
 
     endpoint: str
@@ -84,6 +85,7 @@ class Parsed:
     goes_on: bool = False
     guard_outlet: MakeOutlet | None = None
     sound: Sound | None = None
+    has_marks: bool = False
 
     @property
     def input_field(self) -> str:
@@ -244,6 +246,7 @@ _TASKS: dict[type[Body], tuple[str, ...]] = {
 }
 """For which tasks a model may be to be asked with a body."""
 NO_PENALTY = 1.0
+_SYSTEM = {"role": "system"}
 _REPETITION: dict[EngineName, str] = {"llamacpp": "repeat_penalty", "vllm": "repetition_penalty"}
 """What engines call it; those that are not here do not have it."""
 _TEMPLATES = frozenset(("llamacpp", "vllm"))
@@ -271,9 +274,9 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
         fields["chat_template_kwargs"] = b'{"enable_thinking":%b}' % parsed.fields["enable_thinking"]
     _limit_output(fields, parsed, route.engine, route.context_tokens)
     if parsed.has_developer and isinstance(body, ChatBody):
-        fields["messages"] = _encode(
-            [msgspec.structs.replace(m, role="system") if m.role == "developer" else m for m in body.messages]
-        )
+        # As they were written: structs leave out a call's type, which templates may look for.
+        written = msgspec.json.decode(fields["messages"])
+        fields["messages"] = _encode([each | _SYSTEM if each["role"] == "developer" else each for each in written])
     return fields
 
 

@@ -21,6 +21,7 @@ PIECE_BYTES = 1 * MIB
 _MAX_KEY_CHARACTERS = 512
 _SEGMENT = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 _UNFINISHED = ".unfinished"
+_TRIED = ".tried"
 
 
 class ObjectWriter:
@@ -67,6 +68,25 @@ class ObjectStore:
         """The folder it is in; None: it is not on this machine."""
         return Path(self._root) if self._is_local else None
 
+    async def check(self) -> None:
+        """Tries a bucket, once, at a process's start. Raises `SetupError` that says what is wrong with it."""
+        if "s3" not in self._files.protocol:
+            return
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = f"{self._root}/{_TRIED}"
+        try:
+            await asyncio.to_thread(self._files.pipe_file, key, b"")
+            await asyncio.to_thread(self._files.rm_file, key)
+        except FileNotFoundError as error:
+            raise _unusable(self._root, "there is no such bucket", "create it, or mend the address") from error
+        except PermissionError as error:
+            hint = "mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the key's rights: it reads, writes and deletes"
+            raise _unusable(self._root, f"it refuses our key ({error})", hint) from error
+        except (BotoCoreError, ClientError, OSError) as error:
+            hint = "is AWS_ENDPOINT_URL right, and is its authority's certificate in the file that AWS_CA_BUNDLE names?"
+            raise _unusable(self._root, str(error), hint) from error
+
     async def put(self, key: str, content: bytes) -> None:
         """Stores or replaces a blob. Raises `TooLarge`."""
         if len(content) > MAX_OBJECT_BYTES:
@@ -98,7 +118,8 @@ class ObjectStore:
     async def part(self, key: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`. Raises `NotFound`."""
         try:
-            content: bytes = await asyncio.to_thread(self._files.cat_file, self._path(key), start, end)
+            # By name: buckets have versions, whose id comes before them.
+            content: bytes = await asyncio.to_thread(self._files.cat_file, self._path(key), start=start, end=end)
         except FileNotFoundError:
             raise NotFound(f"there is no object '{key}'") from None
         return content
@@ -208,6 +229,10 @@ class _RemoteTarget:
 
     def discard(self) -> None:
         self._file.discard()
+
+
+def _unusable(root: str, why: str, hint: str) -> SetupError:
+    return SetupError(f"the object store s3://{root} cannot be used: {why}", hint=hint)
 
 
 def _require_s3() -> None:

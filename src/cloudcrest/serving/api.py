@@ -95,7 +95,8 @@ class RouteDocument(msgspec.Struct, frozen=True):
     """How a gateway reaches one deployment of a public model name. The document's id is `deployment_id`.
 
     None ready: `unavailable_reason` says why in a sentence. `engine` tells the gateway which quirks to expect.
-    `weight`: of the name's requests, beside those of its other deployments; 0: none.
+    `weight`: of the name's requests, beside those of its other deployments; 0: none. `takes_marks`: it is a provider
+    that is told what it is to keep of a prompt.
     """
 
     model_name: str
@@ -112,6 +113,7 @@ class RouteDocument(msgspec.Struct, frozen=True):
     tool_format: ToolFormat | None = None
     moderation_format: ModerationFormat | None = None
     input_modalities: tuple[Modality, ...] = ("text",)
+    takes_marks: bool = False
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):

@@ -150,6 +150,7 @@ def _route(document: DeploymentDocument, replicas: list[Replica], secret: str) -
         tool_format=document.model.tool_format,
         moderation_format=document.model.moderation_format,
         input_modalities=document.model.input_modalities,
+        takes_marks=leading.engine == "upstream" and leading.engine_options.get("takes_marks") is True,
     )
 
 

@@ -319,3 +319,18 @@ async def test_llamacpp_answers_counts_and_is_forced_to_call(tmp_path: Path, cha
         for block in gone_on.content:
             assert block.type == "text"
             assert not block.text.startswith("The weather is")
+
+
+@pytest.mark.parametrize("takes_marks", [True, False])
+async def test_marks_go_to_providers_that_take_them(tmp_path: Path, takes_marks: bool) -> None:
+    route: dict[str, Any] = {"engine": "upstream", "takes_marks": takes_marks}
+    mark: Any = {"type": "ephemeral"}
+    system: Any = [{"type": "text", "text": "Be brief.", "cache_control": mark}]
+    async with cloud(tmp_path, answering(Step("Sunny.")), route=route) as asked:
+        tools: Any = [TOOLS[0] | {"cache_control": mark}]
+        await client_of(asked.running.url).messages.create(**{**ASK, "tools": tools}, system=system)
+        [sent] = asked.upstreams[0].received
+    told = [{"type": "text", "text": "Be brief.", "cache_control": mark}] if takes_marks else "Be brief."
+    assert sent.json["messages"][0] == {"role": "system", "content": told}
+    assert sent.json["messages"][1] == {"role": "user", "content": "What is the weather?"}
+    assert ("cache_control" in sent.json["tools"][0]) == takes_marks

@@ -47,9 +47,10 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
+DETAILS = {"cached_tokens": 3, "cache_write_tokens": 2}
 USAGE = {
     "choices": [],
-    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}},
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": DETAILS},
 }
 
 
@@ -83,6 +84,8 @@ def test_options_have_their_chat_names() -> None:
         parallel_tool_calls=False,
         max_output_tokens=9,
         temperature=0,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
         text={"format": schema},
         reasoning={"effort": "low"},
         include=["message.output_text.logprobs"],
@@ -90,7 +93,13 @@ def test_options_have_their_chat_names() -> None:
     assert request["tools"] == [{"type": "function", "function": {k: v for k, v in TOOL.items() if k != "type"}}]
     assert request["tool_choice"] == {"type": "function", "function": {"name": "add"}}
     assert request["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    expected = {"parallel_tool_calls": False, "max_completion_tokens": 9, "temperature": 0, "logprobs": True}
+    expected: dict[str, Any] = {
+        "parallel_tool_calls": False,
+        "max_completion_tokens": 9,
+        "temperature": 0,
+        "logprobs": True,
+    }
+    expected |= {"presence_penalty": 0.5, "frequency_penalty": -0.5}
     assert request.items() >= {**expected, "reasoning_effort": "low"}.items()
 
 
@@ -99,7 +108,8 @@ def test_options_have_their_chat_names() -> None:
     [
         ({"type": "web_search_call", "id": "x"}, "input[0].type"),
         ({"role": "robot", "content": "x"}, "input[0].role"),
-        ({"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}, "input[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_video", "file_id": "x"}]}, "input[0].content[0].type"),
+        ({"type": "item_reference"}, "input[0].type"),
         ({"type": "function_call", "name": "x", "arguments": ""}, "input[0].call_id"),
         ({"role": "user", "content": "x", "private": 1}, "input[0].private"),
     ],
@@ -133,7 +143,7 @@ def test_a_text_streams_in_openais_order() -> None:
     assert (response["status"], response["completed_at"]) == ("completed", 2)
     assert response["output"][0]["content"][0]["text"] == "Hello"
     assert response["usage"]["total_tokens"] == 7
-    assert response["usage"]["input_tokens_details"] == {"cached_tokens": 3}
+    assert response["usage"]["input_tokens_details"] == {"cached_tokens": 3, "cache_write_tokens": 2}
 
 
 def test_thoughts_then_text_then_calls_are_items_of_their_own() -> None:
@@ -180,7 +190,7 @@ def test_a_whole_completion_becomes_the_response_that_its_stream_would_have() ->
         for number in (1, 2)
     ]
     message = {"role": "assistant", "content": "Let me see.", "reasoning_content": "hm", "tool_calls": calls}
-    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": DETAILS}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}
     chunk = chunk_of(msgspec.json.encode({"id": "x", "choices": [choice], "usage": usage}))
     maker = ResponseMaker(body(tools=[TOOL]), "resp_1", 1, ids())

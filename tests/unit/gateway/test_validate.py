@@ -133,8 +133,14 @@ def test_developer_messages_become_system_messages() -> None:
     messages = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "y"},
     ]
-    assert sent(chat(messages=messages))["messages"] == [{"role": "system", "content": "be brief"}, messages[1]]
+    assert sent(chat(messages=messages))["messages"] == [{"role": "system", "content": "be brief"}, *messages[1:]]
 
 
 @pytest.mark.parametrize(

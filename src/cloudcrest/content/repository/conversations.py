@@ -104,6 +104,16 @@ async def item(session: AsyncSession, conversation_id: str, item_id: str) -> byt
     return await session.scalar(select(ConversationItemRow.document).where(*chosen))
 
 
+async def item_of_project(session: AsyncSession, project_id: str, item_id: str, now: datetime) -> bytes | None:
+    """An item of any of this project's conversations, of the one used last."""
+    statement = select(ConversationItemRow.document).join(
+        ConversationRow, ConversationRow.id == ConversationItemRow.conversation_id
+    )
+    chosen = ConversationItemRow.id == item_id, ConversationRow.project_id == project_id
+    statement = statement.where(*chosen, ConversationRow.expires_at > now)
+    return await session.scalar(statement.order_by(ConversationRow.expires_at.desc()).limit(1))
+
+
 async def remove_item(session: AsyncSession, conversation_id: str, item_id: str) -> bytes | None:
     """Forgets an item of one that is held; what it was."""
     chosen = ConversationItemRow.conversation_id == conversation_id, ConversationItemRow.id == item_id

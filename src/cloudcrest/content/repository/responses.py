@@ -3,8 +3,8 @@
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Text, cast, delete, func, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloudcrest.content.api import StoredResponse
@@ -16,7 +16,7 @@ _NAMES = tuple(field.name for field in msgspec.structs.fields(StoredResponse))
 async def put(session: AsyncSession, response: StoredResponse) -> None:
     """Keeps a response, in place of what it was before."""
     statement = insert(ResponseRow).values({name: getattr(response, name) for name in _NAMES})
-    changed = {"document": statement.excluded.document, "is_running": statement.excluded.is_running}
+    changed = {name: statement.excluded[name] for name in ("document", "is_running", "item_ids")}
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
 
 
@@ -30,6 +30,14 @@ async def find(session: AsyncSession, project_id: str, response_id: str, now: da
     """A response of this project; None: there is none, or no longer."""
     chosen = ResponseRow.id == response_id, ResponseRow.project_id == project_id, ResponseRow.expires_at > now
     row = await session.scalar(select(ResponseRow).where(*chosen))
+    return None if row is None else StoredResponse(**{name: getattr(row, name) for name in _NAMES})
+
+
+async def with_item(session: AsyncSession, project_id: str, item_id: str, now: datetime) -> StoredResponse | None:
+    """The newest response of this project that has an item of this id and has ended; None: there is none."""
+    chosen = ResponseRow.item_ids.contains(cast([item_id], ARRAY(Text))), ResponseRow.project_id == project_id
+    statement = select(ResponseRow).where(*chosen, ResponseRow.expires_at > now, ~ResponseRow.is_running)
+    row = await session.scalar(statement.order_by(ResponseRow.id.desc()).limit(1))
     return None if row is None else StoredResponse(**{name: getattr(row, name) for name in _NAMES})
 
 

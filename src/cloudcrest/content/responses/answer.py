@@ -43,7 +43,12 @@ class _Choice(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
+    """`cache_write_tokens` under the names that providers have for it."""
+
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -223,9 +228,10 @@ def _copy(item: dict[str, Any]) -> dict[str, Any]:
 
 def _usage(usage: _Usage) -> dict[str, Any]:
     inputs, outputs = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
+    written = inputs.cache_write_tokens or inputs.cache_creation_input_tokens or inputs.cache_creation_tokens
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": inputs.cached_tokens or 0},
+        "input_tokens_details": {"cached_tokens": inputs.cached_tokens or 0, "cache_write_tokens": written or 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": outputs.reasoning_tokens or 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
@@ -244,6 +250,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "background": body.background is True,
         "conversation": None if body.conversation_id is None else {"id": body.conversation_id},
         "error": None,
+        "frequency_penalty": body.frequency_penalty or 0.0,
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
@@ -251,6 +258,7 @@ def _blank(body: ResponseBody, response_id: str, created_at_seconds: int) -> dic
         "model": body.model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "presence_penalty": body.presence_penalty or 0.0,
         "previous_response_id": body.previous_response_id,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {

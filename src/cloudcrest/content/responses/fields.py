@@ -41,7 +41,17 @@ class InputImage(_Strict, tag_field="type", tag="input_image"):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-Part = InputText | OutputText | Refusal | InputImage
+class InputFile(_Strict, tag_field="type", tag="input_file"):
+    """One of `file_id` and `file_data`; the text that is in it takes its place before anything is kept."""
+
+    file_id: Id | None = None
+    file_data: Text | None = None
+    filename: Annotated[str, Meta(pattern=r'^[^\x00-\x1f"<>]{1,255}$')] | None = None
+    file_url: Text | None = None
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+Part = InputText | OutputText | Refusal | InputImage | InputFile
 Parts = Annotated[list[Part], Meta(max_length=256)]
 
 
@@ -81,6 +91,12 @@ class ReasoningItem(_Strict, tag_field="type", tag="reasoning"):
     encrypted_content: None = None
     id: Id | None = None
     status: Status | None = None
+
+
+class ItemReference(_Strict, tag_field="type", tag="item_reference"):
+    """An item that is kept, in place of the item itself."""
+
+    id: Id
 
 
 Item = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
@@ -148,6 +164,8 @@ class ResponseBody(_Strict, kw_only=True):
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None

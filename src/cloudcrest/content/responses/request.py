@@ -1,6 +1,7 @@
 """A Responses request as a chat completion's: items become messages. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -8,9 +9,11 @@ import msgspec
 from cloudcrest.content.responses.fields import (
     FunctionCallItem,
     FunctionOutputItem,
+    InputFile,
     InputImage,
     InputText,
     Item,
+    ItemReference,
     MessageItem,
     ObjectFormat,
     OutputText,
@@ -25,27 +28,49 @@ from cloudcrest.kernel.errors import InvalidInput
 PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 """Of items' ids, by their type."""
 
+_SAME_NAMES = (
+    *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
+    *("parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"),
+)
+"""What a chat completion calls as a response does."""
 
-def items_of(body: ResponseBody, new_id: Callable[[str], str]) -> list[Item]:
-    """The input as items, each with an id. Raises `InvalidInput` with the path of what is not understood."""
+
+def references_in(body: ResponseBody) -> dict[str, str]:
+    """The items that the input refers to: where the first reference to each id stands. Raises `InvalidInput`."""
+    references: dict[str, str] = {}
+    for index, written in enumerate(body.input if isinstance(body.input, list) else ()):
+        if _is_reference(written):
+            path = f"input[{index}]"
+            references.setdefault(_convert(written, ItemReference, path).id, f"{path}.id")
+    return references
+
+
+def items_of(
+    body: ResponseBody, new_id: Callable[[str], str], referred: Mapping[str, Item] = MappingProxyType({})
+) -> list[Item]:
+    """The input as items, each with an id; `referred`: those it refers to, by their id.
+
+    Raises `InvalidInput` with the path of what is not understood.
+    """
     if isinstance(body.input, str):
         return [MessageItem("user", [InputText(body.input)], id=new_id("msg"), status="completed")]
-    return read_items(body.input, "input", new_id)
+    return read_items(body.input, "input", new_id, referred)
 
 
-def read_items(written_items: Sequence[dict[str, Any]], field: str, new_id: Callable[[str], str]) -> list[Item]:
+def read_items(
+    written_items: Sequence[dict[str, Any]],
+    field: str,
+    new_id: Callable[[str], str],
+    referred: Mapping[str, Item] = MappingProxyType({}),
+) -> list[Item]:
     """Items as they are written in this field, each with an id. Raises `InvalidInput` as `items_of` does."""
     items: list[Item] = []
     for index, written in enumerate(written_items):
+        if referred and _is_reference(written):
+            items.append(referred[written["id"]])
+            continue
         item = {"type": "message", **written} if "role" in written else written
-        try:
-            read: Item = msgspec.convert(item, Item)
-        except msgspec.ValidationError as error:
-            told = explain(str(error))
-            path = f"{field}[{index}]" + (f".{told.param}" if told.param else "")
-            raise InvalidInput(
-                told.message.replace(f"'{told.param}'", f"'{path}'"), param=path, code=told.code
-            ) from None
+        read: Item = _convert(item, Item, f"{field}[{index}]")
         read.id = read.id or new_id(PREFIXES[str(read.__struct_config__.tag)])
         if isinstance(read, MessageItem) and isinstance(read.content, str):
             kind = OutputText if read.role == "assistant" else InputText
@@ -53,6 +78,23 @@ def read_items(written_items: Sequence[dict[str, Any]], field: str, new_id: Call
         read.status = read.status or "completed"
         items.append(read)
     return items
+
+
+def _is_reference(written: dict[str, Any]) -> bool:
+    """OpenAI's may come without a type: then an id is all there is."""
+    kind = written.get("type")
+    return kind == "item_reference" or (kind is None and written.keys() <= {"id", "type"} and "id" in written)
+
+
+def _convert(written: dict[str, Any], kind: Any, path: str) -> Any:
+    if kind is ItemReference:
+        written = {**written, "type": "item_reference"}
+    try:
+        return msgspec.convert(written, kind)
+    except msgspec.ValidationError as error:
+        told = explain(str(error))
+        inner = path + (f".{told.param}" if told.param else "")
+        raise InvalidInput(told.message.replace(f"'{told.param}'", f"'{inner}'"), param=inner, code=told.code) from None
 
 
 def said_before(documents: Sequence[dict[str, Any]], field: str) -> list[Item]:
@@ -89,7 +131,7 @@ def chat_request(body: ResponseBody, items: Sequence[Item], *, is_stream: bool =
     request: dict[str, Any] = {"model": body.model, "messages": _messages(body.instructions, items)}
     if is_stream:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
-    for name in ("temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "safety_identifier"):
+    for name in _SAME_NAMES:
         if getattr(body, name) is not None:
             request[name] = getattr(body, name)
     if body.max_output_tokens is not None:
@@ -161,6 +203,7 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, InputImage):
         image = {"url": part.image_url} if part.detail is None else {"url": part.image_url, "detail": part.detail}
         return {"type": "image_url", "image_url": image}
+    assert not isinstance(part, InputFile)  # noqa: S101 - its text has taken its place
     return {"type": "text", "text": part.text if isinstance(part, InputText | OutputText) else part.refusal}
 
 

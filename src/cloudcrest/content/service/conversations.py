@@ -25,6 +25,7 @@ from cloudcrest.content.responses.conversation import (
     size_of,
 )
 from cloudcrest.content.responses.fields import Item
+from cloudcrest.content.responses.files import files_in
 from cloudcrest.content.responses.request import read_items, said_before
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database
@@ -175,7 +176,10 @@ class Conversations:
     def _read(self, written: list[dict[str, Any]]) -> list[Item]:
         if len(written) > MAX_ITEMS_AT_ONCE:
             raise InvalidInput(f"up to {MAX_ITEMS_AT_ONCE} items are added at once", param="items")
-        return read_items(written, "items", self._new_id)
+        items = read_items(written, "items", self._new_id)
+        for path, *_ in files_in(items, "items"):
+            raise InvalidInput("files come in with a response, not by hand", param=path)
+        return items
 
     async def _found(
         self,

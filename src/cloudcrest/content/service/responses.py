@@ -15,9 +15,10 @@ from cloudcrest.content.repository import responses as repository
 from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker, chunk_of
 from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
 from cloudcrest.content.responses.refusal import in_own_words
-from cloudcrest.content.responses.request import chat_request, check_state, items_of, said_before
+from cloudcrest.content.responses.request import chat_request, check_state, items_of, references_in, said_before
 from cloudcrest.content.responses.truncation import without_oldest
 from cloudcrest.content.service.conversations import Conversations
+from cloudcrest.content.service.referred import Referred
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
@@ -51,6 +52,7 @@ class Responses:
         database: Database,
         inference: Inference,
         conversations: Conversations,
+        referred: Referred,
         settings: ContentSettings,
         *,
         clock: Clock,
@@ -58,6 +60,7 @@ class Responses:
     ) -> None:
         self._database = database
         self._conversations = conversations
+        self._referred = referred
         self._inference = inference
         self._settings = settings
         self._clock = clock
@@ -151,6 +154,7 @@ class Responses:
             msgspec.json.encode(items),
             msgspec.json.encode(document),
             is_running,
+            [*(item.id or "" for item in items), *(item["id"] for item in document["output"])],
         )
         async with self._database.transaction() as session:
             await repository.put(session, stored)
@@ -184,8 +188,11 @@ class Responses:
 
     async def _context(self, caller: Caller, body: ResponseBody) -> tuple[list[Item], list[Item]]:
         """The items of the request, and all that the model is asked with. Raises `InvalidInput`, `NotFound`."""
-        items = items_of(body, self._new_id)
+        project_id = caller.project_id
+        referred = await self._referred.items(project_id, references_in(body))
+        items = items_of(body, self._new_id, referred)
         check_state(body)
+        await self._referred.put_in_files(project_id, items)
         history = await self._history(caller.project_id, body, items)
         context = [*history, *items]
         _check_calls(context, len(history))

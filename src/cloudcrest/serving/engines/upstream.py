@@ -46,7 +46,7 @@ class UpstreamEngine:
     name: ClassVar[EngineName] = "upstream"
     artifact_format: ClassVar[ArtifactFormat | None] = None
     start_timeout_seconds: ClassVar[float] = 60.0
-    options: ClassVar[Mapping[str, type]] = {"base_url": str, "model": str, "api_key": str}
+    options: ClassVar[Mapping[str, type]] = {"base_url": str, "model": str, "api_key": str, "takes_marks": bool}
 
     def __init__(self, secrets_path: Path | None, outbound_allowed: tuple[str, ...] = ()) -> None:
         self._secrets_path = secrets_path

@@ -8,6 +8,7 @@ import pytest
 from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.anthropic.request import canonical, decode
 from cloudcrest.gateway.lenient import read_leniently
+from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.validate import Parsed, check_engine, forwarded_fields
 from cloudcrest.kernel.errors import InvalidInput
@@ -22,6 +23,14 @@ def chat_of(**changes: Any) -> dict[str, Any]:
 
 
 def said(*messages: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    """The messages as an engine gets them that is told of no marks."""
+    parsed = without_marks(read(messages=messages, **changes))
+    messages_of: list[dict[str, Any]] = json.loads(parsed.fields["messages"])
+    return messages_of
+
+
+def marked(*messages: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    """The messages with their marks."""
     messages_of: list[dict[str, Any]] = chat_of(messages=messages, **changes)["messages"]
     return messages_of
 
@@ -118,6 +127,53 @@ def test_tools_and_what_is_chosen_of_them(choice: dict[str, Any], expected: dict
     assert chat["tools"] == [{"type": "function", "function": function}]
     assert {name: chat[name] for name in ("tool_choice", "parallel_tool_calls") if name in chat} == expected
     assert "tool_choice" not in chat_of(tool_choice={"type": "auto"})
+
+
+MARK = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+
+
+def test_marks_stay_where_they_were_set() -> None:
+    plain = {"type": "text", "text": "plain"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "rain", "cache_control": {"type": "ephemeral"}}
+    scoped = {**text("you are"), "cache_control": {"type": "ephemeral", "scope": "org"}}
+    turns = marked(user(result, plain, text("see")), user(plain), system=[scoped, plain])
+    part = {"type": "text", "text": "rain", "cache_control": {"type": "ephemeral"}}
+    assert turns == [
+        {
+            "role": "system",
+            "content": [
+                {"type": "text", "text": "you are\n\n", "cache_control": {"type": "ephemeral"}},
+                {"type": "text", "text": "plain"},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "t", "content": [part]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "plain\n\n"},
+                {"type": "text", "text": "see\n\n", **MARK},
+                {"type": "text", "text": "plain"},
+            ],
+        },
+    ]
+    [only] = marked(user(plain), cache_control=MARK["cache_control"])
+    assert only["content"] == [{"type": "text", "text": "plain", **MARK}]
+    [shown] = marked(user(IMAGE | MARK, plain))
+    assert shown["content"] == [SHOWN | MARK, plain]
+    [tool] = chat_of(tools=[WEATHER | MARK])["tools"]
+    assert tool["cache_control"] == MARK["cache_control"]
+
+
+def test_without_marks_it_is_as_if_nothing_had_been_marked() -> None:
+    asked: dict[str, Any] = {"system": [text("a"), text("b")], "tools": [WEATHER | MARK], **MARK}
+    asked["messages"] = [user(text("c"), text("d")), user(text("e")), user(IMAGE | MARK, text("f"))]
+    plain = json.loads(json.dumps(asked), object_hook=lambda each: {k: v for k, v in each.items() if k not in MARK})
+    one, other = without_marks(read(**asked)), read(**plain)
+    assert {name: json.loads(raw) for name, raw in one.fields.items() if name != "messages"} == {
+        name: json.loads(raw) for name, raw in other.fields.items() if name != "messages"
+    }
+    assert json.loads(one.fields["messages"])[0] == {"role": "system", "content": "a\n\nb"}
+    assert b"cache_control" not in one.fields["messages"] + one.fields["tools"]
 
 
 def test_a_schema_for_the_answer() -> None:

@@ -9,6 +9,7 @@ from cloudcrest.gateway.dialects.anthropic.errors import error_document, status_
 from cloudcrest.gateway.dialects.anthropic.fields import AdaptiveThinking
 from cloudcrest.gateway.dialects.anthropic.request import canonical, decode, decode_count
 from cloudcrest.gateway.dialects.anthropic.stream import MessageOutlet
+from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.validate import Parsed, parse
 from cloudcrest.kernel.errors import CloudcrestError
@@ -38,6 +39,7 @@ class Messages(_Anthropic):
         last = chat["messages"][-1]
         parsed = parse(CHAT, msgspec.json.encode(chat))
         parsed.goes_on = last["role"] == "assistant"
+        parsed.has_marks = True
         thinking = body.thinking if isinstance(body.thinking, AdaptiveThinking) else None
         about = About(
             model=body.model,
@@ -54,4 +56,4 @@ class CountTokens(_Anthropic):
     """POST /v1/messages/count_tokens: the prompt alone, which no answer follows."""
 
     def read(self, request: Request) -> Parsed:
-        return parse(CHAT, msgspec.json.encode(canonical(decode_count(request.body))))
+        return without_marks(parse(CHAT, msgspec.json.encode(canonical(decode_count(request.body)))))

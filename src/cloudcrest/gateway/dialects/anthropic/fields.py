@@ -1,7 +1,8 @@
 """The fields of Anthropic's Messages, with their types and bounds. What is not here is refused by name.
 
-`cache_control` is taken wherever Anthropic takes it, and changes nothing: what engines keep of a prompt they keep by
-themselves. Tools are decoded one by one (request.py): those that run at Anthropic have other fields.
+`cache_control` is taken wherever Anthropic takes it. It goes to providers whose deployments say that they take marks;
+what other engines keep of a prompt they keep by themselves. Tools are decoded one by one (request.py): those that run
+at Anthropic have other fields.
 """
 
 from typing import Annotated, Any, Literal

@@ -12,6 +12,7 @@ import msgspec
 from cloudcrest.gateway.dialects.anthropic.fields import (
     AnyChoice,
     Base64Source,
+    CacheControl,
     CountBody,
     DocumentBlock,
     EnabledThinking,
@@ -39,6 +40,8 @@ _tool: msgspec.json.Decoder[Tool] = msgspec.json.Decoder(Tool)
 _kind: msgspec.json.Decoder[ToolKind] = msgspec.json.Decoder(ToolKind)
 Said = dict[str, Any]
 Parts = list[dict[str, Any]]
+Marked = tuple[str, TextBlock | ImageBlock | ToolResultBlock]
+"""A text, and the block whose mark it has."""
 _NO_EDIT = {"type": "clear_thinking_20251015", "keep": "all"}
 _USUAL_EFFORT = "high"
 
@@ -54,9 +57,14 @@ def decode_count(data: bytes) -> CountBody:
 
 
 def canonical(body: CountBody) -> dict[str, Any]:
-    """The same as a body of OpenAI's chat completions. Raises `InvalidInput` for what cannot be said there."""
+    """The same as a body of OpenAI's chat completions. Raises `InvalidInput` for what cannot be said there.
+
+    Marked text is a part with `cache_control`, others are plain: `gateway/marks.py` makes all of it plain again.
+    """
     _check_thinking(body)
     chat: dict[str, Any] = {"messages": _joined(_turns(body)), "model": body.model}
+    if body.cache_control is not None and chat["messages"][-1]["role"] in ("user", "tool"):
+        chat["messages"][-1] = _marked_at_its_end(chat["messages"][-1], body.cache_control)
     tools = [_read_tool(raw, f"tools[{at}]") for at, raw in enumerate(body.tools or ())]
     if tools:
         chat["tools"] = [_function(tool) for tool in tools]
@@ -107,7 +115,7 @@ def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
 
 
 def _turns(body: CountBody) -> Iterator[Said]:
-    system = body.system if isinstance(body.system, str) else BETWEEN_BLOCKS.join(b.text for b in body.system or ())
+    system = body.system if isinstance(body.system, str) else _said([(b.text, b) for b in body.system or ()])
     if system:
         yield {"role": "system", "content": system}
     for at, message in enumerate(body.messages):
@@ -126,25 +134,26 @@ def _turns(body: CountBody) -> Iterator[Said]:
 def _question(content: Sequence[Any], path: str) -> Iterator[Said]:
     """A turn of the user: results of tools, then what is shown (by the results, too) and said."""
     shown: Parts = []
-    texts: list[str] = []
+    texts: list[Marked] = []
     is_after_results = False
     for at, block in enumerate(content):
         where = f"{path}[{at}]"
         if isinstance(block, ToolResultBlock):
             if is_after_results:
                 raise InvalidInput("results of tools come before what else a turn says", param=where)
-            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block, where, shown)}
+            result = _said([(_result(block, where, shown), block)])
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": result}
             continue
         is_after_results = True
         if isinstance(block, ImageBlock):
             shown += [*_text_parts(texts), _image(block, where)]
             texts = []
         else:
-            texts.append(_text([block], path, "a turn of the user", at))
+            texts.append((_text([block], path, "a turn of the user", at), block))
     if shown:
         yield {"role": "user", "content": [*shown, *_text_parts(texts)]}
     elif texts:
-        yield {"role": "user", "content": BETWEEN_BLOCKS.join(texts)}
+        yield {"role": "user", "content": _said(texts)}
 
 
 def _result(block: ToolResultBlock, path: str, shown: Parts) -> str:
@@ -167,11 +176,33 @@ def _image(block: ImageBlock, path: str) -> dict[str, Any]:
         raise InvalidInput(
             "images are not fetched here", param=f"{path}.source.type", code="unsupported_content", hint="send base64"
         )
-    return {"type": "image_url", "image_url": {"url": f"data:{source.media_type};base64,{source.data}"}}
+    url = f"data:{source.media_type};base64,{source.data}"
+    return {"type": "image_url", "image_url": {"url": url}, **_mark(block.cache_control)}
 
 
-def _text_parts(texts: Sequence[str]) -> Parts:
-    return [{"type": "text", "text": text} for text in texts]
+def _text_parts(texts: Sequence[Marked]) -> Parts:
+    return [{"type": "text", "text": text, **_mark(block.cache_control)} for text, block in texts]
+
+
+def _said(texts: Sequence[Marked]) -> str | Parts:
+    """What blocks say: one text, or a part for each where one is marked. Put together, the parts are that text."""
+    if all(block.cache_control is None for _, block in texts):
+        return BETWEEN_BLOCKS.join(text for text, _ in texts)
+    *before, last = texts
+    return _text_parts([*((text + BETWEEN_BLOCKS, block) for text, block in before), last])
+
+
+def _mark(given: CacheControl | None) -> dict[str, Any]:
+    """A mark as providers with OpenAI's shape take it: Anthropic's own, without whom it is kept for."""
+    if given is None:
+        return {}
+    return {"cache_control": {"type": given.type, **({} if given.ttl is None else {"ttl": given.ttl})}}
+
+
+def _marked_at_its_end(turn: Said, given: CacheControl) -> Said:
+    content = turn["content"]
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return {**turn, "content": [*parts[:-1], {**parts[-1], **_mark(given)}]}
 
 
 def _answer(content: Sequence[Any], path: str) -> Said:
@@ -229,11 +260,13 @@ def _joined(turns: Iterator[Said]) -> list[Said]:
 
 def _both(first: str | Parts | None, second: str | Parts | None) -> str | Parts:
     if isinstance(first, list) or isinstance(second, list):
-        return [
-            part
+        one, two = (
+            said if isinstance(said, list) else [{"type": "text", "text": said}] if said else []
             for said in (first, second)
-            for part in (said if isinstance(said, list) else _text_parts([said] if said else []))
-        ]
+        )
+        if one and two and all(part["type"] == "text" for part in (*one, *two)):
+            one = [*one[:-1], {**one[-1], "text": one[-1]["text"] + BETWEEN_BLOCKS}]
+        return [*one, *two]
     return BETWEEN_BLOCKS.join(text for text in (first, second) if text)
 
 
@@ -262,7 +295,7 @@ def _function(tool: Tool) -> dict[str, Any]:
         function["description"] = tool.description
     if tool.strict is not None:
         function["strict"] = tool.strict
-    return {"type": "function", "function": function}
+    return {"type": "function", "function": function, **_mark(tool.cache_control)}
 
 
 def _tool_choice(body: CountBody, names: set[str]) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""What an input refers to in place of saying it: items that the project has kept, and files."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from cloudcrest.content.repository import conversations as conversation_repository
+from cloudcrest.content.repository import responses as repository
+from cloudcrest.content.responses.conversation import is_id
+from cloudcrest.content.responses.fields import InputFile, Item
+from cloudcrest.content.responses.files import (
+    MAX_FILES,
+    MAX_FILES_BYTES,
+    check_file,
+    files_in,
+    sent_bytes,
+    text_of,
+    too_large,
+)
+from cloudcrest.content.responses.request import said_before
+from cloudcrest.content.service.files import Files
+from cloudcrest.infra.database import Database
+from cloudcrest.kernel.clock import Clock
+from cloudcrest.kernel.errors import InvalidInput, NotFound
+
+MAX_REFERENCES = 100
+
+
+class Referred:
+    """Looks up what inputs of a project's responses refer to."""
+
+    def __init__(self, database: Database, files: Files, clock: Clock) -> None:
+        self._database = database
+        self._files = files
+        self._clock = clock
+
+    async def items(self, project_id: str, references: Mapping[str, str]) -> dict[str, Item]:
+        """Items by their id. `references`: where in the input each id stands. Raises `NotFound`, `InvalidInput`."""
+        if len(references) > MAX_REFERENCES:
+            raise InvalidInput(f"up to {MAX_REFERENCES} items are referred to at once", param="input")
+        found: dict[str, Item] = {}
+        for item_id, param in references.items():
+            document = await self._document(project_id, item_id) if is_id(item_id) else None
+            if document is None:
+                raise NotFound(
+                    f"there is no item '{item_id[:128]}' in this project's responses and conversations",
+                    param=param,
+                    code="item_not_found",
+                    hint="responses are kept where 'store' is not false; else send the item itself",
+                )
+            [found[item_id]] = said_before([document], param)
+        return found
+
+    async def put_in_files(self, project_id: str, items: Sequence[Item]) -> None:
+        """Puts the text of each file in its place. Raises `InvalidInput`, `NotFound`."""
+        left_bytes = MAX_FILES_BYTES
+        for count, (path, parts, place, part) in enumerate(files_in(items, "input"), 1):
+            check_file(part, path)
+            if count > MAX_FILES:
+                raise InvalidInput(f"a request has at most {MAX_FILES} files", param=path)
+            param, filename, content = await self._read(project_id, part, path, left_bytes)
+            left_bytes -= len(content)
+            if left_bytes < 0:
+                raise too_large(param)
+            parts[place] = text_of(content, filename, param)
+
+    async def _read(self, project_id: str, part: InputFile, path: str, most_bytes: int) -> tuple[str, str, bytes]:
+        """Where a file is named, its name, and what is in it."""
+        if part.file_data is not None:
+            param = f"{path}.file_data"
+            return param, part.filename or "file", sent_bytes(part.file_data, path)
+        param = f"{path}.file_id"
+        try:
+            file = await self._files.find(project_id, part.file_id or "")
+        except NotFound as error:
+            raise NotFound(error.message, param=param, code="file_not_found") from None
+        if file.size_bytes > most_bytes:
+            raise too_large(param)
+        pieces = [piece async for piece in self._files.content(file)]
+        return param, part.filename or file.filename, b"".join(pieces)
+
+    async def _document(self, project_id: str, item_id: str) -> dict[str, object] | None:
+        now = self._clock.now()
+        async with self._database.transaction() as session:
+            kept = await conversation_repository.item_of_project(session, project_id, item_id, now)
+            if kept is not None:
+                return dict(msgspec.json.decode(kept))
+            response = await repository.with_item(session, project_id, item_id, now)
+        if response is None:
+            return None
+        documents = [*msgspec.json.decode(response.items), *msgspec.json.decode(response.document)["output"]]
+        return next((document for document in documents if document["id"] == item_id), None)
