@@ -222,7 +222,11 @@ class JobAccess:
         entry = self._controller.find(project_id, job_id)
         if entry is None or not entry.members:
             state = (await self._report(project_id, job_id)).state
-            raise Conflict(f"the job does not run: it is {state}", code="job_not_running")
+            raise Conflict(
+                f"the job does not run: it is {state}",
+                code="job_not_running",
+                hint="`cloudcrest jobs show` says how it ended and what it used",
+            )
         return entry
 
     async def _report(self, project_id: str, job_id: str) -> JobReport:
