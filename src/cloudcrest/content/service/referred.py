@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cloudcrest.content.pdf import PdfTexts, is_pdf
 from cloudcrest.content.repository import conversations as conversation_repository
 from cloudcrest.content.repository import responses as repository
 from cloudcrest.content.responses.conversation import is_id
@@ -33,6 +34,7 @@ class Referred:
         self._database = database
         self._files = files
         self._clock = clock
+        self._pdfs = PdfTexts()
 
     async def items(self, project_id: str, references: Mapping[str, str]) -> dict[str, Item]:
         """Items by their id. `references`: where in the input each id stands. Raises `NotFound`, `InvalidInput`."""
@@ -59,9 +61,12 @@ class Referred:
             if count > MAX_FILES:
                 raise InvalidInput(f"a request has at most {MAX_FILES} files", param=path)
             param, filename, content = await self._read(project_id, part, path, left_bytes)
-            left_bytes -= len(content)
-            if left_bytes < 0:
+            if len(content) > left_bytes:
                 raise too_large(param)
+            read_bytes = len(content)
+            if is_pdf(content):
+                content = await self._pdfs.text(content, filename, param, left_bytes)
+            left_bytes -= max(read_bytes, len(content))
             parts[place] = text_of(content, filename, param)
 
     async def _read(self, project_id: str, part: InputFile, path: str, most_bytes: int) -> tuple[str, str, bytes]:
