@@ -1,4 +1,4 @@
-"""The gateway under load, as it is and compiled, beside nginx as a plain reverse proxy and other gateways.
+"""The gateway under load, as it is and compiled, beside nginx, a proxy that looks at nothing, and other gateways.
 
     python -m bench.gateway [--rounds N] [--seconds S] [--peers NAME …] [--long]
 
@@ -90,6 +90,7 @@ def start_all(stack: ExitStack, folder: Path, ports: Sequence[int], wanted: Sequ
         targets.append(stack.enter_context(made))
     else:
         print(f"the compiled gateway is left out: {reason}")
+    targets.append(stack.enter_context(stage.floor(folder / "floor", ports)))
     if stage.has_nginx():
         targets.insert(0, stack.enter_context(stage.nginx(folder / "nginx", ports)))
     else:

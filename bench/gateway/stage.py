@@ -156,6 +156,17 @@ def nginx(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
         yield Target("nginx", port, pid, first_answer("nginx", port, began))
 
 
+@contextmanager
+def floor(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
+    """A proxy on the same event loop that looks at nothing, before one replica: no gateway in Python takes less."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    began = time.monotonic()
+    argv = pinned(GATEWAY_CORE, sys.executable, "-m", "bench.gateway.floor", str(port), str(replica_ports[0]))
+    with running(argv, folder / "log") as pid:
+        yield Target("bare loop", port, pid, first_answer("the bare loop", port, began))
+
+
 def first_answer(name: str, port: int, began: float, **of_target: Any) -> float:
     """Seconds from `began` until a chat was answered."""
     target = Target(name, port, 0, 0.0, **of_target)
