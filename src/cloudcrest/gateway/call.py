@@ -195,7 +195,7 @@ class Call:
             self._connection.pause()
 
     def pass_chunks(self, take: Callable[[bytes], bool]) -> None:
-        """Offers every whole chunk of this answer to `take`, framed as it came; the sink gets what it does not take."""
+        """Offers every read that begins a chunk to `take`, framed as it came; the sink gets what it does not take."""
         if self._connection is not None:
             self._connection.take_chunk = take
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from cloudcrest.gateway.http1 import JSON, framing, is_one_chunk
+from cloudcrest.gateway.http1 import JSON, framing
 from cloudcrest.gateway.known_head import HeadShape, head_shape
 from cloudcrest.gateway.sound.form import CONTENT_TYPES
 from cloudcrest.kernel.units import KIB
@@ -129,7 +129,7 @@ class Upstream:
 class UpstreamConnection(asyncio.Protocol):
     """One connection: `send` a request, the sink gets the answer.
 
-    `take_chunk` may be set while an answer comes in chunks: each read that is one whole chunk is offered to it as it
+    `take_chunk` may be set while an answer comes in chunks: each read that begins a chunk is offered to it as it
     is, with its framing, and goes to the sink where it says no. `has_spoken`: something came since it was set
     False.
     """
@@ -226,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state == _CHUNK_LINE:
             take = self.take_chunk
             # An event of a stream mostly is one read and one chunk.
-            if take is None or self._buffer or not is_one_chunk(data) or not take(data):
+            if take is None or self._buffer or not take(data):
                 self._read_chunks(data)
         elif self._state == _LENGTH_BODY:
             self._read_length_body(data)

@@ -62,10 +62,14 @@ _CHUNK_LINES = _chunk_lines(4096)
 """By a whole chunk's size with its framing: the line that it begins with. No chunk has some of the sizes."""
 
 
-def is_one_chunk(data: bytes) -> bool:
-    """Whether this is one whole chunk with its framing, of less than 4 KiB, as most write it."""
-    size_bytes = len(data)
-    return size_bytes < 4096 and data.startswith(_CHUNK_LINES[size_bytes]) and data.endswith(b"\r\n")
+def one_chunk_at(data: bytes) -> int:
+    """Where the payload begins, if this is one whole chunk with its framing, of less than 4 KiB, as most write it; else
+    0.
+    """
+    if len(data) >= 4096:
+        return 0
+    line = _CHUNK_LINES[len(data)]
+    return len(line) if data.startswith(line) and data.endswith(b"\r\n") else 0
 
 
 def framing(head: bytes) -> tuple[set[int], bool, bool]:

@@ -2,12 +2,13 @@
 
 import itertools
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.counting import Kept
-from cloudcrest.gateway.http1 import LAST_CHUNK, chunk
+from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.sse import StreamScanner
 
@@ -88,6 +89,8 @@ def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], 
         connection = asked(sink)
 
         def take(data: bytes, sink: Gathered = sink) -> bool:
+            if not one_chunk_at(data):
+                return False
             size, _, rest = data.partition(b"\r\n")
             assert len(rest) == int(size, 16) + 2
             if takes:
@@ -117,6 +120,32 @@ def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[
             assert scanner.feed(payload) == expected
         assert scanner.partial == fed.partial
         assert (scanner.events, scanner.usage, scanner.is_finished) == (fed.events, fed.usage, fed.is_finished)
+
+
+words = st.one_of(
+    st.text(max_size=6).map(lambda text: msgspec.json.encode(text)[1:-1]),
+    st.sampled_from(
+        [b"usage", b"error", b"[DONE]", b'a\\"b', b'"', b'","usage":{"prompt_tokens":1},"a":"', b"\\", b"\n\n", b"\xff"]
+    ),
+)
+
+
+@settings(deadline=None)
+@given(words=st.lists(words, max_size=12), ends=st.lists(st.sampled_from([b"null", b'"stop"', b"{}"]), min_size=1))
+def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(words: list[bytes], ends: list[bytes]) -> None:
+    scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
+    written: list[bytes] = []
+    take = passage(scanner, Kept(1_000_000), written.append)
+    for index, word in enumerate(words):
+        end = ends[index % len(ends)]
+        event = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n' % (word, end)
+        expected = fed.feed(event)
+        if take(chunk(event)):
+            assert written.pop() == chunk(expected) == chunk(event)
+        else:
+            assert scanner.feed(event) == expected
+        assert (scanner.events, scanner.usage, scanner.error) == (fed.events, fed.usage, fed.error)
+        assert (scanner.partial, scanner.is_finished) == (fed.partial, fed.is_finished)
 
 
 def test_an_answer_is_noticed_until_it_is_looked_at() -> None:
