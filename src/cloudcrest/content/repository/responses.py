@@ -33,12 +33,11 @@ async def find(session: AsyncSession, project_id: str, response_id: str, now: da
     return None if row is None else StoredResponse(**{name: getattr(row, name) for name in _NAMES})
 
 
-async def with_item(session: AsyncSession, project_id: str, item_id: str, now: datetime) -> StoredResponse | None:
-    """The newest response of this project that has an item of this id and has ended; None: there is none."""
+async def with_item(session: AsyncSession, project_id: str, item_id: str, now: datetime) -> str | None:
+    """The id of this project's newest response that has an item of this id and has ended; None: there is none."""
     chosen = ResponseRow.item_ids.contains(cast([item_id], ARRAY(Text))), ResponseRow.project_id == project_id
-    statement = select(ResponseRow).where(*chosen, ResponseRow.expires_at > now, ~ResponseRow.is_running)
-    row = await session.scalar(statement.order_by(ResponseRow.id.desc()).limit(1))
-    return None if row is None else StoredResponse(**{name: getattr(row, name) for name in _NAMES})
+    statement = select(ResponseRow.id).where(*chosen, ResponseRow.expires_at > now, ~ResponseRow.is_running)
+    return await session.scalar(statement.order_by(ResponseRow.id.desc()).limit(1))
 
 
 async def remove(session: AsyncSession, project_id: str, response_id: str) -> bool:
