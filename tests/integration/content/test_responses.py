@@ -11,17 +11,21 @@ from alembic import command
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.content.api import MIGRATIONS, StoredResponse
+from cloudcrest.content.api import MIGRATIONS, Caller, StoredFile, StoredResponse
+from cloudcrest.content.repository import files as file_repository
 from cloudcrest.content.repository import responses as repository
+from cloudcrest.content.responses.fields import InputFile, Item, MessageItem
+from cloudcrest.content.service.conversations import Conversations
 from cloudcrest.content.service.files import Files
 from cloudcrest.content.service.referred import Referred
+from cloudcrest.content.service.responses import Responses
 from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database, ensure_database
 from cloudcrest.infra.migrate import alembic_config, migrate
 from cloudcrest.infra.objects import ObjectStore
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.kernel.clock import ManualClock
-from cloudcrest.kernel.errors import InvalidInput
+from cloudcrest.kernel.errors import InvalidInput, NotFound
 from cloudcrest.kernel.units import MIB
 from tests.support import databases
 
@@ -117,6 +121,34 @@ async def test_of_a_response_several_items_are_read_at_once(
     monkeypatch.setattr(repository, "find", counted)
     assert [*await referred.items("a", [("msg_1", "p"), ("msg_2", "p"), ("msg_1", "p")])] == ["msg_1", "msg_2"]
     assert read == ["resp_a_1"]
+
+
+async def test_ids_that_the_database_cannot_hold_lose_no_answer(region: Database, referred: Referred) -> None:
+    clock, settings = ManualClock(), ContentSettings()
+    talks = Conversations(region, settings, clock, lambda kind: kind)
+    responses = Responses(region, None, talks, referred, settings, clock=clock, new_id=lambda kind: kind)  # type: ignore[arg-type]
+    items: list[Item] = [MessageItem("user", "Hi", id=item_id) for item_id in ("a\0b", "x" * 200, "msg_9")]
+    document = {"id": "resp_9", "previous_response_id": None, "conversation": None, "output": [{"id": "msg_10"}]}
+    await responses.keep(Caller("org", "a", "key"), items, document)
+    kept = await responses.find("a", "resp_9")
+    assert kept.item_ids == ["msg_9", "msg_10"]
+    assert b"\\u0000" in kept.items
+    with pytest.raises(NotFound, match="there is no response"):
+        await responses.find("a", "a\0b")
+
+
+async def test_a_file_that_is_not_there_is_named_by_its_id_alone(
+    region: Database, referred: Referred, tmp_path: Path
+) -> None:
+    [gone] = [StoredFile("file_1", "org", "a", "key", "user_data", "a.txt", 3, NOW, None)]
+    async with region.transaction() as session:
+        await file_repository.add(session, gone, file_repository.READY)  # and its bytes are deleted just now
+    for file_id in ("file_1", "file_2", "a\0b"):
+        item = MessageItem("user", [InputFile(file_id=file_id)], id="msg_1")
+        with pytest.raises(NotFound) as missing:
+            await referred.put_in_files("a", [item])
+        assert missing.value.message == f"there is no file '{file_id}'"
+        assert (missing.value.param, missing.value.code) == ("input[0].content[0].file_id", "file_not_found")
 
 
 async def test_items_of_before_are_found_after_the_migration(postgres: EmbeddedPostgres) -> None:

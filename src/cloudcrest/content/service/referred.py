@@ -84,14 +84,17 @@ class Referred:
         if part.file_data is not None:
             param = f"{path}.file_data"
             return param, part.filename or "file", sent_bytes(part.file_data, path)
-        param = f"{path}.file_id"
+        param, file_id = f"{path}.file_id", part.file_id or ""
+        missing = NotFound(f"there is no file '{file_id[:128]}'", param=param, code="file_not_found")
+        if not is_id(file_id):
+            raise missing
         try:
-            file = await self._files.find(project_id, part.file_id or "")
-        except NotFound as error:
-            raise NotFound(error.message, param=param, code="file_not_found") from None
-        if file.size_bytes > most_bytes:
-            raise too_large(param)
-        pieces = [piece async for piece in self._files.content(file)]
+            file = await self._files.find(project_id, file_id)
+            if file.size_bytes > most_bytes:
+                raise too_large(param)
+            pieces = [piece async for piece in self._files.content(file)]
+        except NotFound:  # or it is deleted just now
+            raise missing from None
         return param, part.filename or file.filename, b"".join(pieces)
 
     async def _document(self, project_id: str, item_id: str, turn: "_Turn") -> dict[str, object] | None:
