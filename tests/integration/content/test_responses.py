@@ -81,6 +81,29 @@ async def test_an_item_is_found_in_the_newest_response_of_its_own_project(region
         assert await repository.with_item(session, "a", "msg_4", NOW) == ended.id
 
 
+async def test_an_item_is_found_by_its_index_in_a_project_of_many_responses(region: Database) -> None:
+    many = (
+        "insert into responses (id, organization_id, project_id, key_id, created_at, expires_at, items, document,"
+        " item_ids) select 'resp_' || n, 'org', 'a', 'key', now(), now() + interval '1 day', '[]', '{}',"
+        " array['msg_' || n] from generate_series(1, 30000) n"
+    )
+    asked: list[Any] = []
+
+    class Asked(AsyncSession):
+        async def scalar(self, statement: Any, *_: Any, **__: Any) -> Any:
+            asked.append(statement)
+
+    await repository.with_item(Asked(), "a", "msg_77", NOW)
+    [statement] = asked
+    told = str(statement.compile(dialect=region.engine.dialect, compile_kwargs={"literal_binds": True}))
+    async with region.engine.begin() as connection:
+        await connection.execute(text(many))
+        await connection.execute(text("analyze responses"))
+        plan = "\n".join((await connection.exec_driver_sql(f"explain {told}")).scalars())
+    assert "ix_responses_item_ids" in plan
+    assert "ix_responses_project_id_id" not in plan
+
+
 @pytest.fixture
 async def referred(region: Database, tmp_path: Path) -> Referred:
     """Over a project that has kept a response of a large item and of two small ones."""
