@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -242,7 +243,14 @@ class _RemoteTarget:
         self._file.commit()
 
     def discard(self) -> None:
-        self._file.discard()
+        # Over the network, and called where nobody may wait.
+        threading.Thread(target=self._discard, name="discard-upload", daemon=True).start()
+
+    def _discard(self) -> None:
+        try:
+            self._file.discard()
+        except Exception as error:  # noqa: BLE001 - why it was given up is told already; the store forgets the rest
+            _log.warning("upload_not_discarded", error=str(error))
 
 
 async def _in_thread(call: Callable[_Given, _Answer], *given: _Given.args, **named: _Given.kwargs) -> _Answer:

@@ -1,15 +1,17 @@
 """The object store over a store that is not on this machine, with the signatures that a bucket's files have."""
 
+import asyncio
 import errno
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from cloudcrest.infra.objects import ObjectStore
-from cloudcrest.kernel.errors import SetupError
+from cloudcrest.kernel.errors import SetupError, TooLarge
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +103,20 @@ async def test_a_bucket_that_cannot_be_used_is_told_at_once(
     fails(monkeypatch, error)
     with pytest.raises(SetupError, match=why):
         await bucket.check()
+
+
+async def test_nobody_waits_for_an_upload_to_be_discarded(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go, asked = threading.Event(), threading.Event()
+
+    def discard(_: object) -> None:
+        asked.set()
+        may_go.wait(30)
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(MemoryFile, "discard", discard)
+    with pytest.raises(TooLarge):
+        async with store.writer("files/one", 2) as writer:
+            await writer.write(b"abc")
+    assert not may_go.is_set()
+    may_go.set()
+    assert await asyncio.to_thread(asked.wait, 30)
