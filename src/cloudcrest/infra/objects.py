@@ -258,15 +258,16 @@ async def _in_thread(call: Callable[_Given, _Answer], *given: _Given.args, **nam
     try:
         return await asyncio.to_thread(call, *given, **named)
     except Exception as error:
-        raise _plain(error) from error
+        if not type(error).__module__.startswith(("botocore.", "aiohttp.")):
+            raise
+        raise _as_os_error(error) from error
 
 
-def _plain(error: Exception) -> Exception:
-    if not type(error).__module__.startswith("botocore."):
-        return error
+def _as_os_error(error: Exception) -> OSError:
     from botocore import exceptions
 
-    is_away = isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
+    is_away = not isinstance(error, exceptions.BotoCoreError)  # aiohttp's: the connection broke
+    is_away |= isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
     return (ConnectionError if is_away and not isinstance(error, exceptions.SSLError) else OSError)(str(error))
 
 

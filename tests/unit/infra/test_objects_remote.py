@@ -38,11 +38,19 @@ async def test_a_range_is_read_of_a_bucket_with_versions(store: ObjectStore) -> 
     assert await store.get("files/one") == b"abcdef"
 
 
-class HTTPClientError(Exception):
+class BotoCoreError(Exception):
     """Of botocore: not an `OSError`, as none of these."""
 
 
-class EndpointError(Exception):
+class HTTPClientError(BotoCoreError):
+    """Of botocore."""
+
+
+class PayloadError(Exception):
+    """Of aiohttp."""
+
+
+class EndpointError(BotoCoreError):
     """Of botocore, where it is called ConnectionError."""
 
 
@@ -54,11 +62,9 @@ class SSLError(EndpointError):
 def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """A bucket, as far as the store can tell, with the errors of its client, which need not be installed."""
     module = ModuleType("botocore.exceptions")
-    for name, kind in (
-        ("HTTPClientError", HTTPClientError),
-        ("ConnectionError", EndpointError),
-        ("SSLError", SSLError),
-    ):
+    monkeypatch.setattr(PayloadError, "__module__", "aiohttp.client_exceptions")
+    kinds = {each.__name__: each for each in (BotoCoreError, HTTPClientError, SSLError)}
+    for name, kind in (kinds | {"ConnectionError": EndpointError}).items():
         monkeypatch.setattr(kind, "__module__", "botocore.exceptions")
         setattr(module, name, kind)
     package = ModuleType("botocore")
@@ -78,15 +84,22 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [EndpointError("no endpoint"), HTTPClientError("closed"), TimeoutError(), OSError(errno.EBUSY, "slow down")],
+    [
+        EndpointError("none"),
+        HTTPClientError("closed"),
+        PayloadError("broke off"),
+        TimeoutError(),
+        OSError(errno.EBUSY, "slow down"),
+    ],
 )
 async def test_a_bucket_that_is_away_keeps_nobody_from_starting(
     bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     fails(monkeypatch, error)
     await bucket.check()
-    with pytest.raises(OSError):  # noqa: PT011 - it is told apart from other errors by its kind alone
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - it is told apart from other errors by its kind alone
         await bucket.put("files/one", b"")
+    assert raised.value.__cause__ is (None if isinstance(error, OSError) else error)
 
 
 @pytest.mark.parametrize(
