@@ -210,12 +210,14 @@ def own_address(head: str) -> str:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether it greets as Ray's head does: with a frame of HTTP/2 settings (RFC 9113, 3.4). Raises `OSError`."""
+    """Whether it greets as Ray's head: HTTP/2 settings (RFC 9113, 3.4). A silent one may. Raises `OSError`."""
     try:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
         with connection.makefile("rb") as answer:
             return answer.read(4)[3:] == b"\x04"
-    except (TimeoutError, ConnectionError):
+    except TimeoutError:
+        return True  # a head that is busy: Ray has more patience
+    except ConnectionError:
         return False
 
 

@@ -331,6 +331,8 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     if parsed.has_marks and not document.takes_marks:
         parsed = without_marks(parsed)
+    elif document.engine != "upstream":  # engines leave out a part's mark; of a tool they show the model all there is
+        parsed = without_marks(parsed, ("tools",))
     check_engine(parsed, document)
     return adapted(parsed, document)
 

@@ -1,6 +1,7 @@
 """Marks of what a provider is to keep of a prompt, taken out for engines that keep prompts by themselves. Pure."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,9 +14,12 @@ _WRITTEN = b'"cache_control"'
 _KINDS: dict[str, Any] = {"messages": list[Message], "tools": list[Tool]}
 
 
-def without_marks(parsed: Parsed) -> Parsed:
-    """The same request with plain texts in place of marked parts: what it would be had the caller marked nothing."""
-    marked = [name for name in _KINDS if _WRITTEN in parsed.fields.get(name, b"")]
+def without_marks(parsed: Parsed, among: Iterable[str] = tuple(_KINDS)) -> Parsed:
+    """The same request with plain texts in place of marked parts: what it would be had the caller marked nothing.
+
+    `among`: the fields in which marks are taken out, of "messages" and "tools".
+    """
+    marked = [name for name in among if _WRITTEN in parsed.fields.get(name, b"")]
     if not marked or not isinstance(parsed.body, ChatBody):
         return parsed
     # As it was written but for the marks: structs would leave out what engines may want to see.

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import structlog
 
 from cloudcrest.infra.files import sync_folder, write_atomic
 from cloudcrest.kernel.errors import InvalidInput, NotFound, SetupError, TooLarge
@@ -22,6 +26,12 @@ _MAX_KEY_CHARACTERS = 512
 _SEGMENT = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 _UNFINISHED = ".unfinished"
 _TRIED = ".tried"
+_TRIED_SECONDS = 20.0
+_BUSY = (errno.EBUSY, errno.EREMOTEIO)
+"""What s3fs makes of a bucket's answers 503 and 500."""
+_log = structlog.get_logger(__name__)
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 
 
 class ObjectWriter:
@@ -46,7 +56,7 @@ class ObjectWriter:
         """Hands on what is gathered."""
         if self._pending:
             piece, self._pending = bytes(self._pending), bytearray()
-            await asyncio.to_thread(self._target.write, piece)
+            await _in_thread(self._target.write, piece)
 
 
 class ObjectStore:
@@ -69,21 +79,26 @@ class ObjectStore:
         return Path(self._root) if self._is_local else None
 
     async def check(self) -> None:
-        """Tries a bucket, once, at a process's start. Raises `SetupError` that says what is wrong with it."""
+        """Tries a bucket, once, at a process's start. Raises `SetupError` that says what is wrong with it.
+
+        One that does not answer is written into the log: it comes back, and what needs no objects is served meanwhile.
+        """
         if "s3" not in self._files.protocol:
             return
-        from botocore.exceptions import BotoCoreError, ClientError
-
         key = f"{self._root}/{_TRIED}"
         try:
-            await asyncio.to_thread(self._files.pipe_file, key, b"")
-            await asyncio.to_thread(self._files.rm_file, key)
+            async with asyncio.timeout(_TRIED_SECONDS):
+                await _in_thread(self._files.pipe_file, key, b"")
+                await _in_thread(self._files.rm_file, key)
         except FileNotFoundError as error:
             raise _unusable(self._root, "there is no such bucket", "create it, or mend the address") from error
         except PermissionError as error:
             hint = "mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the key's rights: it reads, writes and deletes"
             raise _unusable(self._root, f"it refuses our key ({error})", hint) from error
-        except (BotoCoreError, ClientError, OSError) as error:
+        except OSError as error:
+            if isinstance(error, TimeoutError | ConnectionError) or error.errno in _BUSY:
+                _log.error("object_store_away", url=f"s3://{self._root}", error=str(error), hint="see AWS_ENDPOINT_URL")
+                return
             hint = "is AWS_ENDPOINT_URL right, and is its authority's certificate in the file that AWS_CA_BUNDLE names?"
             raise _unusable(self._root, str(error), hint) from error
 
@@ -91,17 +106,17 @@ class ObjectStore:
         """Stores or replaces a blob. Raises `TooLarge`."""
         if len(content) > MAX_OBJECT_BYTES:
             raise TooLarge(f"an object may have {format_bytes(MAX_OBJECT_BYTES)}")
-        await asyncio.to_thread(self._put, self._path(key), content)
+        await _in_thread(self._put, self._path(key), content)
 
     @asynccontextmanager
     async def writer(self, key: str, max_bytes: int = MAX_OBJECT_BYTES) -> AsyncIterator[ObjectWriter]:
         """Stores or replaces a blob that comes in pieces: it is there when the block ends well, else nothing is."""
-        target = await asyncio.to_thread(self._target, self._path(key))
+        target = await _in_thread(self._target, self._path(key))
         writer = ObjectWriter(target, max_bytes)
         try:
             yield writer
             await writer.flush()
-            await asyncio.to_thread(target.commit)
+            await _in_thread(target.commit)
         except BaseException:
             # Not awaited: this may be a cancellation, and a local file is gone in no time.
             target.discard()
@@ -110,7 +125,7 @@ class ObjectStore:
     async def get(self, key: str) -> bytes:
         """The blob. Raises `NotFound`."""
         try:
-            content: bytes = await asyncio.to_thread(self._files.cat_file, self._path(key))
+            content: bytes = await _in_thread(self._files.cat_file, self._path(key))
         except FileNotFoundError:
             raise NotFound(f"there is no object '{key}'") from None
         return content
@@ -119,7 +134,7 @@ class ObjectStore:
         """The bytes from `start` up to `end`. Raises `NotFound`."""
         try:
             # By name: buckets have versions, whose id comes before them.
-            content: bytes = await asyncio.to_thread(self._files.cat_file, self._path(key), start=start, end=end)
+            content: bytes = await _in_thread(self._files.cat_file, self._path(key), start=start, end=end)
         except FileNotFoundError:
             raise NotFound(f"there is no object '{key}'") from None
         return content
@@ -127,11 +142,11 @@ class ObjectStore:
     async def pieces(self, key: str) -> AsyncIterator[bytes]:
         """The blob in pieces of up to a mebibyte. Raises `NotFound`."""
         try:
-            file = await asyncio.to_thread(self._files.open, self._path(key), "rb")
+            file = await _in_thread(self._files.open, self._path(key), "rb")
         except FileNotFoundError:
             raise NotFound(f"there is no object '{key}'") from None
         try:
-            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+            while piece := await _in_thread(file.read, PIECE_BYTES):
                 yield piece
         finally:
             file.close()
@@ -139,18 +154,18 @@ class ObjectStore:
     async def delete(self, key: str) -> None:
         """Removes the blob; one that is not there is no error."""
         try:
-            await asyncio.to_thread(self._files.rm_file, self._path(key))
+            await _in_thread(self._files.rm_file, self._path(key))
         except FileNotFoundError:
             return
 
     async def keys(self, prefix: str) -> list[str]:
         """The keys under a prefix of whole segments, sorted."""
-        found: list[str] = await asyncio.to_thread(self._files.find, self._path(prefix))
+        found: list[str] = await _in_thread(self._files.find, self._path(prefix))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
     async def size_bytes(self, prefix: str, *, among: Callable[[str], bool]) -> int:
         """What the blobs under a prefix take whose keys are `among` those asked for; none of them is read."""
-        found: dict[str, Any] = await asyncio.to_thread(self._files.find, self._path(prefix), detail=True)
+        found: dict[str, Any] = await _in_thread(self._files.find, self._path(prefix), detail=True)
         return sum(int(facts["size"]) for path, facts in found.items() if among(path.removeprefix(f"{self._root}/")))
 
     def forget_unfinished(self) -> None:
@@ -228,7 +243,32 @@ class _RemoteTarget:
         self._file.commit()
 
     def discard(self) -> None:
-        self._file.discard()
+        # Over the network, and called where nobody may wait.
+        threading.Thread(target=self._discard, name="discard-upload", daemon=True).start()
+
+    def _discard(self) -> None:
+        try:
+            self._file.discard()
+        except Exception as error:  # noqa: BLE001 - why it was given up is told already; the store forgets the rest
+            _log.warning("upload_not_discarded", error=str(error))
+
+
+async def _in_thread(call: Callable[_Given, _Answer], *given: _Given.args, **named: _Given.kwargs) -> _Answer:
+    """Calls what blocks. A bucket's client has errors of its own: they are raised as the `OSError` that they are."""
+    try:
+        return await asyncio.to_thread(call, *given, **named)
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore.", "aiohttp.")):
+            raise
+        raise _as_os_error(error) from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    from botocore import exceptions
+
+    is_away = not isinstance(error, exceptions.BotoCoreError)  # aiohttp's: the connection broke
+    is_away |= isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
+    return (ConnectionError if is_away and not isinstance(error, exceptions.SSLError) else OSError)(str(error))
 
 
 def _unusable(root: str, why: str, hint: str) -> SetupError:

@@ -1,20 +1,32 @@
 """Stored responses over a real database: what is kept of a project, and for how long."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from alembic import command
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from cloudcrest.content.api import MIGRATIONS, StoredResponse
+from cloudcrest.content.api import MIGRATIONS, Caller, StoredFile, StoredResponse
+from cloudcrest.content.repository import files as file_repository
 from cloudcrest.content.repository import responses as repository
+from cloudcrest.content.responses.fields import InputFile, Item, MessageItem
+from cloudcrest.content.service.conversations import Conversations
+from cloudcrest.content.service.files import Files
+from cloudcrest.content.service.referred import Referred
+from cloudcrest.content.service.responses import Responses
+from cloudcrest.content.settings import ContentSettings
 from cloudcrest.infra.database import Database, ensure_database
 from cloudcrest.infra.migrate import alembic_config, migrate
+from cloudcrest.infra.objects import ObjectStore
 from cloudcrest.infra.postgres import EmbeddedPostgres
 from cloudcrest.kernel.clock import ManualClock
+from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.kernel.units import MIB
 from tests.support import databases
 
 pytestmark = pytest.mark.anyio
@@ -62,11 +74,104 @@ async def test_an_item_is_found_in_the_newest_response_of_its_own_project(region
     ):
         async with region.transaction() as session:
             response_with_it = await repository.with_item(session, project, item_id, NOW)
-        assert (response_with_it.id if response_with_it is not None else None) == found
+        assert response_with_it == found
     ended = msgspec.structs.replace(kept[3], is_running=False, item_ids=["msg_2", "msg_4"])
     async with region.transaction() as session:
         await repository.put(session, ended)
-        assert await repository.with_item(session, "a", "msg_4", NOW) == ended
+        assert await repository.with_item(session, "a", "msg_4", NOW) == ended.id
+
+
+async def test_an_item_is_found_by_its_index_in_a_project_of_many_responses(region: Database) -> None:
+    many = (
+        "insert into responses (id, organization_id, project_id, key_id, created_at, expires_at, items, document,"
+        " item_ids) select 'resp_' || n, 'org', 'a', 'key', now(), now() + interval '1 day', '[]', '{}',"
+        " array['msg_' || n] from generate_series(1, 30000) n"
+    )
+    asked: list[Any] = []
+
+    class Asked(AsyncSession):
+        async def scalar(self, statement: Any, *_: Any, **__: Any) -> Any:
+            asked.append(statement)
+
+    await repository.with_item(Asked(), "a", "msg_77", NOW)
+    [statement] = asked
+    told = str(statement.compile(dialect=region.engine.dialect, compile_kwargs={"literal_binds": True}))
+    async with region.engine.begin() as connection:
+        await connection.execute(text(many))
+        await connection.execute(text("analyze responses"))
+        plan = "\n".join((await connection.exec_driver_sql(f"explain {told}")).scalars())
+    assert "ix_responses_item_ids" in plan
+    assert "ix_responses_project_id_id" not in plan
+
+
+@pytest.fixture
+async def referred(region: Database, tmp_path: Path) -> Referred:
+    """Over a project that has kept a response of a large item and of two small ones."""
+    clock = ManualClock()
+    items = [{"type": "message", "role": "user", "content": "x" * (5 * MIB), "id": "msg_large"}]
+    items += [{**items[0], "content": "x", "id": item_id} for item_id in ("msg_1", "msg_2")]
+    response = msgspec.structs.replace(
+        stored(1, "a", 10),
+        items=msgspec.json.encode(items),
+        document=b'{"output": []}',
+        item_ids=[str(item["id"]) for item in items],
+    )
+    async with region.transaction() as session:
+        await repository.put(session, response)
+    files = Files(region, ObjectStore(str(tmp_path)), ContentSettings(), clock, lambda kind: kind)
+    return Referred(region, files, clock)
+
+
+async def test_an_item_that_is_referred_to_often_counts_each_time(referred: Referred) -> None:
+    assert list(await referred.items("a", [("msg_large", "input[0].id")] * 3)) == ["msg_large"]
+    with pytest.raises(InvalidInput, match=r"at most 16\.8 MB together") as refused:
+        await referred.items("a", [("msg_large", f"input[{index}].id") for index in range(4)])
+    assert (refused.value.param, refused.value.code) == ("input[3].id", "items_too_large")
+    with pytest.raises(InvalidInput, match="up to 100 items"):
+        await referred.items("a", [("msg_1", "input[0].id")] * 101)
+
+
+async def test_of_a_response_several_items_are_read_at_once(
+    referred: Referred, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    find = repository.find
+
+    async def counted(session: AsyncSession, project_id: str, response_id: str, now: datetime) -> StoredResponse | None:
+        read.append(response_id)
+        return await find(session, project_id, response_id, now)
+
+    monkeypatch.setattr(repository, "find", counted)
+    assert [*await referred.items("a", [("msg_1", "p"), ("msg_2", "p"), ("msg_1", "p")])] == ["msg_1", "msg_2"]
+    assert read == ["resp_a_1"]
+
+
+async def test_ids_that_the_database_cannot_hold_lose_no_answer(region: Database, referred: Referred) -> None:
+    clock, settings = ManualClock(), ContentSettings()
+    talks = Conversations(region, settings, clock, lambda kind: kind)
+    responses = Responses(region, None, talks, referred, settings, clock=clock, new_id=lambda kind: kind)  # type: ignore[arg-type]
+    items: list[Item] = [MessageItem("user", "Hi", id=item_id) for item_id in ("a\0b", "x" * 200, "msg_9")]
+    document = {"id": "resp_9", "previous_response_id": None, "conversation": None, "output": [{"id": "msg_10"}]}
+    await responses.keep(Caller("org", "a", "key"), items, document)
+    kept = await responses.find("a", "resp_9")
+    assert kept.item_ids == ["msg_9", "msg_10"]
+    assert b"\\u0000" in kept.items
+    with pytest.raises(NotFound, match="there is no response"):
+        await responses.find("a", "a\0b")
+
+
+async def test_a_file_that_is_not_there_is_named_by_its_id_alone(
+    region: Database, referred: Referred, tmp_path: Path
+) -> None:
+    [gone] = [StoredFile("file_1", "org", "a", "key", "user_data", "a.txt", 3, NOW, None)]
+    async with region.transaction() as session:
+        await file_repository.add(session, gone, file_repository.READY)  # and its bytes are deleted just now
+    for file_id in ("file_1", "file_2", "a\0b"):
+        item = MessageItem("user", [InputFile(file_id=file_id)], id="msg_1")
+        with pytest.raises(NotFound) as missing:
+            await referred.put_in_files("a", [item])
+        assert missing.value.message == f"there is no file '{file_id}'"
+        assert (missing.value.param, missing.value.code) == ("input[0].content[0].file_id", "file_not_found")
 
 
 async def test_items_of_before_are_found_after_the_migration(postgres: EmbeddedPostgres) -> None:

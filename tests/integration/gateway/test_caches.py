@@ -63,6 +63,18 @@ async def test_what_a_provider_wrote_into_its_cache_is_charged_as_that(tmp_path:
     ]
 
 
+@pytest.mark.parametrize("engine", ["upstream", "vllm"])
+async def test_a_tools_mark_is_shown_to_providers_alone(tmp_path: Path, engine: str) -> None:
+    # A property of the same name is the tool's own.
+    schema = {"type": "object", "properties": {"cache_control": {"type": "string"}}}
+    plain: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    tool = plain | {"cache_control": {"type": "ephemeral"}}
+    async with cloud(tmp_path, json_answer(COMPLETION), route={"engine": engine, "tool_format": "hermes"}) as c:
+        assert (await c.chat(tools=[tool])).status_code == 200
+        (received,) = c.upstreams[0].received
+    assert json.loads(received.body)["tools"] == [tool if engine == "upstream" else plain]
+
+
 async def test_a_mark_of_an_unknown_kind_is_refused_by_its_path(tmp_path: Path) -> None:
     async with cloud(tmp_path, json_answer(COMPLETION)) as c:
         part = MARKED | {"cache_control": {"type": "forever"}}

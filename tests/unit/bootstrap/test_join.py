@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from cloudcrest.bootstrap import join
 from cloudcrest.bootstrap.join import own_address
 from cloudcrest.kernel.errors import SetupError
 
@@ -41,6 +42,12 @@ def test_what_is_no_head_is_told_with_where_to_join(answer: bytes | None) -> Non
     with answering(answer) as head, pytest.raises(SetupError, match=f"what listens at {head} is no Ray head") as raised:
         own_address(head)
     assert "6379" in (raised.value.hint or "")
+
+
+def test_a_head_that_is_busy_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "_GREETING_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # it is connected to, and nobody is there yet
+        assert own_address(f"127.0.0.1:{listening.getsockname()[1]}") == "127.0.0.1"
 
 
 def test_where_nothing_listens_it_says_so() -> None:

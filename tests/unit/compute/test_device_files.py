@@ -198,5 +198,7 @@ async def test_a_strangers_family_says_itself_which_files_its_chips_have() -> No
     )
     given = await Chips({"ACME_VISIBLE_DEVICES": "4"}, {"acme": Acme(said)}).given([chip("acme", 4)], has_view=True)
     assert given == GivenChips({"ACME_VISIBLE_DEVICES": "0"}, ("/dev/zero",), ("/sys/class/acme",))
-    broken = await Chips({"A": "4"}, {"acme": Acme(None)}).given([chip("acme", 4)], has_view=True)
-    assert broken == GivenChips({"A": "4"})
+    mixed = DeviceFiles(("/dev/zero", "/dev/acme0", Path("/dev/acme1")))  # type: ignore[arg-type]
+    for fault in (None, mixed):
+        broken = await Chips({"A": "4"}, {"acme": Acme(fault)}).given([chip("acme", 4)], has_view=True)
+        assert broken == GivenChips({"A": "4"})

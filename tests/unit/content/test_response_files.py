@@ -73,7 +73,7 @@ def test_items_that_are_referred_to_take_their_place() -> None:
         {"type": "item_reference", "id": "msg_1"},
         {"role": "user", "content": "Hi"},
     )
-    assert references_in(asked) == {"msg_1": "input[0].id", "msg_2": "input[1].id"}
+    assert references_in(asked) == [("msg_1", "input[0].id"), ("msg_2", "input[1].id"), ("msg_1", "input[2].id")]
     [one] = items_of(body({"role": "user", "content": "one", "id": "msg_1"}), lambda kind: kind)
     [two] = items_of(body({"role": "assistant", "content": "two", "id": "msg_2"}), lambda kind: kind)
     items = items_of(asked, lambda kind: kind, {"msg_1": one, "msg_2": two})

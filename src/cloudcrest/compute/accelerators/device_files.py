@@ -57,10 +57,10 @@ def told_by(family: WithDevices, chips: Sequence[AcceleratorFacts], root: Path =
         found = family.device_files(chips, sorted(there))
         paths = tuple(path for path in found.paths if path in there)
         shown = tuple(path for path in found.shown if path.startswith("/sys/") and ".." not in path)
+        left_out = sorted({*found.paths, *found.shown} - {*paths, *shown})
     except Exception as error:  # noqa: BLE001 - a stranger's fault: the job has no devices, and the runner goes on
         _log.error("device_files_not_told", family=chips[0].family, exc_info=error)
         return DeviceFiles()
-    left_out = sorted({*found.paths, *found.shown} - {*paths, *shown})
     if left_out:
         _log.warning("device_files_left_out", family=chips[0].family, paths=left_out)
     return DeviceFiles(paths, found.is_narrow, found.are_counted_anew, shown)

@@ -50,6 +50,12 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def ids_of(items: Sequence[Item], output: Sequence[dict[str, Any]]) -> list[str]:
+    """What a response's items are found by. Callers may give theirs any id: others than these nobody can refer to."""
+    given = [*(item.id or "" for item in items), *(str(document["id"]) for document in output)]
+    return [each for each in given if is_id(each)]
+
+
 def document_of(item: Item) -> dict[str, Any]:
     """An item with the fields that OpenAI's always have."""
     document: dict[str, Any] = msgspec.to_builtins(item)

@@ -35,13 +35,13 @@ _SAME_NAMES = (
 """What a chat completion calls as a response does."""
 
 
-def references_in(body: ResponseBody) -> dict[str, str]:
-    """The items that the input refers to: where the first reference to each id stands. Raises `InvalidInput`."""
-    references: dict[str, str] = {}
+def references_in(body: ResponseBody) -> list[tuple[str, str]]:
+    """Each item that the input refers to, as often as it does: its id, and where that stands. Raises `InvalidInput`."""
+    references: list[tuple[str, str]] = []
     for index, written in enumerate(body.input if isinstance(body.input, list) else ()):
         if _is_reference(written):
             path = f"input[{index}]"
-            references.setdefault(_convert(written, ItemReference, path).id, f"{path}.id")
+            references.append((_convert(written, ItemReference, path).id, f"{path}.id"))
     return references
 
 

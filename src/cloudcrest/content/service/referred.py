@@ -1,6 +1,6 @@
 """What an input refers to in place of saying it: items that the project has kept, and files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,8 +23,11 @@ from cloudcrest.content.service.files import Files
 from cloudcrest.infra.database import Database
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import InvalidInput, NotFound
+from cloudcrest.kernel.units import MIB, format_bytes
 
 MAX_REFERENCES = 100
+MAX_REFERRED_BYTES = 16 * MIB
+"""Of all items that a request refers to, each as often as it does: a reference is short, what it stands for is not."""
 
 
 class Referred:
@@ -36,21 +39,33 @@ class Referred:
         self._clock = clock
         self._pdfs = PdfTexts()
 
-    async def items(self, project_id: str, references: Mapping[str, str]) -> dict[str, Item]:
-        """Items by their id. `references`: where in the input each id stands. Raises `NotFound`, `InvalidInput`."""
+    async def items(self, project_id: str, references: Sequence[tuple[str, str]]) -> dict[str, Item]:
+        """Items by their id. `references`: each id, and where it stands. Raises `NotFound`, `InvalidInput`."""
         if len(references) > MAX_REFERENCES:
             raise InvalidInput(f"up to {MAX_REFERENCES} items are referred to at once", param="input")
         found: dict[str, Item] = {}
-        for item_id, param in references.items():
-            document = await self._document(project_id, item_id) if is_id(item_id) else None
-            if document is None:
-                raise NotFound(
-                    f"there is no item '{item_id[:128]}' in this project's responses and conversations",
+        sizes: dict[str, int] = {}
+        turn = _Turn()
+        left_bytes = MAX_REFERRED_BYTES
+        for item_id, param in references:
+            if item_id not in found:
+                document = await self._document(project_id, item_id, turn) if is_id(item_id) else None
+                if document is None:
+                    raise NotFound(
+                        f"there is no item '{item_id[:128]}' in this project's responses and conversations",
+                        param=param,
+                        code="item_not_found",
+                        hint="responses are kept where 'store' is not false; else send the item itself",
+                    )
+                [found[item_id]] = said_before([document], param)
+                sizes[item_id] = len(msgspec.json.encode(document))
+            left_bytes -= sizes[item_id]
+            if left_bytes < 0:
+                raise InvalidInput(
+                    f"what a request refers to has at most {format_bytes(MAX_REFERRED_BYTES)} together",
                     param=param,
-                    code="item_not_found",
-                    hint="responses are kept where 'store' is not false; else send the item itself",
+                    code="items_too_large",
                 )
-            [found[item_id]] = said_before([document], param)
         return found
 
     async def put_in_files(self, project_id: str, items: Sequence[Item]) -> None:
@@ -74,24 +89,41 @@ class Referred:
         if part.file_data is not None:
             param = f"{path}.file_data"
             return param, part.filename or "file", sent_bytes(part.file_data, path)
-        param = f"{path}.file_id"
+        param, file_id = f"{path}.file_id", part.file_id or ""
+        missing = NotFound(f"there is no file '{file_id[:128]}'", param=param, code="file_not_found")
+        if not is_id(file_id):
+            raise missing
         try:
-            file = await self._files.find(project_id, part.file_id or "")
-        except NotFound as error:
-            raise NotFound(error.message, param=param, code="file_not_found") from None
-        if file.size_bytes > most_bytes:
-            raise too_large(param)
-        pieces = [piece async for piece in self._files.content(file)]
+            file = await self._files.find(project_id, file_id)
+            if file.size_bytes > most_bytes:
+                raise too_large(param)
+            pieces = [piece async for piece in self._files.content(file)]
+        except NotFound:  # or it is deleted just now
+            raise missing from None
         return param, part.filename or file.filename, b"".join(pieces)
 
-    async def _document(self, project_id: str, item_id: str) -> dict[str, object] | None:
+    async def _document(self, project_id: str, item_id: str, turn: "_Turn") -> dict[str, object] | None:
+        """`turn`: what was read last; most often several items of one response are asked for."""
         now = self._clock.now()
         async with self._database.transaction() as session:
             kept = await conversation_repository.item_of_project(session, project_id, item_id, now)
             if kept is not None:
                 return dict(msgspec.json.decode(kept))
-            response = await repository.with_item(session, project_id, item_id, now)
-        if response is None:
-            return None
-        documents = [*msgspec.json.decode(response.items), *msgspec.json.decode(response.document)["output"]]
-        return next((document for document in documents if document["id"] == item_id), None)
+            response_id = await repository.with_item(session, project_id, item_id, now)
+            if response_id is None:
+                return None
+            if response_id != turn.response_id:
+                response = await repository.find(session, project_id, response_id, now)
+                if response is None:
+                    return None
+                documents = [*msgspec.json.decode(response.items), *msgspec.json.decode(response.document)["output"]]
+                turn.response_id = response_id
+                turn.documents = {document["id"]: document for document in documents}
+        return turn.documents.get(item_id)
+
+
+class _Turn(msgspec.Struct):
+    """The items of a response, by their ids."""
+
+    response_id: str = ""
+    documents: dict[str, dict[str, object]] = {}

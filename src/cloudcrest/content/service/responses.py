@@ -13,6 +13,7 @@ from cloudcrest.content.batch_lines import error_code
 from cloudcrest.content.inference import Answer, Inference, gateway_lost, read_answer
 from cloudcrest.content.repository import responses as repository
 from cloudcrest.content.responses.answer import Chunk, Event, ResponseMaker, chunk_of
+from cloudcrest.content.responses.conversation import ids_of, is_id
 from cloudcrest.content.responses.fields import FunctionCallItem, FunctionOutputItem, Item, ResponseBody
 from cloudcrest.content.responses.refusal import in_own_words
 from cloudcrest.content.responses.request import chat_request, check_state, items_of, references_in, said_before
@@ -110,8 +111,10 @@ class Responses:
 
     async def find(self, project_id: str, response_id: str) -> StoredResponse:
         """A stored response of a project. Raises `NotFound`."""
-        async with self._database.transaction() as session:
-            found = await repository.find(session, project_id, response_id[:128], self._clock.now())
+        found = None
+        if is_id(response_id):
+            async with self._database.transaction() as session:
+                found = await repository.find(session, project_id, response_id, self._clock.now())
         if found is None:
             raise NotFound(f"there is no response '{response_id[:128]}'", param="response_id")
         return found
@@ -154,7 +157,7 @@ class Responses:
             msgspec.json.encode(items),
             msgspec.json.encode(document),
             is_running,
-            [*(item.id or "" for item in items), *(item["id"] for item in document["output"])],
+            ids_of(items, document["output"]),
         )
         async with self._database.transaction() as session:
             await repository.put(session, stored)

@@ -164,6 +164,14 @@ def test_marks_stay_where_they_were_set() -> None:
     assert tool["cache_control"] == MARK["cache_control"]
 
 
+def test_an_empty_text_has_no_mark() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "", **MARK}
+    [only] = marked(user(result), cache_control=MARK["cache_control"])
+    assert only == {"role": "tool", "tool_call_id": "t", "content": ""}
+    first, last = marked(user(result, text("see"), text("")))[1]["content"]
+    assert (first, last) == ({"type": "text", "text": "see\n\n", **MARK}, {"type": "text", "text": ""})
+
+
 def test_without_marks_it_is_as_if_nothing_had_been_marked() -> None:
     asked: dict[str, Any] = {"system": [text("a"), text("b")], "tools": [WEATHER | MARK], **MARK}
     asked["messages"] = [user(text("c"), text("d")), user(text("e")), user(IMAGE | MARK, text("f"))]

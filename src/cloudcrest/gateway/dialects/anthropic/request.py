@@ -181,12 +181,12 @@ def _image(block: ImageBlock, path: str) -> dict[str, Any]:
 
 
 def _text_parts(texts: Sequence[Marked]) -> Parts:
-    return [{"type": "text", "text": text, **_mark(block.cache_control)} for text, block in texts]
+    return [_marked({"type": "text", "text": text}, block.cache_control) for text, block in texts]
 
 
 def _said(texts: Sequence[Marked]) -> str | Parts:
     """What blocks say: one text, or a part for each where one is marked. Put together, the parts are that text."""
-    if all(block.cache_control is None for _, block in texts):
+    if not any(text and block.cache_control for text, block in texts):
         return BETWEEN_BLOCKS.join(text for text, _ in texts)
     *before, last = texts
     return _text_parts([*((text + BETWEEN_BLOCKS, block) for text, block in before), last])
@@ -199,10 +199,16 @@ def _mark(given: CacheControl | None) -> dict[str, Any]:
     return {"cache_control": {"type": given.type, **({} if given.ttl is None else {"ttl": given.ttl})}}
 
 
+def _marked(part: dict[str, Any], given: CacheControl | None) -> dict[str, Any]:
+    """With its mark. An empty text has none, as a result without output: Anthropic refuses to keep nothing."""
+    return part if part.get("text") == "" else part | _mark(given)
+
+
 def _marked_at_its_end(turn: Said, given: CacheControl) -> Said:
     content = turn["content"]
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    return {**turn, "content": [*parts[:-1], {**parts[-1], **_mark(given)}]}
+    last = _marked(parts[-1], given)
+    return turn if last is parts[-1] else {**turn, "content": [*parts[:-1], last]}
 
 
 def _answer(content: Sequence[Any], path: str) -> Said:
