@@ -36,6 +36,7 @@ MODULES = (
     "gateway/inference",
     "gateway/known_head",
     "gateway/metrics",
+    "gateway/outbox",
     "gateway/outlet",
     "gateway/parts",
     "gateway/passage",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import one_chunk_at
+from cloudcrest.gateway.outbox import Outbox, Write
 from cloudcrest.gateway.sse import StreamScanner
 
 _WORD = b'"content":"'
@@ -16,13 +17,13 @@ _MAX_SHAPES = 16
 """Of a stream: one whose chunks differ in more than a word is looked through."""
 
 
-def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
+def passage(scanner: StreamScanner, kept: Kept, outbox: Outbox, write: Write) -> Callable[[bytes], bool]:
     """Takes a read that is one whole chunk with its framing. False: nothing was done, and the scanner is to be fed.
 
-    What it writes, it counts for the scanner and keeps. It takes chunks of whole events, each a JSON object, none of
-    which the scanner would look into. A quotation mark inside text is escaped, so text is never taken for a field.
+    What it has written, it counts for the scanner and keeps. It takes chunks of whole events, each a JSON object, none
+    of which the scanner would look into. A quotation mark inside text is escaped, so text is never taken for a field.
     """
-    keep, max_bytes = kept.parts.append, kept.max_bytes
+    keep, max_bytes, put = kept.parts.append, kept.max_bytes, outbox.put
     before = after = b""
     heads: dict[int, bytes] = {}  # by a chunk's size: its line, and what comes before its word
     shapes_left = _MAX_SHAPES
@@ -44,7 +45,7 @@ def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) 
             at = one_chunk_at(chunk)
             if not at or not _has_nothing_to_read(chunk):
                 return False
-            events = chunk.count(b"\n\n")
+            events = chunk.count(b"\n\n", at)
             scanner.events += events
             if before and chunk.startswith(before, at) and chunk.endswith(after):
                 heads[size_bytes] = chunk[: at + len(before)]
@@ -56,7 +57,7 @@ def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) 
         kept.size_bytes += size_bytes
         if kept.size_bytes > max_bytes:
             kept.said()
-        write(chunk)
+        put(write, chunk)
         return True
 
     return take
