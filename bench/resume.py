@@ -35,6 +35,7 @@ from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.serving.api import ReplicaEndpoint, RouteDocument
 from cloudcrest.serving.engines.api import TOKEN_VARIABLE
+from cloudcrest.serving.engines.llamacpp_server import Arguments
 from cloudcrest.serving.launching import free_port
 
 KEY = "sk-cc-bench"
@@ -86,16 +87,18 @@ class Replica:
     def __init__(self, number: int, weights: Path) -> None:
         self.name = f"rep_{number}"
         self.port = free_port()
-        arguments = {
-            "model": str(weights),
-            "alias": MODEL,
-            "port": self.port,
-            "slots": 2,
-            "context_tokens": CONTEXT_TOKENS,
-            "threads": 1,
-            "task": "chat",
-        }
-        argv = [sys.executable, "-m", "cloudcrest.serving.engines.llamacpp_server", json.dumps(arguments)]
+        arguments = Arguments(
+            model=str(weights),
+            alias=MODEL,
+            host="127.0.0.1",
+            port=self.port,
+            slots=2,
+            context_tokens=CONTEXT_TOKENS,
+            threads=1,
+            task="chat",
+        )
+        written = msgspec.json.encode(arguments).decode()
+        argv = [sys.executable, "-m", "cloudcrest.serving.engines.llamacpp_server", written]
         environment = os.environ | {TOKEN_VARIABLE: TOKEN}
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(argv, env=environment, stdout=quiet, stderr=quiet)
@@ -107,7 +110,7 @@ class Replica:
     async def ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         async with httpx2.AsyncClient(trust_env=False) as client:
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and self.process.poll() is None:
                 with contextlib.suppress(httpx2.HTTPError):
                     if (await client.get(f"{self.endpoint.url}/health")).status_code == 200:
                         return
