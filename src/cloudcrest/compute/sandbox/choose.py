@@ -57,12 +57,12 @@ class BestSandbox:
     has_own_view = True
 
     def __init__(self, *, is_trusted: bool, policy: OutboundPolicy) -> None:
-        from cloudcrest.compute.sandbox import container
         from cloudcrest.compute.sandbox.probe import probe
+        from cloudcrest.compute.sandbox.runtime import find_runtime
 
         self._is_trusted = is_trusted
         self._policy = policy
-        self._find_runtime: Callable[[], str] = container.find_runtime
+        self._find_runtime: Callable[[], str] = find_runtime
         self._problem = probe()
         kind, _ = decide(Node("", self._problem), wants_image=False, is_trusted=is_trusted)
         self.isolation: str = kind
@@ -86,7 +86,7 @@ class BestSandbox:
         node = Node(self._find_runtime() if in_image else "", self._problem)
         kind, why = decide(node, wants_image=in_image, is_trusted=self._is_trusted)
         makers: dict[Kind, Callable[[], Sandbox]] = {
-            "container": lambda: ContainerSandbox(node.runtime),
+            "container": lambda: ContainerSandbox(node.runtime, self._policy),
             "bubblewrap": lambda: Bubblewrap(self._policy),
             "rlimits": LimitedSandbox,
             "none": lambda: RefusingSandbox(why),
