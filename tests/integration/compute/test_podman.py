@@ -120,17 +120,25 @@ def is_measured(runner: Runner) -> bool:
     return bool(found["cpu_seconds"] > 0.1 and found["processes"] >= 2 and found["memory_bytes"] > 0)
 
 
-def test_what_it_uses_is_measured_though_it_is_short_and_memory_ends_at_its_limit(tmp_path: Path) -> None:
-    with running_runner(tmp_path / "first", "auto") as runner:
-        runner.run(sh("head -c 30000000 /dev/zero > /tmp/held; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
-        used = runner.ended().record
-        assert used.cpu_seconds > 0.1
-        assert used.memory_peak_bytes > 30_000_000
-    with running_runner(tmp_path / "second", "auto") as runner:
-        runner.run(sh("exec tail /dev/zero", attempt_id="job_2-1", memory_bytes=32 << 20))
-        end = runner.ended().record.end
-        assert end is not None
-        assert end.kind == "out_of_memory"
+async def test_what_it_uses_is_measured_though_it_is_short(sandbox: ContainerSandbox, tmp_path: Path) -> None:
+    script = "head -c 30000000 /dev/zero > /tmp/held; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    started = await held(sandbox, script, tmp_path / "work")
+    await started.ended()
+    used = started.process.usage()
+    assert used.cpu_seconds > 0.1
+    assert used.memory_peak_bytes > 30_000_000
+
+
+async def test_memory_ends_at_its_limit_and_is_said(sandbox: ContainerSandbox, tmp_path: Path) -> None:
+    started = await held(sandbox, "exec tail /dev/zero", tmp_path / "work", memory_bytes=32 << 20)
+    end = await started.ended()
+    assert (end.signal, end.is_out_of_memory) == (9, True)
+
+
+async def test_a_program_that_the_image_has_not_is_said(sandbox: ContainerSandbox, tmp_path: Path) -> None:
+    started = await hold(sandbox, "", tmp_path / "work", program="nothere", image=IMAGE)
+    assert (await started.ended()).exit_code == 1
+    assert "No such file or directory" in started.output
 
 
 def test_a_terminal_is_in_the_same_container_and_its_end_is_its_own_alone(tmp_path: Path) -> None:

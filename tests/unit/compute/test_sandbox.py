@@ -163,6 +163,13 @@ def test_an_image_is_a_name_and_no_file_of_the_node(image: str, is_one: bool) ->
             check_image(image)
 
 
+@pytest.mark.anyio
+async def test_an_image_that_is_nowhere_is_refused_by_name() -> None:
+    await ContainerSandbox("true", OutboundPolicy()).fetch("alpine")
+    with pytest.raises(InvalidInput, match="the image 'alpine' cannot be fetched"):
+        await ContainerSandbox("false", OutboundPolicy()).fetch("alpine")
+
+
 def test_a_profile_is_narrowed_to_what_bubblewrap_allows_and_by_nothing_else() -> None:
     wide = {
         "defaultAction": "SCMP_ACT_ERRNO",

@@ -53,6 +53,9 @@ class Bubblewrap:
         problem = await asyncio.to_thread(probe_network)
         return ("none", problem) if problem else ("private", "")
 
+    async def fetch(self, image: str) -> None:
+        """Nothing: it runs none."""
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, when its network and its limits are there."""
         cgroup = await asyncio.to_thread(new_cgroup, f"{PREFIX}{spec.id}")

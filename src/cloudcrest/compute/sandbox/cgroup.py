@@ -133,10 +133,11 @@ def cgroup_of(pid: int, root: Path = ROOT) -> Cgroup | None:
     """The group that another has made for this process, to read and not to set. None: it is in this process's own."""
     found, own = _groups_of(pid), _own()
     if (root / "cgroup.controllers").exists():
-        named = dict.fromkeys(("memory", "pids", "cpu"), found.get("", "/"))
-        is_own = found.get("") == own.get("")
-        folders = {name: root / path.lstrip("/") for name, path in named.items()}
-        return None if is_own else Cgroup(folders, is_v2=True)
+        folder, ours = (root / groups.get("", "/").lstrip("/") for groups in (found, own))
+        if not (folder / "memory.current").exists():  # crun puts it into one below the one that it limits
+            folder = folder.parent
+        is_its_own = folder not in (root, ours, *ours.parents)
+        return Cgroup(dict.fromkeys(("memory", "pids", "cpu"), folder), is_v2=True) if is_its_own else None
     others = [name for name in _CONTROLLERS if name in found and found[name] != own.get(name)]
     folders = {name: root / name / found[name].lstrip("/") for name in others}
     return Cgroup(folders, is_v2=False) if folders else None

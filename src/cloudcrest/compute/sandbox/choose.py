@@ -72,6 +72,10 @@ class BestSandbox:
         """As what would be chosen says."""
         return await self._choose(in_image=in_image).reach(in_image=in_image)
 
+    async def fetch(self, image: str) -> None:
+        """By what would be chosen."""
+        await self._choose(in_image=True).fetch(image)
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it. Raises `SetupError` where this node can hold it by nothing."""
         chosen = self._choose(in_image=bool(spec.image))
@@ -105,6 +109,9 @@ class RefusingSandbox:
 
     async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
         return "none", self._reason
+
+    async def fetch(self, image: str) -> None:
+        """Nothing: a start says why."""
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:  # noqa: ARG002
         """Raises `SetupError`."""

@@ -36,6 +36,8 @@ from cloudcrest.compute.sandbox.view import WORK
 from cloudcrest.infra.outbound import OutboundPolicy
 from cloudcrest.kernel.errors import InvalidInput, SetupError, Unavailable
 
+_LOOKS = 20
+
 
 class ContainerSandbox:
     """Implements `sandbox.api.Sandbox` over a runtime's command line. `policy`: which addresses the proxy may call."""
@@ -53,10 +55,17 @@ class ContainerSandbox:
         problem = await asyncio.to_thread(probe_network)
         return ("none", problem) if problem else ("private", "")
 
+    async def fetch(self, image: str) -> None:
+        check_image(image)
+        code, _ = await ask(self.isolation, "image", "inspect", image)
+        if code == 0:
+            return
+        code, said = await ask(self.isolation, "pull", image, seconds=PULL_SECONDS)
+        if code != 0:
+            raise InvalidInput(f"the image '{image}' cannot be fetched: {said}", param="image")
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
-        """Fetches the image where it is not there, and starts it when its network is there. Raises `InvalidInput` where
-        it is nowhere, `SetupError`, `Unavailable`.
-        """
+        """Starts it when its network is there. Raises `InvalidInput`, `SetupError`, `Unavailable`."""
         check_image(spec.image)
         if spec.allowed_hosts and not self._is_ready_before:
             raise SetupError(
@@ -66,7 +75,6 @@ class ContainerSandbox:
         if broken := [name for name, value in spec.environment.items() if "\n" in value]:
             # The runtime reads a line for each; on its command line everyone on this machine could read them.
             raise InvalidInput(f"the value of {broken[0]} has line feeds, which a container's variables cannot have")
-        await self._pull(spec.image)
         user = await self._user(spec)
         proxy = Proxy(spec.allowed_hosts, self._policy) if spec.allowed_hosts else None
         if proxy is not None:
@@ -96,8 +104,17 @@ class ContainerSandbox:
             raise
         guard.watch(child.pid)
         process = ContainerProcess(self.isolation, spec, child, told, guard=guard, proxy=proxy)
-        process.is_at(pid or await process_of(self.isolation, spec))
+        process.is_at(pid or await self._started(spec, child))
         return process
+
+    async def _started(self, spec: SandboxSpec, child: asyncio.subprocess.Process) -> int:
+        """Its first process, of a runtime that makes it with the command's start; 0: it has ended, or is not known."""
+        for _ in range(0 if self._is_ready_before else _LOOKS):
+            if child.returncode is not None:
+                break
+            if pid := await process_of(self.isolation, spec):
+                return pid
+        return 0
 
     async def _make(
         self, spec: SandboxSpec, told: Told, guard: Guard, user: tuple[str, ...], proxy: Proxy | None
@@ -136,11 +153,3 @@ class ContainerSandbox:
         elif self.isolation != "podman":
             is_own = await is_rootless(self.isolation)
         return user_argv(self.isolation, uid, os.getegid(), is_rootless=is_own)
-
-    async def _pull(self, image: str) -> None:
-        code, _ = await ask(self.isolation, "image", "inspect", image)
-        if code == 0:
-            return
-        code, said = await ask(self.isolation, "pull", image, seconds=PULL_SECONDS)
-        if code != 0:
-            raise InvalidInput(f"the image '{image}' cannot be fetched: {said}", param="image")

@@ -133,9 +133,11 @@ async def ask(
     try:
         output, errors = await asyncio.wait_for(child.communicate(), seconds)
     except TimeoutError:
-        child.kill()
-        await child.wait()
         return -1, f"it took longer than {seconds:g} s"
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
     code = child.returncode or 0
     said = output if code == 0 else errors.strip().rpartition(b"\n")[2]
     return code, said.decode(errors="replace").strip()
