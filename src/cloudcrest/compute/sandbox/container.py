@@ -102,7 +102,6 @@ class ContainerSandbox:
             if isinstance(error, OSError):
                 raise Unavailable(f"the container cannot be made: {error}") from error
             raise
-        guard.watch(child.pid)
         process = ContainerProcess(self.isolation, spec, child, told, guard=guard, proxy=proxy)
         process.is_at(pid or await self._started(spec, child))
         return process

@@ -16,12 +16,14 @@ from cloudcrest.kernel.errors import Unavailable
 
 _GUARD = """
 while read -r next; do client=$next; done
-[ -z "$client" ] || kill -9 "$client" 2>/dev/null
+looks=0
+while [ -n "$client" ] && kill -0 "$client" 2>/dev/null && [ $((looks += 1)) -lt 600 ]; do sleep 0.1; done
 found=$("$0" ps --all --quiet --filter "label=$1")
 [ -z "$found" ] || exec "$0" rm --force $found
 """
-"""Ends a container whose runner is gone: of who holds the other end of its standard input the kernel lets go. The
-client that makes or starts it is killed first, or it might bring one that was not there to be found.
+"""Ends a container whose runner is gone: of who holds the other end of its standard input the kernel lets go. A client
+that is making the container then ends first: it might bring one that was not there to be found; and killed in the midst
+of it, it would leave processes behind that the runtime knows nothing of.
 """
 
 
@@ -91,7 +93,7 @@ class Guard:
         return cls(process, write_fd)
 
     def watch(self, client_pid: int | None) -> None:
-        """This client runs that makes or starts the container; None: it has ended."""
+        """This client runs that makes the container; None: it has ended."""
         with contextlib.suppress(OSError):
             os.write(self._write_fd, f"{client_pid or ''}\n".encode())
 
