@@ -61,14 +61,14 @@ def go(runners: list[Runner], member: int, key: str = KEY) -> Go:
 
 
 @contextlib.contextmanager
-def ready_gang(folder: Path, *commands: tuple[str, ...], job: str = "job_1") -> Iterator[list[Runner]]:
-    """Runners whose commands are ready to start, in bubblewrap."""
+def ready_gang(folder: Path, *commands: tuple[str, ...], job: str = "job_1", image: str = "") -> Iterator[list[Runner]]:
+    """Runners whose commands are ready to start, in bubblewrap or in an image."""
     with contextlib.ExitStack() as stack:
         runners = []
         for member, command in enumerate(commands):
             runner = Runner(folder / f"{job}-{member}", "auto")
             stack.callback(runner.close)
-            wanted = spec(command, attempt_id=f"{job}-1", member=member, members=len(commands))
+            wanted = spec(command, attempt_id=f"{job}-1", member=member, members=len(commands), image=image)
             assert runner.post("/prepare", wanted).status_code == 200
             runners.append(runner)
         for runner in runners:

@@ -48,13 +48,15 @@ def may_hold_memory() -> bool:
     return "memory" in made.holds
 
 
-async def hold(sandbox: Sandbox, script: str, work: Path, *, name: str = "test", **limits: Any) -> Held:
+async def hold(
+    sandbox: Sandbox, script: str, work: Path, *, name: str = "test", program: str = "bash", **limits: Any
+) -> Held:
     """Starts a shell script in a sandbox, in this work folder."""
     name = f"{name}-{os.getpid()}"  # control groups are of the whole machine
     work.mkdir(exist_ok=True)  # noqa: ASYNC240 - a small folder
     read_fd, write_fd = os.pipe()
     try:
-        process = await sandbox.start(SandboxSpec(name, ("bash", "-c", script), work, **limits), write_fd)
+        process = await sandbox.start(SandboxSpec(name, (program, "-c", script), work, **limits), write_fd)
     finally:
         os.close(write_fd)
     return Held(process, read_fd)

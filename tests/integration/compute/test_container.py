@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from cloudcrest.compute.sandbox.api import Bind, SandboxSpec
-from cloudcrest.compute.sandbox.container import ContainerSandbox, end_left
+from cloudcrest.compute.sandbox.container import ContainerSandbox
+from cloudcrest.compute.sandbox.runtime import end_left
+from cloudcrest.infra.outbound import OutboundPolicy
 from tests.support.runners import Runner, spec
 from tests.support.waiting import until
 
@@ -25,10 +27,16 @@ arguments = sys.argv[1:]
 word = arguments[0]
 with open(home + "/calls", "a") as calls:
     calls.write(json.dumps(arguments) + "\\n")
-if word == "run":
+if word == "create":
     label = arguments[arguments.index("--label") + 1]
     with open(arguments[arguments.index("--env-file") + 1]) as file:
-        print(file.read())
+        is_in_memory = "memfd" in os.readlink(f"/proc/self/fd/{{file.fileno()}}")
+        assert is_in_memory or os.fstat(file.fileno()).st_mode & 0o077 == 0
+        json.dump([label, file.read()], open(home + "/created", "w"))
+if word == "start":
+    label, variables = json.load(open(home + "/created"))
+    print(variables)
+    os.remove(home + "/created")
     kept = subprocess.Popen(["sleep", "600"], start_new_session=True)
     with open(home + "/containers", "a") as containers:
         containers.write(f"{{kept.pid}} {{label}}\\n")
@@ -98,16 +106,17 @@ async def test_its_secrets_are_on_no_disk_and_its_folders_its_own(stand: Stand, 
     (volume / "file").write_text("of the volume")
     wanted = _spec(tmp_path, binds=(Bind(volume, "/data", is_writable=True),))
     read_fd, write_fd = os.pipe()
-    process = await ContainerSandbox("podman").start(wanted, write_fd)
+    process = await ContainerSandbox("podman", OutboundPolicy()).start(wanted, write_fd)
     os.close(write_fd)
     with open(read_fd) as output:
-        assert await asyncio.to_thread(output.readline) == "TOKEN=sesame\n"
+        assert await asyncio.to_thread(output.readline) == "HOME=/work\n"
+        assert output.readline() == "TOKEN=sesame\n"
         assert await asyncio.to_thread(output.readline) == "started\n"
         files = [path for path in tmp_path.rglob("*") if path.is_file() and "sesame" in path.read_text()]
         assert files == []
         if os.geteuid() == 0:
             assert {path.stat().st_uid for path in (wanted.work_folder, volume, volume / "file")} == {65534}
-        (run,) = [call for call in stand.calls() if call[0] == "run"]
+        (run,) = [call for call in stand.calls() if call[0] == "create"]
         assert "sesame" not in " ".join(run)
         process.signal(15)
         until(lambda: any(call[0] == "kill" for call in stand.calls()), "the runtime is told")
@@ -120,31 +129,30 @@ async def test_its_secrets_are_on_no_disk_and_its_folders_its_own(stand: Stand, 
 
 async def test_a_container_whose_client_is_killed_ends_with_it(stand: Stand, tmp_path: Path) -> None:
     read_fd, write_fd = os.pipe()
-    process = await ContainerSandbox("podman").start(_spec(tmp_path), write_fd)
+    process = await ContainerSandbox("podman", OutboundPolicy()).start(_spec(tmp_path), write_fd)
     os.close(write_fd)
     with open(read_fd) as output:
         until(lambda: "started" in output.readline(), "it has started")
-        (client,) = [child for child in _children(os.getpid()) if b"--env-file" in _command(child)]
+        (client,) = [child for child in _children(os.getpid()) if b"--attach" in _command(child)]
         os.kill(client, 9)
         assert (await process.wait()).signal == 9
     assert not stand.is_running()
 
 
-async def test_where_files_cannot_be_in_memory_variables_lie_in_one_until_the_end(
+async def test_where_files_cannot_be_in_memory_variables_lie_in_one_until_they_are_read(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "memfd_create")
     read_fd, write_fd = os.pipe()
-    process = await ContainerSandbox("podman").start(_spec(tmp_path), write_fd)
+    process = await ContainerSandbox("podman", OutboundPolicy()).start(_spec(tmp_path), write_fd)
     os.close(write_fd)
+    assert not [*(tmp_path / "member").glob("*.env")]
     with open(read_fd) as output:
-        assert output.readline() == "TOKEN=sesame\n"
-        (file,) = (tmp_path / "member").glob("*.env")
-        assert file.stat().st_mode & 0o777 == 0o600
+        assert [output.readline() for _ in range(2)] == ["HOME=/work\n", "TOKEN=sesame\n"]
         until(lambda: "started" in output.readline(), "it has started")
         end_left("job_1-1-0")
         await process.wait()
-    assert not file.exists()
+    assert [*(tmp_path / "member").iterdir()] == [tmp_path / "member/work"]
 
 
 def test_a_container_whose_runner_is_killed_ends_by_its_guard(stand: Stand, tmp_path: Path) -> None:
@@ -152,9 +160,10 @@ def test_a_container_whose_runner_is_killed_ends_by_its_guard(stand: Stand, tmp_
         "import asyncio; from pathlib import Path\n"
         "from cloudcrest.compute.sandbox.api import SandboxSpec\n"
         "from cloudcrest.compute.sandbox.container import ContainerSandbox\n"
+        "from cloudcrest.infra.outbound import OutboundPolicy\n"
         "async def main():\n"
         f"    spec = SandboxSpec('killed', ('true',), Path({str(tmp_path)!r}), image='alpine')\n"
-        "    await (await ContainerSandbox('podman').start(spec, 1)).wait()\n"
+        "    await (await ContainerSandbox('podman', OutboundPolicy()).start(spec, 1)).wait()\n"
         "asyncio.run(main())"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -172,7 +181,7 @@ def test_a_runner_ends_the_container_of_the_one_before(stand: Stand, tmp_path: P
     first = Runner(tmp_path / "member", "auto")
     first.run(spec(("true",), image="alpine"))
     until((stand.home / "containers").exists, "it has started")
-    guards = [child for child in _children(first.process.pid) if b"read -r client" in _command(child)]
+    guards = [child for child in _children(first.process.pid) if b"read -r next" in _command(child)]
     assert len(guards) == 1
     for pid in (guards[0], first.process.pid):
         subprocess.run(["kill", "-9", str(pid)], check=True)

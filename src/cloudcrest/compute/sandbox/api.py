@@ -124,6 +124,12 @@ class Sandbox(Protocol):
         """How a command could reach others like it, and why not. `in_image`: it runs in a container image."""
         ...
 
+    async def fetch(self, image: str) -> None:
+        """Has a container image here, for commands that are to start; may take long. Raises `InvalidInput` where there
+        is none of this name.
+        """
+        ...
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, its output to `output_fd`. Raises `InvalidInput` where the program is not there, `Unavailable`."""
         ...

@@ -30,7 +30,7 @@ from cloudcrest.compute.sandbox.inside import NAMESPACES, device_inside, listen_
 from cloudcrest.compute.sandbox.limiting import how_it_ended, limited
 from cloudcrest.compute.sandbox.plain import tree_usage
 from cloudcrest.compute.sandbox.probe import probe_network
-from cloudcrest.compute.sandbox.proxy import PORT, Proxy
+from cloudcrest.compute.sandbox.proxy import PORT, Proxy, proxied
 from cloudcrest.compute.sandbox.shim import STAGE
 from cloudcrest.compute.sandbox.view import FILES, NOBODY, WORK, bubblewrap_argv, environment_of
 from cloudcrest.infra.outbound import OutboundPolicy
@@ -53,6 +53,9 @@ class Bubblewrap:
         problem = await asyncio.to_thread(probe_network)
         return ("none", problem) if problem else ("private", "")
 
+    async def fetch(self, image: str) -> None:
+        """Nothing: it runs none."""
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it, when its network and its limits are there."""
         cgroup = await asyncio.to_thread(new_cgroup, f"{PREFIX}{spec.id}")
@@ -61,7 +64,7 @@ class Bubblewrap:
         proxy: Proxy | None = None
         if spec.allowed_hosts:
             proxy = Proxy(spec.allowed_hosts, self._policy)
-            spec = _with_proxy(spec)
+            spec = proxied(spec)
         info_read, info_write = os.pipe()
         block_read, block_write = os.pipe()
         opened = [info_read, info_write, block_read, block_write]
@@ -252,14 +255,6 @@ class _Entered:
 
     async def enter(self, *_: object) -> SandboxProcess:
         raise Conflict("a program beside the command has no terminals of its own")
-
-
-def _with_proxy(spec: SandboxSpec) -> SandboxSpec:
-    address = f"http://127.0.0.1:{PORT}"
-    names = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
-    near = ",".join(("localhost", "127.0.0.1", *(spec.network.peers if spec.network is not None else ())))
-    unproxied = {"no_proxy": near, "NO_PROXY": near}
-    return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
 
 
 def _words(arguments: Iterable[str]) -> int:

@@ -129,6 +129,20 @@ def new_cgroup(name: str, root: Path = ROOT) -> Cgroup | None:
     return Cgroup(folders, is_v2=False) if folders else None
 
 
+def cgroup_of(pid: int, root: Path = ROOT) -> Cgroup | None:
+    """The group that another has made for this process, to read and not to set. None: it is in this process's own."""
+    found, own = _groups_of(pid), _own()
+    if (root / "cgroup.controllers").exists():
+        folder, ours = (root / groups.get("", "/").lstrip("/") for groups in (found, own))
+        if not (folder / "memory.current").exists():  # crun puts it into one below the one that it limits
+            folder = folder.parent
+        is_its_own = folder not in (root, ours, *ours.parents)
+        return Cgroup(dict.fromkeys(("memory", "pids", "cpu"), folder), is_v2=True) if is_its_own else None
+    others = [name for name in _CONTROLLERS if name in found and found[name] != own.get(name)]
+    folders = {name: root / name / found[name].lstrip("/") for name in others}
+    return Cgroup(folders, is_v2=False) if folders else None
+
+
 def _sweep(parent: Path) -> None:
     """Removes groups of commands whose runner was killed. Those with processes stay, and those just made."""
     with contextlib.suppress(OSError):
@@ -139,14 +153,18 @@ def _sweep(parent: Path) -> None:
 
 
 def _own() -> dict[str, str]:
-    """This process's group by controller; "" is version 2's."""
-    own = {}
+    return _groups_of(os.getpid())
+
+
+def _groups_of(pid: int) -> dict[str, str]:
+    """A process's group by controller; "" is version 2's."""
+    groups = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             for controller in controllers.split(","):
-                own[controller] = path
-    return own
+                groups[controller] = path
+    return groups
 
 
 def _make_v2(root: Path, own: str, name: str) -> Path | None:

@@ -57,12 +57,12 @@ class BestSandbox:
     has_own_view = True
 
     def __init__(self, *, is_trusted: bool, policy: OutboundPolicy) -> None:
-        from cloudcrest.compute.sandbox import container
         from cloudcrest.compute.sandbox.probe import probe
+        from cloudcrest.compute.sandbox.runtime import find_runtime
 
         self._is_trusted = is_trusted
         self._policy = policy
-        self._find_runtime: Callable[[], str] = container.find_runtime
+        self._find_runtime: Callable[[], str] = find_runtime
         self._problem = probe()
         kind, _ = decide(Node("", self._problem), wants_image=False, is_trusted=is_trusted)
         self.isolation: str = kind
@@ -71,6 +71,10 @@ class BestSandbox:
     async def reach(self, *, in_image: bool) -> tuple[Reach, str]:
         """As what would be chosen says."""
         return await self._choose(in_image=in_image).reach(in_image=in_image)
+
+    async def fetch(self, image: str) -> None:
+        """By what would be chosen."""
+        await self._choose(in_image=True).fetch(image)
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it. Raises `SetupError` where this node can hold it by nothing."""
@@ -86,7 +90,7 @@ class BestSandbox:
         node = Node(self._find_runtime() if in_image else "", self._problem)
         kind, why = decide(node, wants_image=in_image, is_trusted=self._is_trusted)
         makers: dict[Kind, Callable[[], Sandbox]] = {
-            "container": lambda: ContainerSandbox(node.runtime),
+            "container": lambda: ContainerSandbox(node.runtime, self._policy),
             "bubblewrap": lambda: Bubblewrap(self._policy),
             "rlimits": LimitedSandbox,
             "none": lambda: RefusingSandbox(why),
@@ -105,6 +109,9 @@ class RefusingSandbox:
 
     async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
         return "none", self._reason
+
+    async def fetch(self, image: str) -> None:
+        """Nothing: a start says why."""
 
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:  # noqa: ARG002
         """Raises `SetupError`."""

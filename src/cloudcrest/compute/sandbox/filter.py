@@ -9,7 +9,7 @@ arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 import errno
 import struct
 
-_REFUSED: dict[str, tuple[int | None, int | None]] = {
+REFUSED: dict[str, tuple[int | None, int | None]] = {
     # mounts, roots, and namespaces in which one would be root
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "move_mount": (429, 429),
     "open_tree": (428, 428), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
@@ -31,14 +31,14 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "uselib": (134, None), "ustat": (136, None), "sysfs": (139, None),
 }  # fmt: skip
 """Numbers on x86_64 and aarch64; None: there is none."""
-_ABSENT = {
+ABSENT = {
     "clone3": (435, 435), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)
 }  # fmt: skip
 """As on a kernel without them, so that programs take another way: of clone3 no filter can see what it makes."""
 _CLONE, _SOCKET = (56, 220), (41, 198)
-_NAMESPACES = 0x7E020000
+NAMESPACES = 0x7E020000
 """Flags of clone: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
-_FAMILIES = (38, 40)
+FAMILIES = (38, 40)
 """Of sockets: AF_ALG, the kernel's ciphers; AF_VSOCK, which leads to the virtual machine's host past every network."""
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32 = 0x40000000
@@ -57,15 +57,15 @@ def filter_for(machine: str) -> bytes:
     steps = [_step(_LOAD, _ARCHITECTURE), _step(_EQUAL, audit, 1, 0), _step(_RETURN, _KILL), _step(_LOAD, _NUMBER)]
     if machine == "x86_64":
         steps += [_step(_AT_LEAST, _X32, 0, 1), absent]
-    for calls, answer in ((_REFUSED, refused), (_ABSENT, absent)):
+    for calls, answer in ((REFUSED, refused), (ABSENT, absent)):
         for numbers in calls.values():
             if (number := numbers[column]) is not None:
                 steps += [_step(_EQUAL, number, 0, 1), answer]
     steps += [
         *(_step(_EQUAL, _CLONE[column], 0, 4), _step(_LOAD, _FIRST_ARGUMENT)),
-        *(_step(_ANY_BIT, _NAMESPACES, 0, 1), refused, _step(_RETURN, _ALLOW)),
+        *(_step(_ANY_BIT, NAMESPACES, 0, 1), refused, _step(_RETURN, _ALLOW)),
         *(_step(_EQUAL, _SOCKET[column], 0, 4), _step(_LOAD, _FIRST_ARGUMENT)),
-        *(_step(_EQUAL, _FAMILIES[0], 1, 0), _step(_EQUAL, _FAMILIES[1], 0, 1), _errno(errno.EAFNOSUPPORT)),
+        *(_step(_EQUAL, FAMILIES[0], 1, 0), _step(_EQUAL, FAMILIES[1], 0, 1), _errno(errno.EAFNOSUPPORT)),
         _step(_RETURN, _ALLOW),
     ]
     return b"".join(steps)

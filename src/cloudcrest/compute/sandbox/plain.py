@@ -32,6 +32,9 @@ class PlainSandbox:
     async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
         return "node", ""
 
+    async def fetch(self, image: str) -> None:
+        """Nothing: it runs none."""
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it. Binds are not made: only the sandbox knows another view of the files."""
         return await _start(self._lifeline, spec, spec.argv, spec.environment, output_fd=output_fd)

@@ -14,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
+from cloudcrest.compute.sandbox.api import SandboxSpec
 from cloudcrest.infra.outbound import OutboundPolicy, Resolve, permitted_addresses
 from cloudcrest.kernel.errors import PermissionDenied
 
@@ -179,6 +182,15 @@ class Proxy:
 
     def _received(self, size_bytes: int) -> None:
         self.received_bytes += size_bytes
+
+
+def proxied(spec: SandboxSpec) -> SandboxSpec:
+    """With variables that name the proxy to its programs; what the job sets itself holds."""
+    address = f"http://127.0.0.1:{PORT}"
+    names = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
+    near = ",".join(("localhost", "127.0.0.1", *(spec.network.peers if spec.network is not None else ())))
+    unproxied = {"no_proxy": near, "NO_PROXY": near}
+    return msgspec.structs.replace(spec, environment={**names, **unproxied, **spec.environment})
 
 
 async def copy(

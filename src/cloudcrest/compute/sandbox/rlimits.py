@@ -25,6 +25,9 @@ class LimitedSandbox:
     async def reach(self, *, in_image: bool) -> tuple[Reach, str]:  # noqa: ARG002
         return "node", ""
 
+    async def fetch(self, image: str) -> None:
+        """Nothing: it runs none."""
+
     async def start(self, spec: SandboxSpec, output_fd: int) -> SandboxProcess:
         """Starts it."""
         cgroup = new_cgroup(f"{PREFIX}{spec.id}")

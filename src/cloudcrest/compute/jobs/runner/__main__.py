@@ -24,7 +24,7 @@ from cloudcrest.compute.jobs.runner.server import make_app
 from cloudcrest.compute.jobs.runner.work import remove_old
 from cloudcrest.compute.jobs.running import RUNNER_TOKEN_VARIABLE, Stop
 from cloudcrest.compute.sandbox.choose import choose_sandbox
-from cloudcrest.compute.sandbox.container import end_left
+from cloudcrest.compute.sandbox.runtime import end_left
 from cloudcrest.infra.interfaces import own_addresses
 from cloudcrest.infra.lifeline import exit_with_lifeline
 from cloudcrest.infra.outbound import OutboundPolicy

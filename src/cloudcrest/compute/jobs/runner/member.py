@@ -208,6 +208,9 @@ class Member:
                 if wanted.url:
                     self._detail = f"fetches {wanted.path}"
                     self._received_bytes += await fetch(wanted, self.work, self._policy, self._room(spec))
+            if spec.image:  # before its start: the time that this takes is not charged
+                self._detail = "fetches its image"
+                await self._sandbox.fetch(spec.image)
             if self._needs:
                 self._detail = "waits for its input files"
                 await self._has_inputs.wait()
