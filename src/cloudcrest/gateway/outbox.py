@@ -10,23 +10,38 @@ from collections.abc import Callable
 Write = Callable[[bytes], None]
 
 
-class Outbox:
-    """A worker's. What is in it goes out in the loop's next round, in order."""
+FEW = 3
+TRY_AGAIN_AFTER = 15
 
-    __slots__ = ("held",)
+
+class Outbox:
+    """A worker's. What is in it goes out in the loop's next round, in order.
+
+    Where rounds bring less than `FEW`, the next `TRY_AGAIN_AFTER` go out at once: another round costs something, too.
+    """
+
+    __slots__ = ("_at_once", "_held")
 
     def __init__(self) -> None:
-        self.held: list[tuple[Write, bytes]] = []
+        self._held: list[tuple[Write, bytes]] = []
+        self._at_once = 0
 
     def put(self, write: Write, data: bytes) -> None:
-        """Has `data` written. Whoever writes to the same client without it is to `flush` before."""
-        if not self.held:
+        """Has `data` written. Whoever writes to the same peer without it is to `flush` before."""
+        if self._held:
+            self._held.append((write, data))
+        elif self._at_once:
+            self._at_once -= 1
+            write(data)
+        else:
             asyncio.get_running_loop().call_soon(self.flush)
-        self.held.append((write, data))
+            self._held.append((write, data))
 
     def flush(self) -> None:
         """Writes what is there now."""
-        held, self.held = self.held, []
+        held, self._held = self._held, []
+        if 0 < len(held) < FEW:
+            self._at_once = TRY_AGAIN_AFTER
         for write, data in held:
             try:
                 write(data)

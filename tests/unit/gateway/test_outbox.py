@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cloudcrest.gateway.outbox import Outbox
+from cloudcrest.gateway.outbox import FEW, TRY_AGAIN_AFTER, Outbox
 
 pytestmark = pytest.mark.anyio
 
@@ -33,3 +33,17 @@ async def test_a_client_that_has_left_costs_the_others_nothing() -> None:
     outbox.put(written.append, b"b")
     await asyncio.sleep(0)
     assert written == [b"b"]
+
+
+async def test_where_little_comes_at_once_nothing_waits() -> None:
+    outbox, written = Outbox(), list[bytes]()
+    for number in range(2 * (TRY_AGAIN_AFTER + 1)):
+        outbox.put(written.append, b"%d" % number)
+        has_waited = len(written) == number
+        assert has_waited == (number % (TRY_AGAIN_AFTER + 1) == 0)
+        await asyncio.sleep(0)
+    for _ in range(FEW):
+        outbox.put(written.append, b"more")
+    await asyncio.sleep(0)
+    outbox.put(written.append, b"last")
+    assert written[-1] == b"more"
