@@ -36,7 +36,6 @@ MODULES = (
     "gateway/inference",
     "gateway/known_head",
     "gateway/metrics",
-    "gateway/outbox",
     "gateway/outlet",
     "gateway/parts",
     "gateway/passage",

@@ -13,7 +13,6 @@ from cloudcrest.gateway.resume_rewrite import Repetition, Rewriter, ToolHold
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
 from tests.support.gateway_cloud import COMPLETION, chunk_event, usage
-from tests.support.outboxes import AtOnce
 
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{"}}
 
@@ -62,7 +61,7 @@ def test_the_short_way_takes_only_what_would_pass_untouched(
 ) -> None:
     scanner, alone = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     kept, written = Kept(200), list[bytes]()
-    take = passage(scanner, kept, AtOnce(), written.append)
+    take = passage(scanner, kept, written.append)
     for data in pieces(edited(*stream), places):
         expected = alone.feed(data)
         if take(chunk(data)):

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import structlog
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
-from cloudcrest.gateway.outbox import Outbox
 from cloudcrest.gateway.route import Trip
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.snapshot import Route
@@ -55,13 +54,12 @@ class Timed(Protocol):
 
 
 class Calls:
-    """What calls share: settings, the loop's clock and tasks, what is to go out, and the set of those under way."""
+    """What calls share: settings, the loop's clock and tasks, and the set of those under way."""
 
     def __init__(self, settings: GatewaySettings, monotonic: Callable[[], float]) -> None:
         self.settings = settings
         self.monotonic = monotonic
         self.active: set[Timed] = set()
-        self.outbox = Outbox()
         self.tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

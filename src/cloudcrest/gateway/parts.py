@@ -122,11 +122,9 @@ class Parts:
     def _send(self, events: bytes) -> None:
         """Events as this client has them framed."""
         if events:
-            self.calls.outbox.flush()
             self.connection.write(events if self.request.is_http_1_0 else chunk(events))
 
     def _close_stream(self) -> None:
-        self.calls.outbox.flush()
         if not self.request.is_http_1_0:
             self.connection.write(LAST_CHUNK)
         self.connection.finish(close=self.request.is_http_1_0)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import one_chunk_at
-from cloudcrest.gateway.outbox import Outbox, Write
 from cloudcrest.gateway.sse import StreamScanner
 
 _WORD = b'"content":"'
@@ -17,13 +16,13 @@ _MAX_SHAPES = 16
 """Of a stream: one whose chunks differ in more than a word is looked through."""
 
 
-def passage(scanner: StreamScanner, kept: Kept, outbox: Outbox, write: Write) -> Callable[[bytes], bool]:
+def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
     """Takes a read that is one whole chunk with its framing. False: nothing was done, and the scanner is to be fed.
 
-    What it has written, it counts for the scanner and keeps. It takes chunks of whole events, each a JSON object, none
-    of which the scanner would look into. A quotation mark inside text is escaped, so text is never taken for a field.
+    What it writes, it counts for the scanner and keeps. It takes chunks of whole events, each a JSON object, none of
+    which the scanner would look into. A quotation mark inside text is escaped, so text is never taken for a field.
     """
-    keep, max_bytes, put = kept.parts.append, kept.max_bytes, outbox.put
+    keep, max_bytes = kept.parts.append, kept.max_bytes
     before = after = b""
     heads: dict[int, bytes] = {}  # by a chunk's size: its line, and what comes before its word
     shapes_left = _MAX_SHAPES
@@ -57,7 +56,7 @@ def passage(scanner: StreamScanner, kept: Kept, outbox: Outbox, write: Write) ->
         kept.size_bytes += size_bytes
         if kept.size_bytes > max_bytes:
             kept.said()
-        put(write, chunk)
+        write(chunk)
         return True
 
     return take

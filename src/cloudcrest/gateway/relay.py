@@ -354,4 +354,4 @@ class StreamRelay(Relay):
         self._account.first_token()
         self._parts.begin_stream()
         if self._hold is None and self._parts.outlet is None and not self._request.is_http_1_0:
-            self._call.pass_chunks(passage(self._scanner, self._kept, self._calls.outbox, self._connection.write))
+            self._call.pass_chunks(passage(self._scanner, self._kept, self._connection.write))

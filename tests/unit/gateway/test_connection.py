@@ -11,7 +11,6 @@ from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.sse import StreamScanner
-from tests.support.outboxes import AtOnce
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -111,7 +110,7 @@ def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
     kept = Kept(1_000)
-    take = passage(scanner, kept, AtOnce(), written.append)
+    take = passage(scanner, kept, written.append)
     for payload in payloads:
         expected = fed.feed(payload)
         if take(chunk(payload)):
@@ -136,7 +135,7 @@ words = st.one_of(
 def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(words: list[bytes], ends: list[bytes]) -> None:
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
-    take = passage(scanner, Kept(1_000_000), AtOnce(), written.append)
+    take = passage(scanner, Kept(1_000_000), written.append)
     for index, word in enumerate(words):
         end = ends[index % len(ends)]
         event = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n' % (word, end)
