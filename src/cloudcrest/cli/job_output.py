@@ -111,9 +111,10 @@ def _follow(cloud: Client, job: str, attempt: int | None, member: int) -> None:
                         note(f"attempt {event.body['attempt']}")
                     shown_attempt = event.body["attempt"]
                     show_text(event.body["text"])
-        except Unreachable:
+        except (Unreachable, Refused) as error:
             breaks += 1
-            if breaks > _MOST_BREAKS:
+            is_away = isinstance(error, Unreachable) or error.status_code == 503  # a region that starts, for one
+            if breaks > _MOST_BREAKS or not is_away:
                 raise
             time.sleep(_PAUSE_SECONDS)
 

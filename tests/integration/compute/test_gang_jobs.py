@@ -123,19 +123,22 @@ else: connect(0, 29500)
 async def test_members_that_cannot_connect_run_all_the_same_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand = tmp_path / "bin" / "podman"
+    stand = tmp_path / "bin" / "docker"
     stand.parent.mkdir()
+    (stand.parent / "podman").write_text("#!/bin/sh\nexit 1\n")
+    (stand.parent / "podman").chmod(0o755)
     stand.write_text(STAND)
     stand.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand.parent}:{os.environ['PATH']}")
     async with running_region(tmp_path, isolation="auto") as region:
         region.want(job(("train",), members=2, image="alpine"), job(FOREVER, "job_2", image="alpine"))
-        why = "its members cannot connect to each other: member 0: commands in container images have no network"
+        why = "its members cannot connect to each other: member 0: commands in container images have a "
+        why += "network by Podman alone, and this is docker"
 
         def runs_and_says() -> bool:
             report = region.reports.get("job_1")
             members = () if report is None or report.reason != why else report.attempts[0].members
-            return [member.isolation for member in members] == ["podman", "podman"]
+            return [member.isolation for member in members] == ["docker", "docker"]
 
         await until_async(runs_and_says, "its members run, and it says why they are alone")
         assert (await region.state("running", job_id="job_2")).reason == ""

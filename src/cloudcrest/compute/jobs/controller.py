@@ -38,7 +38,7 @@ from cloudcrest.compute.jobs.sweep import Sweeper
 from cloudcrest.compute.scheduler.model import Placed
 from cloudcrest.infra.stepping import run_steps
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded
+from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded, Unavailable
 from cloudcrest.kernel.pauses import PAUSE_SECONDS, Pauses
 
 SOURCE = "jobs"
@@ -113,7 +113,9 @@ class JobController:
         self._wake.set()
 
     def find(self, project_id: str, job_id: str) -> Entry | None:
-        """A project's job, as far as the region still knows it."""
+        """A project's job, as far as the region still knows it. Raises `Unavailable` until it knows any."""
+        if not self._is_loaded:
+            raise Unavailable("this region does not know its jobs yet", retry_after_seconds=1)
         entry = self._jobs.get(job_id)
         return entry if entry is not None and entry.document.project_id == project_id else None
 
