@@ -6,9 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from cloudcrest.compute.sandbox.probe import probe
 from cloudcrest.infra.outbound import OutboundPolicy
 from tests.support.sandboxes import hold, may_hold_memory, said
 from tests.support.waiting import until
+from tests.support.web import serving
 
 PROBLEM = probe()
 SECONDS = f"4711.{os.getpid()}"
@@ -48,24 +47,8 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def web() -> Iterator[int]:
     """The port of a server on this machine's loopback."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = f"served {self.path} to {self.headers['Host']}".encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with serving() as port:
+        yield port
 
 
 async def test_it_is_nobody_and_can_become_nobody_else(sandbox: Bubblewrap, work: Path) -> None:

@@ -5,9 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from tests.support.podman import IMAGE, own_podman, podman
 from tests.support.runners import Runner, running_runner, spec
 from tests.support.sandboxes import Held, hold
 from tests.support.waiting import until
+from tests.support.web import serving
 
 pytestmark = [pytest.mark.anyio]
 needs_device = pytest.mark.skipif(bool(probe_network()), reason=probe_network() or "it works")
@@ -237,24 +236,8 @@ async def test_it_sees_its_own_folders_and_processes_alone(
 @pytest.fixture
 def web() -> Iterator[int]:
     """The port of a server on this machine's loopback."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b"served by this machine\n"
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with serving() as port:
+        yield port
 
 
 async def test_it_reaches_nothing_by_network(sandbox: ContainerSandbox, tmp_path: Path, web: int) -> None:
@@ -353,7 +336,7 @@ async def test_the_proxy_leads_to_allowed_hosts_alone(tmp_path: Path, web: int) 
     await started.ended()
     used = started.process.usage()
     lines = started.output.replace("\r", "").splitlines()
-    assert lines[:2] == ["http://127.0.0.1:3128", "served by this machine"]
+    assert lines[:2] == ["http://127.0.0.1:3128", f"served / to 127.0.0.1:{web}"]
     assert [line.split(" ")[1] for line in lines[2:]] == ["403", "403", "403", "200"]
     assert used.received_bytes > used.sent_bytes > 50
 
