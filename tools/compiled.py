@@ -45,6 +45,7 @@ MODULES = (
     "gateway/relay",
     "gateway/request",
     "gateway/request_id",
+    "gateway/rounds",
     "gateway/route",
     "gateway/routing/books",
     "gateway/routing/decision",

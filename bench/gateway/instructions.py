@@ -75,11 +75,13 @@ class Worker:
         client, transport = ServerConnection(gateway.state), Transport()
         client.connection_made(cast(asyncio.Transport, transport))
         self.client, self.answers = client, transport.written
+        self.rounds = gateway.state.rounds
 
     async def ask(self, request: bytes) -> UpstreamConnection:
         """Sends a request in; the connection that it is passed on by, at once or when its budget is there."""
         self.client.data_received(request)
         while True:
+            self.rounds.flush()
             for connection, written in self.upstreams:
                 if written:
                     written.clear()
@@ -88,6 +90,7 @@ class Worker:
 
     def answered(self) -> bytes:
         """What came back, which is then forgotten."""
+        self.rounds.flush()
         answer = b"".join(self.answers)
         self.answers.clear()
         return answer
@@ -129,7 +132,7 @@ async def work(kind: str, count: int, folder: Path) -> None:
             connection.data_received(_STREAM_HEAD)
             for _ in range(count):
                 connection.data_received(_CHUNK)
-                worker.answers.clear()
+                worker.answered()
             return
         for number in range(count):
             (await worker.ask(request)).data_received(answer)

@@ -182,7 +182,9 @@ def census() -> Counter[str]:
     everything = gc.get_objects()
     kinds = [type(each) for each in everything]
     found = Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith("cloudcrest.gateway"))
-    found["UpstreamConnection"] -= sum(len(each.idle) for each in everything if isinstance(each, Upstream))
+    in_pools = sum(len(each.idle) for each in everything if isinstance(each, Upstream))
+    for kind in ("UpstreamConnection", "RoundTransport"):
+        found[kind] -= in_pools
     return found
 
 

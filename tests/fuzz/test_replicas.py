@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import MAX_HEAD_BYTES, Upstream, UpstreamConnection
 from cloudcrest.gateway.http1 import one_chunk_at
+from cloudcrest.gateway.rounds import Rounds
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
 
 answers = st.sampled_from([
@@ -91,7 +92,7 @@ class Wire:
     """A connection to a replica, and the pool it goes back to."""
 
     def __init__(self) -> None:
-        self.upstream = Upstream("http://127.0.0.1:1")
+        self.upstream = Upstream("http://127.0.0.1:1", rounds=Rounds(lambda end: end()))
         self.connection = UpstreamConnection(self.upstream, 1)
         self.socket = Socket()
         self.connection.connection_made(self.socket)  # type: ignore[arg-type]  # it has what is used of a transport

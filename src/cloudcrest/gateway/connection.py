@@ -10,11 +10,13 @@ import ssl
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Protocol, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 from cloudcrest.gateway.http1 import JSON, framing
 from cloudcrest.gateway.known_head import HeadShape, head_shape
+from cloudcrest.gateway.rounds import Rounds, RoundTransport
+from cloudcrest.gateway.sink import Sink
 from cloudcrest.gateway.sound.form import CONTENT_TYPES
 from cloudcrest.kernel.units import KIB
 
@@ -29,30 +31,17 @@ _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 _IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
 
 
-class Sink(Protocol):
-    """Who an upstream's answer goes to."""
-
-    def answer_head(self, status: int, head: bytes) -> None:
-        """`head` holds the header lines, each after a CRLF."""
-
-    def answer_data(self, data: bytes) -> None: ...
-
-    def answer_end(self) -> None:
-        """The answer is whole; the connection is back in its pool."""
-
-    def answer_lost(self, reason: str, *, was_reused: bool) -> None:
-        """The connection broke before the answer was whole, or could not be made."""
-
-    def upstream_paused(self, is_paused: bool) -> None:
-        """The upstream reads the request too slowly, or does so no longer."""
-
-
 class Upstream:
-    """One address with its idle connections and its load. `token` goes into each request's Authorization header."""
+    """One address with its idle connections and its load. `token` goes into each request's Authorization header;
+    `rounds`: those of its worker.
+    """
 
-    def __init__(self, url: str, *, token: str = "", slots: int = 1, name: str = "") -> None:
+    def __init__(
+        self, url: str, *, token: str = "", slots: int = 1, name: str = "", rounds: Rounds | None = None
+    ) -> None:
         parts = urlsplit(url)
         self.name = name
+        self.rounds = rounds or Rounds()
         self.url = url
         self.slots = max(1, slots)
         self.host = parts.hostname or "127.0.0.1"
@@ -137,7 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, upstream: Upstream, max_idle: int) -> None:
         self._upstream = upstream
         self._max_idle = max_idle
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._transport: RoundTransport = cast(RoundTransport, None)
         self._sink: Sink | None = None
         self._state = _IDLE
         self._buffer = b""
@@ -154,7 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = RoundTransport(self._upstream.rounds, transport)
 
     def is_usable(self) -> bool:
         return not self._is_lost and not self._transport.is_closing()

@@ -16,6 +16,7 @@ from cloudcrest.gateway.errors import HeadTooLarge, RequestTimeout, body_too_lar
 from cloudcrest.gateway.http1 import CONTINUE, JSON, Headers, status_line
 from cloudcrest.gateway.known_head import KnownHead, known_head
 from cloudcrest.gateway.request import Request, Responder
+from cloudcrest.gateway.rounds import RoundTransport
 from cloudcrest.gateway.state import ServerState
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, Unavailable
 from cloudcrest.kernel.units import KIB, MIB
@@ -29,8 +30,7 @@ SLOWEST_BODY_BYTES_PER_SECOND = 16 * KIB
 LINGER_SECONDS, MAX_LINGER_BYTES = 2.0, 1024 * KIB
 WRITE_BUFFER_BYTES = 64 * KIB
 
-_HELD_BY_PIPELINE = 1
-_HELD_BY_RESPONDER = 2
+_HELD_BY_PIPELINE, _HELD_BY_RESPONDER = 1, 2
 
 
 class ServerConnection(asyncio.Protocol):
@@ -44,7 +44,7 @@ class ServerConnection(asyncio.Protocol):
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._transport: RoundTransport = cast(RoundTransport, None)
         self._parser: Any = httptools.HttpRequestParser(self)
         self._peer = ""
         self.is_tls = False
@@ -71,9 +71,9 @@ class ServerConnection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = RoundTransport(self._state.rounds, transport)
         self.write: Callable[[bytes], None] = self._transport.write
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "local"
         self.is_tls = transport.get_extra_info("sslcontext") is not None

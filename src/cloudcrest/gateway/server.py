@@ -24,6 +24,7 @@ from cloudcrest.gateway.moderations import Moderations
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
 from cloudcrest.gateway.request_id import RequestIds
+from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.shared_limits import SharedLimits
 from cloudcrest.gateway.snapshot import Snapshot
@@ -51,7 +52,8 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
-        self.snapshot = Snapshot(clock.monotonic, settings.workers)
+        rounds = Rounds()
+        self.snapshot = Snapshot(clock.monotonic, settings.workers, rounds=rounds)
         if settings.presidio:
             self.snapshot.policies.extra = (presidio_detector(),)
         self.snapshot.update(self._feed, set(self._feed.documents))
@@ -103,7 +105,7 @@ class Gateway:
                 new_id=new_id,
             ),
         )
-        self.state = ServerState(settings, self._app, clock.monotonic())
+        self.state = ServerState(settings, self._app, clock.monotonic(), rounds)
         self._app.metrics_page = self._metrics_page
         self.waiting = inference.waiting
         self._server: asyncio.Server | None = None

@@ -15,6 +15,7 @@ from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.deadline import least_timeout
 from cloudcrest.gateway.errors import model_not_allowed
 from cloudcrest.gateway.guardrails import Policies
+from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.route import Balancer
 from cloudcrest.gateway.routing.shares import Shares
 from cloudcrest.identity.api import (
@@ -96,8 +97,13 @@ class Snapshot:
     """
 
     def __init__(
-        self, monotonic: Callable[[], float], workers: int = 1, unix_time: Callable[[], float] = unix_time
+        self,
+        monotonic: Callable[[], float],
+        workers: int = 1,
+        unix_time: Callable[[], float] = unix_time,
+        rounds: Rounds | None = None,
     ) -> None:
+        self._rounds = rounds
         self._monotonic = monotonic
         self._unix_time = unix_time
         self._workers = workers
@@ -273,7 +279,9 @@ class Snapshot:
             replica = before.pop((endpoint.id, endpoint.url), None)
             if replica is None:
                 slots = max(1, endpoint.slots // self._workers)
-                replica = Upstream(endpoint.url, token=endpoint.token, slots=slots, name=endpoint.id)
+                replica = Upstream(
+                    endpoint.url, token=endpoint.token, slots=slots, name=endpoint.id, rounds=self._rounds
+                )
             if endpoint.leave_by_unix_seconds is not None:
                 replica.retire(endpoint.leave_by_unix_seconds + ahead_seconds)
                 leaving.append(replica)

@@ -1,4 +1,4 @@
-"""What the connections of a worker share: the application, a coarse clock, and who they are."""
+"""What the connections of a worker share: the application, a coarse clock, their rounds, and who they are."""
 
 import asyncio
 from time import time as unix_time
@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cloudcrest.gateway.http1 import http_date
 from cloudcrest.gateway.request import Application
+from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.settings import GatewaySettings
 
 
@@ -20,11 +21,14 @@ class TimedConnection(Protocol):
 
 
 class ServerState:
-    """What the connections of a worker share: the application, a coarse clock, and who they are."""
+    """What the connections of a worker share: the application, a coarse clock, their rounds, and who they are."""
 
-    def __init__(self, settings: GatewaySettings, application: Application, now: float = 0.0) -> None:
+    def __init__(
+        self, settings: GatewaySettings, application: Application, now: float = 0.0, rounds: Rounds | None = None
+    ) -> None:
         self.settings = settings
         self.application = application
+        self.rounds = rounds or Rounds()
         self.connections: set[TimedConnection] = set()
         self.is_draining = False
         self.drained = asyncio.Event()

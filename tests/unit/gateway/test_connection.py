@@ -10,6 +10,7 @@ from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
 from cloudcrest.gateway.passage import passage
+from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.sse import StreamScanner
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -71,7 +72,7 @@ class Socket:
 
 
 def asked(sink: Gathered) -> UpstreamConnection:
-    connection = UpstreamConnection(Upstream("http://127.0.0.1:1"), 1)
+    connection = UpstreamConnection(Upstream("http://127.0.0.1:1", rounds=Rounds(lambda end: end())), 1)
     connection.connection_made(Socket())  # type: ignore[arg-type]  # it has what is used of a transport
     connection.send(b"", sink)
     connection.data_received(HEAD)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cloudcrest.gateway.known_head import known_head
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.state import ServerState
 
@@ -100,7 +101,7 @@ class Client:
 def talk(reads: list[bytes], *, remembers: bool) -> tuple[list[tuple[object, ...]], bytes, bool]:
     """What the application was asked, what the client got, and whether it was closed."""
     app, client = App(), Client()
-    state = ServerState(GatewaySettings(**SETTINGS), app)
+    state = ServerState(GatewaySettings(**SETTINGS), app, rounds=Rounds(lambda end: end()))
     state.date_line = b""
     connection = ServerConnection(state)
     connection.connection_made(client)  # type: ignore[arg-type]  # it has what is used of a transport

@@ -1,0 +1,86 @@
+"""Writes of one round of the event loop: they go out one right after the other, when all that came was looked at.
+
+Whoever reads the other end of a connection most often sleeps. To wake it takes the kernel longer than to write, and
+between two requests that are thought about it falls asleep again. One that has just been woken finds what follows by
+itself. The first write of a round goes out at once: what comes alone waits for nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+
+class Rounds:
+    """What a worker is about to write: at most what came in one round asks for. `soon`: has something called when the
+    round is over.
+    """
+
+    def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
+        self._soon = soon or _soon
+        self._is_under_way = False
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+
+    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Writes now, or at the end of this round, after what was to be written before."""
+        if self._is_under_way:
+            self._waiting.append((transport, data))
+            return
+        self._is_under_way = True
+        self._soon(self._end)
+        transport.write(data)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            if not transport.is_closing():
+                transport.write(data)
+
+    def _end(self) -> None:
+        self._is_under_way = False
+        if self._waiting:
+            self.flush()
+
+
+class RoundTransport:
+    """A transport whose writes keep to the rounds; what ends it comes after them."""
+
+    __slots__ = ("_rounds", "_transport")
+
+    def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
+        self._rounds = rounds
+        self._transport = cast(asyncio.Transport, transport)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self._transport.set_write_buffer_limits(high=high)
+
+    def write(self, data: bytes) -> None:
+        self._rounds.write(self._transport, data)
+
+    def write_eof(self) -> None:
+        self._rounds.flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._rounds.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._rounds.flush()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def can_write_eof(self) -> bool:
+        return self._transport.can_write_eof()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
+def _soon(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
