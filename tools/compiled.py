@@ -37,6 +37,7 @@ MODULES = (
     "gateway/known_head",
     "gateway/metrics",
     "gateway/outlet",
+    "gateway/parsed",
     "gateway/parts",
     "gateway/passage",
     "gateway/protocol",

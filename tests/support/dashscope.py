@@ -7,8 +7,8 @@ from cloudcrest.gateway.dialects.api import Dialect
 from cloudcrest.gateway.dialects.dashscope.dialect import TEXT_PATH
 from cloudcrest.gateway.dialects.registry import dialect_of
 from cloudcrest.gateway.outlet import Outlet
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
-from cloudcrest.gateway.validate import Parsed
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]

@@ -105,18 +105,20 @@ class GatewayApp:
 
     def check(self, request: Request) -> None:
         """Decides at the head: streamed, refused, or to be handled when it is whole."""
+        request_id = request.id = self._new_id(unix_time())
+        request.extra_head = b"x-request-id: %b\r\n" % request_id.encode()
+        if request.is_plain:  # it was looked at when it came first, and is whole
+            return
         path = without_alias(request.path)
         if path is not request.path:
             request.path = path
             request.target = request.target.replace(COMPATIBLE.encode(), b"", 1)
-        request.id = self._new_id(unix_time())
         if request.behalf_of is not None:
             take_behalf(request, self._settings.content_token)
         request.dialect = dialect_of(request)
         is_inference = _is_inference(path)
         is_own = is_inference or path in self._pages or path.startswith("/v1/")
         is_own = is_own or path == "/v1" or request.dialect is not None
-        request.extra_head = f"x-request-id: {request.id}\r\n".encode()
         if request.dialect is not None:
             request.extra_head += request.dialect.head(request.id)
         if is_own and request.origin is not None:
@@ -125,6 +127,7 @@ class GatewayApp:
             if is_inference:
                 if request.method != b"POST" or not request.body:  # else it is whole, and looked at just now
                     self._inference.check(request)
+                request.is_plain = path in DECODERS and request.method == b"POST" and request.origin is None
                 return
             if is_internal(path):
                 raise _no_such_path()
@@ -142,6 +145,8 @@ class GatewayApp:
         """Answers a request, or returns who will."""
         path = request.path
         try:
+            if request.is_plain:
+                return self._inference.begin(connection, request)
             is_inference = _is_inference(path)
             if is_inference and request.method == b"POST":
                 if path in COUNTS:

@@ -83,6 +83,22 @@ class Call:
     `losses`: how many engines have lost this request before. `waits`: for a replica that takes over from a lost one.
     """
 
+    replica: Upstream | None = None
+    is_paused: bool = False
+    is_repeatable: bool = True
+    wants_head: bool = False
+    _connection: UpstreamConnection | None = None
+    _starting: "asyncio.Task[None] | None" = None
+    _trip: Trip[Upstream] | None = None
+    _is_in_flight: bool = False
+    _has_head: bool = False
+    _awaits_token: bool = False
+    _was_active: bool = True
+    _active_at: float = 0.0
+    _look_seconds: float = LOOK_SECONDS
+    _picked_at: float = 0.0
+    _give_up_at: float = 0.0
+
     def __init__(
         self,
         calls: Calls,
@@ -103,29 +119,18 @@ class Call:
         self._is_stream = is_stream
         self._request_id = request_id
         self._sink: CallSink | None = sink
-        self._connection: UpstreamConnection | None = None
-        self._starting: asyncio.Task[None] | None = None
         self._tried: list[Upstream] = []
         self._losses = losses
         self._waits = waits
-        self._give_up_at = calls.monotonic() + calls.settings.replica_wait_seconds
-        self._look_seconds = LOOK_SECONDS
-        self._is_in_flight = False
-        self._has_head = False
-        self.is_paused = False
-        self._was_active = True
-        self._active_at = 0.0
-        self.is_repeatable = True
-        self.wants_head = False
-        self.replica: Upstream | None = None
         self._picked: Trip[Upstream] | None = None
-        self._trip: Trip[Upstream] | None = None
-        self._awaits_token = False
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
-        route = self._route
-        trip = route.balancer.pick(route.replicas, self._body, self._calls.monotonic(), self._tried)
+        route, now = self._route, self._calls.monotonic()
+        if not self._picked_at:
+            self._give_up_at = now + self._calls.settings.replica_wait_seconds
+        self._picked_at = now
+        trip = route.balancer.pick(route.replicas, self._body, now, self._tried)
         if trip is None:
             raise no_replica(route)
         self._picked = trip
@@ -138,12 +143,11 @@ class Call:
         if trip is None:
             raise ValueError("pick a replica first")
         replica = trip.replica
-        trip.begin(self._calls.monotonic(), is_stream=self._is_stream)
+        trip.begin(self._picked_at, is_stream=self._is_stream)
         self._calls.active.add(self)
         self._tried.append(replica)
         replica.in_flight += 1
-        self._is_in_flight = True
-        self._was_active = True
+        self._is_in_flight = self._was_active = True
         connection = replica.take()
         if connection is not None:
             self._send(connection)

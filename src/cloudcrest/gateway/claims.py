@@ -11,8 +11,8 @@ from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, micr
 from cloudcrest.billing.tariff import Tariff, tariff_of
 from cloudcrest.gateway.budget import SKEW, Wallet
 from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.purse import Beside, Claim, Pocket
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.errors import LimitExceeded

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import cast
 from urllib.parse import urlsplit
 
 from cloudcrest.gateway.http1 import JSON, framing
@@ -123,10 +122,11 @@ class UpstreamConnection(asyncio.Protocol):
     False.
     """
 
+    _transport: RoundTransport
+
     def __init__(self, upstream: Upstream, max_idle: int) -> None:
         self._upstream = upstream
         self._max_idle = max_idle
-        self._transport: RoundTransport = cast(RoundTransport, None)
         self._sink: Sink | None = None
         self._state = _IDLE
         self._buffer = b""

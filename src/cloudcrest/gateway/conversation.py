@@ -1,7 +1,7 @@
 """What a request has in common with the other turns of its conversation. Pure."""
 
 from cloudcrest.gateway.fields import ChatBody, CompletionBody
-from cloudcrest.gateway.validate import Body
+from cloudcrest.gateway.parsed import Body
 
 _MAX_CHARACTERS = 2_000
 

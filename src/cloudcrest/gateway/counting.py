@@ -14,9 +14,10 @@ from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.client import fetch
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
+from cloudcrest.gateway.parsed import BYTES_PER_TOKEN, Parsed
 from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.snapshot import Route
-from cloudcrest.gateway.validate import BYTES_PER_TOKEN, Parsed, build
+from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.errors import EngineFault
 from cloudcrest.kernel.usage import Outcome, Usage
 from cloudcrest.serving.api import RouteDocument

@@ -14,9 +14,9 @@ from typing import Protocol
 import structlog
 
 from cloudcrest.gateway.account import Account
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.snapshot import Route
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
 from cloudcrest.kernel.usage import Usage

@@ -15,11 +15,12 @@ from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import TEXT_BODIES
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import GREEDY_TEMPERATURE
 from cloudcrest.gateway.resume_rewrite import usage_object
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
-from cloudcrest.gateway.validate import Parsed, build
+from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault
 from cloudcrest.kernel.usage import Outcome, Usage
 

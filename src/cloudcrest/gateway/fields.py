@@ -269,6 +269,13 @@ NOT_FORWARDED = frozenset(
     )
 )
 """Checked here and of no use to an engine, or spliced anew. Who a tenant's users are is not the engine's business."""
+PLAIN_FIELDS = frozenset(
+    (
+        *("model", "messages", "stream", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed"),
+        *("presence_penalty", "frequency_penalty", "user"),
+    )
+)
+"""Of a chat: fields that go with every other, and that every engine takes as they are. Most have no others."""
 ONE_VALUE = frozenset(
     ("store", "service_tier", "echo", "best_of", "suffix", "modalities", "stream_options.include_obfuscation")
 )

@@ -17,11 +17,12 @@ from cloudcrest.gateway.fields import TEXT_BODIES
 from cloudcrest.gateway.guard_outlet import GuardOutlet
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.outlet import Outlet
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.sound.fields import TranscriptionBody
 from cloudcrest.gateway.sound.guard import TranscriptGuard
 from cloudcrest.gateway.sound.request import with_fields
-from cloudcrest.gateway.validate import Parsed, build, parse
+from cloudcrest.gateway.validate import build, parse
 from cloudcrest.governance.api import Actions, Detector, Findings, Guard, Screen, Steps, actions, detectors_for
 from cloudcrest.identity.api import Guardrails, GuardrailStage, KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput

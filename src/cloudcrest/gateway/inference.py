@@ -11,7 +11,7 @@ from math import inf
 from time import time as unix_time
 
 from cloudcrest.gateway.account import Account, Origin
-from cloudcrest.gateway.admit import Admit, OverLimit, admit, limit_headers
+from cloudcrest.gateway.admit import Admit, Grant, OverLimit, admit, limit_headers
 from cloudcrest.gateway.authenticate import key_digest, key_of
 from cloudcrest.gateway.behalf import check_idle
 from cloudcrest.gateway.call import Calls
@@ -30,6 +30,7 @@ from cloudcrest.gateway.images import ImageRelay
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.outlet import chain
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
@@ -38,7 +39,7 @@ from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
 from cloudcrest.gateway.sound.request import form_for, form_type
 from cloudcrest.gateway.tools.adapt import adapted
-from cloudcrest.gateway.validate import Parsed, build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.validate import build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.identity.api import Scope as KeyScope
@@ -246,10 +247,10 @@ class Inference:
             if scopes:
                 request.extra_head += limit_headers(scopes, now)
         grant.freed = self.waiting.freed
-        admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
         if claim is not None and not self._desk.wallet.reserve(claim):
+            admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
             return self._wait_for_budget(admitted, claim)
-        return self._open(admitted)
+        return self._open(connection, request, key, route, parsed, grant, claim, started_at, fallback)
 
     def _wait_for_budget(self, admitted: Admitted, claim: Claim) -> Responder:
         """Has a request wait for its budget; refused, it gives back what it took of its limits."""
@@ -257,7 +258,7 @@ class Inference:
         if fallback is not None and fallback.has_open_account:  # which cannot wait until this one takes its place
             admitted.grant.settle(0)
             raise refused(self._desk.wallet.short_of(claim))
-        waiting = WaitingForBudget(admitted, self._open, self._origin.metrics)
+        waiting = WaitingForBudget(admitted, self._open_for, self._origin.metrics)
         try:
             waiting.cancel = self._desk.wait(claim, waiting.decided)
         except CloudcrestError:
@@ -265,9 +266,22 @@ class Inference:
             raise
         return waiting
 
-    def _open(self, admitted: Admitted) -> Responder:
+    def _open_for(self, admitted: Admitted) -> Responder:
+        return self._open(*admitted)
+
+    def _open(  # noqa: PLR0917  # an `Admitted`, which is made only for those that wait
+        self,
+        connection: Connection,
+        request: Request,
+        key: KeyDocument,
+        route: Route,
+        parsed: Parsed,
+        grant: Grant,
+        claim: Claim | None,
+        started_at: int,
+        fallback: Fallback | None,
+    ) -> Responder:
         """Opens the account of an admitted request and sends it on its way."""
-        connection, request, key, route, parsed, grant, claim, started_at, fallback = admitted
         document = route.document
         if claim is not None and claim.is_capped:
             parsed.max_tokens = claim.limit_for(document.engine, document.context_tokens)
@@ -292,13 +306,7 @@ class Inference:
                 body = form_for(parsed, parsed.sound, document.model_name)
             else:
                 body = b"" if is_fanout else build(fields)
-            outlet = chain(
-                [
-                    make(request.id)
-                    for make in (parsed.calls_outlet, parsed.guard_outlet, parsed.outlet)
-                    if make is not None
-                ]
-            )
+            outlet = chain([make(request.id) for make in parsed.outlets()])
             parts = Parts(
                 calls=self._calls,
                 counting=self._counting,
@@ -331,7 +339,9 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     if parsed.has_marks and not document.takes_marks:
         parsed = without_marks(parsed)
-    elif document.engine != "upstream":  # engines leave out a part's mark; of a tool they show the model all there is
+    elif (
+        "tools" in parsed.fields and document.engine != "upstream"
+    ):  # engines leave out a part's mark; of a tool they show the model all there is
         parsed = without_marks(parsed, ("tools",))
     check_engine(parsed, document)
     return adapted(parsed, document)

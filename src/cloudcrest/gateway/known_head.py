@@ -18,26 +18,22 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n")
 class HeadShape:
     """The bytes before and after the digits of a head's content-length."""
 
-    __slots__ = ("_after", "_before", "_digits_at")
+    __slots__ = ("_after", "_after_bytes", "_before", "_digits_at")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = before
         self._digits_at = len(before)
         self._after = after
+        self._after_bytes = len(after)
 
     def body_at(self, data: bytes) -> int:
         """Where the body begins, if `data` is a head of this shape, its whole body and nothing more; else 0."""
         digits_at = self._digits_at
         digits_end = data.find(b"\r", digits_at, digits_at + _MAX_DIGITS + 1)
-        if digits_end < 0 or not data.startswith(self._before):
+        if digits_end < 0 or not data.startswith(self._before) or not data.startswith(self._after, digits_end):
             return 0
-        digits = data[digits_at:digits_end]
-        if not digits.isdigit():
-            return 0
-        if not data.startswith(self._after, digits_end):
-            return 0
-        body_at = digits_end + len(self._after)
-        return body_at if len(data) - body_at == int(digits) else 0
+        body_at = digits_end + self._after_bytes
+        return body_at if data[digits_at:digits_end] == b"%d" % (len(data) - body_at) else 0
 
 
 def head_shape(head: bytes, length: int) -> HeadShape | None:

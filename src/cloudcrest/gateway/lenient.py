@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cloudcrest.gateway.validate import Parsed
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.infra.forms import without
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.kernel.units import MIB

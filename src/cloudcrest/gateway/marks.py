@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.fields import ChatBody, Message, Tool
-from cloudcrest.gateway.validate import Parsed
+from cloudcrest.gateway.parsed import Parsed
 
 _MARK = "cache_control"
 _WRITTEN = b'"cache_control"'

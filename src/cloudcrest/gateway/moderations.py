@@ -18,10 +18,11 @@ from cloudcrest.gateway.deadline import least_timeout, set_deadline
 from cloudcrest.gateway.explain import explain
 from cloudcrest.gateway.fields import ModelName
 from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.small_answer import SmallAnswer
 from cloudcrest.gateway.snapshot import Route, Snapshot
-from cloudcrest.gateway.validate import Parsed, parse
+from cloudcrest.gateway.validate import parse
 from cloudcrest.governance.api import RULE_MODEL, Verdict, result, rule_verdict, verdict
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, NotFound, Unavailable

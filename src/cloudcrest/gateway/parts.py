@@ -10,10 +10,10 @@ from cloudcrest.gateway.errors import error_event
 from cloudcrest.gateway.fallback import Fallback
 from cloudcrest.gateway.http1 import EVENT_STREAM, JSON, LAST_CHUNK, chunk
 from cloudcrest.gateway.outlet import Outlet
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.snapshot import Route
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.errors import CloudcrestError
 from cloudcrest.kernel.units import KIB

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import httptools
 
@@ -41,10 +41,10 @@ class ServerConnection(asyncio.Protocol):
         "_incoming", "_is_broken", "_is_in_head", "_known", "_lingered_bytes", "_parser", "_paused_since", "_peer",
         "_queue", "_read_bytes", "_responder", "_since", "_state", "_target", "_transport", "is_tls", "write",
     )  # fmt: skip
+    _transport: RoundTransport
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._transport: RoundTransport = cast(RoundTransport, None)
         self._parser: Any = httptools.HttpRequestParser(self)
         self._peer = ""
         self.is_tls = False
@@ -232,9 +232,9 @@ class ServerConnection(asyncio.Protocol):
         request = self._current
         if request is None:
             return
-        lines = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
-        lines = extra if status == 204 else lines
-        self._transport.write(self._head(request, status, lines, b"" if request.is_head else body))
+        if status != 204:
+            extra = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
+        self._transport.write(self._head(request, status, extra, b"" if request.is_head else body))
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:

@@ -33,10 +33,7 @@ class Relay(ABC):
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._calls = parts.calls
-        self._counting = parts.counting
         self._connection = parts.connection
-        self._request = parts.request
         self._route = parts.route
         self._parsed = parts.parsed
         self._account = parts.account
@@ -64,7 +61,7 @@ class Relay(ABC):
 
     def deadline_passed(self) -> None:
         self._give_up("timed_out")
-        refuse(self._connection, self._request)
+        refuse(self._connection, self._parts.request)
 
     def _give_up(self, outcome: Outcome) -> None:
         """Stops the engine; what it has said is charged."""
@@ -137,7 +134,7 @@ class Relay(ABC):
         if self._account.is_ended:
             return
         self._account.release(self._parsed.estimated_input_tokens() + events)
-        self._counting.submit(
+        self._parts.counting.submit(
             CountJob(
                 account=self._account,
                 outcome=outcome,
@@ -164,7 +161,7 @@ class PlainRelay(Relay):
                 self._error_body += data
             return
         self._pieces.append(data)
-        if self._size_bytes > self._calls.settings.max_answer_bytes:
+        if self._size_bytes > self._parts.calls.settings.max_answer_bytes:
             self._call.abort()
             self.call_failed(EngineFault("the model's answer is too large"))
 
@@ -176,7 +173,7 @@ class PlainRelay(Relay):
 
     def call_answer(self, body: bytes) -> None:
         self._note_replica()
-        if len(body) > self._calls.settings.max_answer_bytes:
+        if len(body) > self._parts.calls.settings.max_answer_bytes:
             self.call_failed(EngineFault("the model's answer is too large"))
         else:
             self._answer(body)
@@ -211,7 +208,7 @@ class StreamRelay(Relay):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._scanner = StreamScanner(passes_usage=self._parsed.wants_usage)
-        self._kept = Kept(self._calls.settings.max_kept_bytes)
+        self._kept = Kept(self._parts.calls.settings.max_kept_bytes)
         self._hold = ToolHold() if isinstance(self._parsed.body, ChatBody) and self._parsed.body.tools else None
         self._rest: RestOfStream | None = None
         self._has_begun = False
@@ -229,7 +226,7 @@ class StreamRelay(Relay):
             super().deadline_passed()
         else:
             self._give_up("timed_out")
-            self._parts.end_in_error(deadline_passed(self._request))
+            self._parts.end_in_error(deadline_passed(self._parts.request))
 
     def client_paused(self) -> None:
         super().client_paused()
@@ -353,5 +350,5 @@ class StreamRelay(Relay):
         self._call.is_repeatable = False
         self._account.first_token()
         self._parts.begin_stream()
-        if self._hold is None and self._parts.outlet is None and not self._request.is_http_1_0:
+        if self._hold is None and self._parts.outlet is None and not self._parts.request.is_http_1_0:
             self._call.pass_chunks(passage(self._scanner, self._kept, self._connection.write))

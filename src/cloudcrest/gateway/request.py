@@ -42,7 +42,8 @@ class Request:
     `key_digest`: of the key it was sent with, once it was looked at. `dialect`: its path's, where that is not OpenAI's.
     `timeout`: how long its caller gives it, `max_wait`: how long it waits at a limit, both as written. `deadline`: when
     it is ended, in monotonic seconds. `behalf_of`: the key's id that our content service asks for; `is_batch`: for a
-    batch of it (behalf.py).
+    batch of it (behalf.py). `is_plain`: it asks a model in OpenAI's dialect, with a head in which nothing else is to be
+    looked for.
     """
 
     id: str = ""
@@ -67,6 +68,7 @@ class Request:
     behalf_of: bytes | None = None
     tier: bytes | None = None
     is_batch: bool = False
+    is_plain: bool = False
     timeout_seconds: float = inf
     deadline: float = inf
 
@@ -97,7 +99,7 @@ class Request:
         """A request with this head that nothing has been done with, for `again`."""
         twin = Request(self.method, self.target, "1.0" if self.is_http_1_0 else "1.1", self.headers, self.keep_alive)
         twin.read_head()
-        twin.peer, twin.key_digest = self.peer, self.key_digest
+        twin.peer, twin.key_digest, twin.is_plain = self.peer, self.key_digest, self.is_plain
         return twin
 
     def again(self, body: bytes) -> "Request":
@@ -106,7 +108,7 @@ class Request:
         twin.peer, twin.path, twin.query, twin.key_digest = self.peer, self.path, self.query, self.key_digest
         twin.authorization, twin.api_key, twin.host = self.authorization, self.api_key, self.host
         twin.origin, twin.timeout, twin.max_wait = self.origin, self.timeout, self.max_wait
-        twin.body, twin.content_length = body, len(body)
+        twin.body, twin.content_length, twin.is_plain = body, len(body), self.is_plain
         return twin
 
     def beside(self, path: str, request_id: str) -> "Request":

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody, CompletionBody, JsonObjectFormat, JsonSchemaFormat
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.sse import event_data
-from cloudcrest.gateway.validate import Parsed, build
+from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.units import MIB
 from cloudcrest.serving.api import EngineName
 

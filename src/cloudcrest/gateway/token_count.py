@@ -13,10 +13,10 @@ from cloudcrest.gateway.counting import MAX_ASKED, TOKENIZERS, count_input
 from cloudcrest.gateway.deadline import set_deadline
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Connection, Request
 from cloudcrest.gateway.small_answer import SmallAnswer
 from cloudcrest.gateway.snapshot import Route, Snapshot
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, InvalidInput, Unavailable
 from cloudcrest.kernel.places import Places
 

@@ -4,7 +4,6 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,28 +14,24 @@ from cloudcrest.gateway.fields import (
     MAX_BATCH,
     MAX_CHOICES,
     NOT_FORWARDED,
+    PLAIN_FIELDS,
     TEXT_BODIES,
     ChatBody,
     CompletionBody,
     EmbeddingBody,
     ImageBody,
+    Message,
     RerankBody,
     images_in,
 )
-from cloudcrest.gateway.outlet import MakeOutlet
-from cloudcrest.gateway.purse import Beside
+from cloudcrest.gateway.parsed import Body, Parsed
 from cloudcrest.gateway.sound.engines import check_sound
-from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
+from cloudcrest.gateway.sound.fields import SpeechBody, TranscriptionBody
 from cloudcrest.gateway.validate_chat import check_nesting, check_tools, wrong_image, wrong_in
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName, RouteDocument
 
 MAX_PARALLEL_CHOICES = 16
-BYTES_PER_TOKEN = 4
-"""Rough, for reservations only; what is charged is counted."""
-DEFAULT_OUTPUT_TOKENS = 512
-
-Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | ImageBody | SpeechBody | TranscriptionBody
 BodyType = TypeVar("BodyType")
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
@@ -57,72 +52,6 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 
-@dataclass
-class Parsed:
-    """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
-
-    `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
-    messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
-    OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us.
-    `goes_on`: the last message is the beginning of the answer. `guard_outlet`: what looks through the answer, where its
-    project has guardrails. `sound`: what is known of it where it is for sound. `has_marks`: its dialect put marks of
-    what is to be kept into its messages, which go to providers that take them alone (marks.py).
-    """
-
-    endpoint: str
-    body: Body
-    fields: dict[str, bytes]
-    size_bytes: int
-    is_stream: bool = False
-    wants_usage: bool = False
-    choices: int = 1
-    max_tokens: int | None = None
-    prompts: tuple[bytes, ...] = ()
-    has_developer: bool = False
-    images: int = 0
-    outlet: MakeOutlet | None = None
-    calls_outlet: MakeOutlet | None = None
-    goes_on: bool = False
-    guard_outlet: MakeOutlet | None = None
-    sound: Sound | None = None
-    has_marks: bool = False
-
-    @property
-    def input_field(self) -> str:
-        """Where the caller wrote the prompt."""
-        if isinstance(self.body, ChatBody):
-            return "messages"
-        if isinstance(self.body, RerankBody):
-            return "documents"
-        return "prompt" if isinstance(self.body, CompletionBody | ImageBody) else "input"
-
-    @property
-    def beside(self) -> Beside | None:
-        """What it can use at most of what is not counted in tokens; None: it is counted in tokens."""
-        if self.sound is not None:
-            return self.sound.most
-        body = self.body
-        return Beside(images=body.n or 1) if type(body) is ImageBody else None
-
-    @property
-    def role_events(self) -> int:
-        """How many events of a stream name only the role: one for each choice of a chat, before its first token."""
-        return self.choices if isinstance(self.body, ChatBody) else 0
-
-    def estimated_input_tokens(self) -> int:
-        """From its size, roughly."""
-        return self.size_bytes // BYTES_PER_TOKEN + 1
-
-    def estimated_tokens(self, context_tokens: int) -> int:
-        """What to reserve from token limits until the true count is known. Sound and images have no tokens."""
-        if self.beside is not None:
-            return 0
-        if not isinstance(self.body, TEXT_BODIES):
-            return self.estimated_input_tokens()
-        output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
-        return self.size_bytes // BYTES_PER_TOKEN + 1 + output * self.choices * (len(self.prompts) or 1)
-
-
 def parse(endpoint: str, data: bytes) -> Parsed:
     """Checks a body. Raises `InvalidInput` whose `param` is the wrong field's path, and nothing else."""
     body, slices = decode_json(DECODERS[endpoint], data)
@@ -141,9 +70,13 @@ def parse(endpoint: str, data: bytes) -> Parsed:
 def _check_text(body: ChatBody | CompletionBody, parsed: Parsed) -> None:
     """Raises `InvalidInput` for what the fields' types cannot say, and notes what is asked for."""
     parsed.is_stream = body.stream is True
+    parsed.max_tokens = body.max_tokens
+    if isinstance(body, ChatBody) and parsed.fields.keys() <= PLAIN_FIELDS:
+        parsed.is_plain = True
+        _check_messages(body.messages, parsed)
+        return
     parsed.wants_usage = body.stream_options is not None and body.stream_options.include_usage is True
     parsed.choices = body.n or 1
-    parsed.max_tokens = body.max_tokens
     if body.stream_options is not None and not parsed.is_stream:
         raise InvalidInput("stream_options goes with stream: true", param="stream_options")
     if isinstance(body, ChatBody):
@@ -167,7 +100,7 @@ def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[B
         raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
-    return body, {name: bytes(raw) for name, raw in slices.items()}
+    return body, dict(zip(slices, map(bytes, slices.values()), strict=True))
 
 
 def check_engine(parsed: Parsed, route: RouteDocument) -> None:
@@ -190,6 +123,27 @@ def check_engine(parsed: Parsed, route: RouteDocument) -> None:
 def _check_text_engine(body: ChatBody | CompletionBody, parsed: Parsed, route: RouteDocument) -> None:
     """Raises `InvalidInput` for what this route's engine would ignore, and limits the answer to what it can hold."""
     engine = route.engine
+    if not parsed.is_plain:
+        _check_fields_engine(body, engine)
+    if parsed.goes_on and engine in ("vllm", "upstream"):
+        raise InvalidInput(
+            "this model's engine does not go on with an answer that the caller has begun",
+            param="messages",
+            hint="end with a message of the user",
+        )
+    if parsed.images and not (engine in ("vllm", "upstream") and "image" in route.input_modalities):
+        raise InvalidInput(
+            f"'{route.model_name}' takes no images here",
+            param="messages",
+            code="unsupported_content",
+            hint="ask a model whose input_modalities name images, on vLLM or at a provider",
+        )
+    if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and engine != "upstream":
+        parsed.max_tokens = route.context_tokens
+
+
+def _check_fields_engine(body: ChatBody | CompletionBody, engine: EngineName) -> None:
+    """Raises `InvalidInput` for fields that the engine would ignore."""
     if body.repetition_penalty not in (None, NO_PENALTY) and engine not in _REPETITION:
         raise InvalidInput(
             "this model's engine has no repetition_penalty",
@@ -206,21 +160,6 @@ def _check_text_engine(body: ChatBody | CompletionBody, parsed: Parsed, route: R
             code="unsupported_parameter",
             hint="ask /v1/chat/completions for them",
         )
-    if parsed.goes_on and engine in ("vllm", "upstream"):
-        raise InvalidInput(
-            "this model's engine does not go on with an answer that the caller has begun",
-            param="messages",
-            hint="end with a message of the user",
-        )
-    if parsed.images and not (engine in ("vllm", "upstream") and "image" in route.input_modalities):
-        raise InvalidInput(
-            f"'{route.model_name}' takes no images here",
-            param="messages",
-            code="unsupported_content",
-            hint="ask a model whose input_modalities name images, on vLLM or at a provider",
-        )
-    if parsed.max_tokens is not None and parsed.max_tokens > route.context_tokens and engine != "upstream":
-        parsed.max_tokens = route.context_tokens
 
 
 def _check_chat_engine(body: ChatBody, engine: EngineName) -> None:
@@ -256,7 +195,11 @@ _TEMPLATES = frozenset(("llamacpp", "vllm"))
 def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     """The fields an engine gets: the checked slices, with the model's alias, limits and usage spliced in."""
     body = parsed.body
-    fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
+    fields = dict(parsed.fields)
+    for name in fields.keys() & NOT_FORWARDED:
+        del fields[name]
+    if b"null" in fields.values():
+        fields = {name: raw for name, raw in fields.items() if raw != b"null"}
     fields["model"] = _encode(route.model_name)
     if not isinstance(body, TEXT_BODIES):
         if isinstance(body, RerankBody):
@@ -266,18 +209,24 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
         return fields
     if parsed.is_stream:
         fields["stream_options"] = b'{"include_usage":true}'
-    if body.repetition_penalty not in (None, NO_PENALTY):
-        fields[_REPETITION[route.engine]] = parsed.fields["repetition_penalty"]
-    if parsed.choices > 1:
-        fields["n"] = b"%d" % parsed.choices
-    if isinstance(body, ChatBody) and body.enable_thinking is not None:
-        fields["chat_template_kwargs"] = b'{"enable_thinking":%b}' % parsed.fields["enable_thinking"]
+    if not parsed.is_plain:
+        _respell(body, parsed, route.engine, fields)
     _limit_output(fields, parsed, route.engine, route.context_tokens)
     if parsed.has_developer and isinstance(body, ChatBody):
         # As they were written: structs leave out a call's type, which templates may look for.
         written = msgspec.json.decode(fields["messages"])
         fields["messages"] = _encode([each | _SYSTEM if each["role"] == "developer" else each for each in written])
     return fields
+
+
+def _respell(body: ChatBody | CompletionBody, parsed: Parsed, engine: EngineName, fields: dict[str, bytes]) -> None:
+    """Puts in what engines know by another name, or are told in another way."""
+    if body.repetition_penalty not in (None, NO_PENALTY):
+        fields[_REPETITION[engine]] = parsed.fields["repetition_penalty"]
+    if parsed.choices > 1:
+        fields["n"] = b"%d" % parsed.choices
+    if isinstance(body, ChatBody) and body.enable_thinking is not None:
+        fields["chat_template_kwargs"] = b'{"enable_thinking":%b}' % parsed.fields["enable_thinking"]
 
 
 class _Keys(dict[str, bytes]):
@@ -318,18 +267,24 @@ def _check_chat(body: ChatBody, parsed: Parsed) -> None:
     if body.tool_choice not in (None, "none") and not body.tools:
         raise InvalidInput("tool_choice goes with tools", param="tool_choice")
     check_tools(body)
-    for index, message in enumerate(body.messages):
-        if message.role == "developer":
+    _check_messages(body.messages, parsed)
+    if body.response_format is not None and hasattr(body.response_format, "json_schema"):
+        check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
+
+
+def _check_messages(messages: list[Message], parsed: Parsed) -> None:
+    """Raises `InvalidInput` for what does not go with a message's role, and notes what they hold."""
+    for index, message in enumerate(messages):
+        role, content = message.role, message.content
+        if role == "developer":
             parsed.has_developer = True
         wrong = wrong_in(message)
-        if isinstance(message.content, list):
-            wrong = wrong or wrong_image(message.role, message.content)
+        if isinstance(content, list):
+            wrong = wrong or wrong_image(role, content)
             parsed.images += images_in(message)
         if wrong is not None:
             field, why = wrong
             raise InvalidInput(why, param=f"messages[{index}].{field}")
-    if body.response_format is not None and hasattr(body.response_format, "json_schema"):
-        check_nesting(body.response_format.json_schema.json_schema, "response_format.json_schema.schema")
 
 
 def _batch(value: str | list[Any], name: str, most: int) -> tuple[bytes, ...]:

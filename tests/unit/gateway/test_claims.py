@@ -12,7 +12,8 @@ from cloudcrest.billing.grants import Grant, GrantsAnswer
 from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, balance_document, microseconds
 from cloudcrest.gateway.budget import SECOND, Wallet
 from cloudcrest.gateway.claims import OVERHEAD_TOKENS, Claims
-from cloudcrest.gateway.validate import Parsed, parse
+from cloudcrest.gateway.parsed import Parsed
+from cloudcrest.gateway.validate import parse
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.kernel.errors import LimitExceeded
 from cloudcrest.kernel.usage import Usage

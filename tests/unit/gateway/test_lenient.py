@@ -8,7 +8,8 @@ import pytest
 
 from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.lenient import MAX_DROPPED, MAX_READ_BYTES, fit_leniently, ignored_header, read_leniently
-from cloudcrest.gateway.validate import Parsed, check_engine, parse
+from cloudcrest.gateway.parsed import Parsed
+from cloudcrest.gateway.validate import check_engine, parse
 from cloudcrest.kernel.errors import InvalidInput
 from tests.support.gateway_cloud import route_document
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.validate import Parsed, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.parsed import Parsed
+from cloudcrest.gateway.validate import check_engine, forwarded_fields, parse
 from cloudcrest.kernel.errors import InvalidInput
 from tests.support.gateway_cloud import route_document
 

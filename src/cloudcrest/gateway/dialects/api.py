@@ -6,8 +6,8 @@ be honoured is refused by its name and path in the caller's dialect, never dropp
 
 from typing import Protocol
 
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import CloudcrestError
 
 

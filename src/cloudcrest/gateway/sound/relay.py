@@ -52,7 +52,7 @@ class SoundRelay(Relay):
             super().deadline_passed()
             return
         self._give_up("timed_out")
-        self._cut(deadline_passed(self._request))
+        self._cut(deadline_passed(self._parts.request))
 
     def call_head(self, status: int, head: bytes) -> None:
         super().call_head(status, head)
@@ -76,7 +76,7 @@ class SoundRelay(Relay):
             return
         self._pieces.append(data)
         self._size_bytes += len(data)
-        if self._size_bytes > self._calls.settings.max_answer_bytes:
+        if self._size_bytes > self._parts.calls.settings.max_answer_bytes:
             self._call.abort()
             self.call_failed(EngineFault("the model's answer is too large"))
 
@@ -130,13 +130,13 @@ class SoundRelay(Relay):
     def _write(self, data: bytes) -> None:
         if not self._has_begun:
             self._begin()
-        self._connection.write(data if self._request.is_http_1_0 else chunk(data))
+        self._connection.write(data if self._parts.request.is_http_1_0 else chunk(data))
 
     def _begin(self) -> None:
         self._has_begun = True
         self._call.is_repeatable = False
         self._account.first_token()
-        framing = b"" if self._request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
+        framing = b"" if self._parts.request.is_http_1_0 else b"transfer-encoding: chunked\r\n"
         quiet = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n" if self._is_events else b""
         self._connection.start_answer(200, b"content-type: %b\r\n%b%b" % (self._content_type, quiet, framing))
 
@@ -153,9 +153,9 @@ class SoundRelay(Relay):
             self._connection.finish(close=True)
 
     def _close(self) -> None:
-        if not self._request.is_http_1_0:
+        if not self._parts.request.is_http_1_0:
             self._connection.write(LAST_CHUNK)
-        self._connection.finish(close=self._request.is_http_1_0)
+        self._connection.finish(close=self._parts.request.is_http_1_0)
 
 
 def _usage_in(head: bytes) -> Usage | None:

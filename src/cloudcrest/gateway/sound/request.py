@@ -7,11 +7,12 @@ import msgspec
 
 from cloudcrest.gateway.errors import error_document
 from cloudcrest.gateway.explain import explain
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.purse import Beside
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
 from cloudcrest.gateway.sound.form import BOUNDARY, TRANSCRIPTIONS
-from cloudcrest.gateway.validate import Parsed, build, decode_json
+from cloudcrest.gateway.validate import build, decode_json
 from cloudcrest.infra.forms import Part, read_form, write_form
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 from cloudcrest.kernel.sound import format_of, least_milliseconds, most_milliseconds

@@ -11,11 +11,11 @@ import msgspec
 
 from cloudcrest.gateway.fields import ChatBody, NamedTool, Tool
 from cloudcrest.gateway.outlet import Outlet
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.tools.forced import forced_tools, response_format
 from cloudcrest.gateway.tools.formats import FORMS
 from cloudcrest.gateway.tools.outlet import FoundCalls, MadeCall, Reader, ToolOutlet
 from cloudcrest.gateway.tools.prompt import has_calls, told
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import RouteDocument
 

@@ -9,8 +9,9 @@ from cloudcrest.gateway.dialects.anthropic.dialect import CountTokens, Messages
 from cloudcrest.gateway.dialects.anthropic.request import canonical, decode
 from cloudcrest.gateway.lenient import read_leniently
 from cloudcrest.gateway.marks import without_marks
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
-from cloudcrest.gateway.validate import Parsed, check_engine, forwarded_fields
+from cloudcrest.gateway.validate import check_engine, forwarded_fields
 from cloudcrest.kernel.errors import InvalidInput
 from tests.support.gateway_cloud import route_document
 

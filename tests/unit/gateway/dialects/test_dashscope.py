@@ -13,7 +13,7 @@ from cloudcrest.gateway.dialects.dashscope.dialect import (
 )
 from cloudcrest.gateway.dialects.registry import dialect_of, without_alias
 from cloudcrest.gateway.fields import ChatBody
-from cloudcrest.gateway.validate import Parsed
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.kernel.errors import (
     CloudcrestError,
     InvalidInput,

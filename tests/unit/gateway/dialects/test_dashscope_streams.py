@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.sse import StreamScanner
-from cloudcrest.gateway.validate import Parsed
 from cloudcrest.kernel.errors import Unavailable
 from tests.support.dashscope import STREAM, TOOLS, outlet, read
 

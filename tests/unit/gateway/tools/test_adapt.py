@@ -7,8 +7,9 @@ import pytest
 
 from cloudcrest.catalog.api import ToolFormat
 from cloudcrest.gateway.fields import ChatBody
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.tools.adapt import adapted
-from cloudcrest.gateway.validate import Parsed, forwarded_fields, parse
+from cloudcrest.gateway.validate import forwarded_fields, parse
 from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName
 from tests.support.gateway_cloud import route_document

@@ -10,8 +10,9 @@ from cloudcrest.gateway.dialects.anthropic.fields import AdaptiveThinking
 from cloudcrest.gateway.dialects.anthropic.request import canonical, decode, decode_count
 from cloudcrest.gateway.dialects.anthropic.stream import MessageOutlet
 from cloudcrest.gateway.marks import without_marks
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
-from cloudcrest.gateway.validate import Parsed, parse
+from cloudcrest.gateway.validate import parse
 from cloudcrest.kernel.errors import CloudcrestError
 
 CHAT = "/v1/chat/completions"

@@ -26,9 +26,10 @@ from cloudcrest.gateway.dialects.dashscope.fields import (
     RerankBody,
 )
 from cloudcrest.gateway.outlet import Chain
+from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.rerank import RERANK_PATH
-from cloudcrest.gateway.validate import Parsed, decode_json, parse
+from cloudcrest.gateway.validate import decode_json, parse
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
 
 ROOT = "/api/v1/services/"
