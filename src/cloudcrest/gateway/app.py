@@ -106,7 +106,7 @@ class GatewayApp:
     def check(self, request: Request) -> None:
         """Decides at the head: streamed, refused, or to be handled when it is whole."""
         request_id = request.id = self._new_id(unix_time())
-        request.extra_head = b"x-request-id: %b\r\n" % request_id.encode()
+        request.extra_head = _id_line(request_id)
         if request.is_plain:  # it was looked at when it came first, and is whole
             return
         path = without_alias(request.path)
@@ -115,6 +115,7 @@ class GatewayApp:
             request.target = request.target.replace(COMPATIBLE.encode(), b"", 1)
         if request.behalf_of is not None:
             take_behalf(request, self._settings.content_token)
+            request.extra_head = _id_line(request.id)
         request.dialect = dialect_of(request)
         is_inference = _is_inference(path)
         is_own = is_inference or path in self._pages or path.startswith("/v1/")
@@ -251,6 +252,10 @@ class GatewayApp:
             )
             extra += b"access-control-max-age: %d\r\n" % _CORS_LIFETIME_SECONDS
         connection.respond(204, JSON, b"", extra)
+
+
+def _id_line(request_id: str) -> bytes:
+    return b"x-request-id: %b\r\n" % request_id.encode()
 
 
 def _is_inference(path: str) -> bool:

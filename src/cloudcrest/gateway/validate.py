@@ -100,7 +100,7 @@ def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[B
         raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
-    return body, dict(zip(slices, map(bytes, slices.values()), strict=True))
+    return body, {name: _encode(raw) for name, raw in slices.items()}  # as it is: `bytes` takes three times as long
 
 
 def check_engine(parsed: Parsed, route: RouteDocument) -> None:
