@@ -7,6 +7,7 @@ itself. The first write of a round goes out at once: what comes alone waits for 
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 
@@ -43,19 +44,17 @@ class Rounds:
 
 
 class RoundTransport:
-    """A transport whose writes keep to the rounds; what ends it comes after them."""
+    """A transport whose writes (`write`) keep to the rounds; what ends it comes after them."""
 
-    __slots__ = ("_rounds", "_transport")
+    __slots__ = ("_rounds", "_transport", "write")
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
         self._rounds = rounds
         self._transport = cast(asyncio.Transport, transport)
+        self.write: Callable[[bytes], None] = partial(rounds.write, self._transport)
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)
-
-    def write(self, data: bytes) -> None:
-        self._rounds.write(self._transport, data)
 
     def write_eof(self) -> None:
         self._rounds.flush()
