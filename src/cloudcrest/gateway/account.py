@@ -105,7 +105,7 @@ class Account:
         self._started_at_seconds = origin.monotonic()
         self._started_at_microseconds = started_at
         self._claim = claim
-        self._holds = () if claim is None else claim.holds()
+        self._holds = () if claim is None else claim.holds_row()
         self._first_token_milliseconds: int | None = None
         self._lasted_milliseconds: int | None = None
         self._marked_tokens = 0

@@ -8,7 +8,7 @@ from collections import Counter
 
 from cloudcrest.kernel.usage import Outcome, Usage
 
-_FIRST_TOKEN_MILLISECONDS = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
+_FIRST_TOKEN_MILLISECONDS: tuple[int, ...] = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 
 
 class Served:
