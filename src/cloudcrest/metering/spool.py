@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from zlib import crc32
 
 import structlog
@@ -49,7 +49,7 @@ from cloudcrest.metering.segments import (
 )
 
 NEW_FOLDER_PREFIX = ".new-"
-END_GROWTH_BYTES = 256
+END_GROWTH_BYTES: Final = 256
 """How much longer than a request's open record its end may be: counts that come in with their names, another replica's
 name.
 """
