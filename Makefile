@@ -36,7 +36,7 @@ compiled: .venv/.dev ## compile the gateway's hot path where its sources have ch
 	@$(BIN)/python tools/compiled.py
 
 test-compiled: compiled ## run the gateway's tests against what was compiled
-	PYTHONPATH="$(CURDIR)/build/compiled" $(BIN)/python -m pytest tests/unit/gateway tests/unit/metering tests/integration/gateway tests/fuzz $(ARGS)
+	PYTHONPATH="$(CURDIR)/build/compiled" $(BIN)/python -m pytest tests/unit/gateway tests/unit/metering tests/unit/billing/test_tariff.py tests/integration/gateway tests/fuzz $(ARGS)
 
 check: .venv/.dev ## format, lint, types, import contracts, size gates
 	$(BIN)/ruff format --check .

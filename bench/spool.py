@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.spool import SpoolWriter
 
 TURNS = 7
@@ -65,8 +66,8 @@ def main() -> None:
         writer = SpoolWriter(Path(folder), "bench")
 
         def request() -> None:
-            writer.open(event)
-            writer.end(event)
+            writer.open(row_of(event))
+            writer.end(row_of(event))
 
         print(f"open and end  {microseconds(request, arguments.records):.2f} µs")
         print(f"mark          {microseconds(lambda: writer.mark(mark), arguments.records):.2f} µs")

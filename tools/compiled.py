@@ -20,6 +20,7 @@ SOURCES = ROOT / "src"
 OUT = ROOT / "build" / "compiled"
 KEY = "sources.sha256"
 MODULES = (
+    "billing/tariff",
     "gateway/account",
     "gateway/admit",
     "gateway/app",

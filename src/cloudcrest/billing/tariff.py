@@ -6,8 +6,6 @@ same to the last unit as `pricing.price_usage` books it (tests hold the two toge
 
 from decimal import Context, Decimal
 
-import msgspec
-
 from cloudcrest.billing.api import RateCard
 from cloudcrest.billing.pricing import parts_of_input, prices_of
 from cloudcrest.kernel.money import AMOUNT_DECIMALS, PRICE_DECIMALS
@@ -17,18 +15,41 @@ _EXACT_DIGITS = 60
 _EXACT = Context(prec=60)
 
 
-class Tariff(msgspec.Struct, frozen=True):
-    """What one token, character, millisecond or image costs, in units of 10⁻¹⁸ of the currency."""
+class Tariff:
+    """What one token, character, millisecond or image costs, in units of 10⁻¹⁸ of the currency. It never changes.
 
-    input: int
-    cached_input: int
-    output: int
-    cache_write: int = 0
-    character: int = 0
-    audio_millisecond: int = 0
-    image: int = 0
-    accelerator_millisecond: int = 0
-    cpu_millisecond: int = 0
+    A plain class: a gateway reads several prices for each request, and compiled it reads these at once.
+    `dearest_input`: what an input token costs at most. `is_of_tokens`: nothing but tokens costs anything.
+    """
+
+    __slots__ = (
+        "accelerator_millisecond", "audio_millisecond", "cache_write", "cached_input", "character", "cpu_millisecond",
+        "dearest_input", "image", "input", "is_of_tokens", "output",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917 - as `tariff_of` lists them
+        self,
+        input: int,  # noqa: A002 - as the rate card calls it
+        cached_input: int,
+        output: int,
+        cache_write: int = 0,
+        character: int = 0,
+        audio_millisecond: int = 0,
+        image: int = 0,
+        accelerator_millisecond: int = 0,
+        cpu_millisecond: int = 0,
+    ) -> None:
+        self.input = input
+        self.cached_input = cached_input
+        self.output = output
+        self.cache_write = cache_write
+        self.character = character
+        self.audio_millisecond = audio_millisecond
+        self.image = image
+        self.accelerator_millisecond = accelerator_millisecond
+        self.cpu_millisecond = cpu_millisecond
+        self.dearest_input = max(input, cached_input, cache_write)
+        self.is_of_tokens = not (character or audio_millisecond or image or accelerator_millisecond or cpu_millisecond)
 
 
 def to_units(amount: Decimal) -> int:
@@ -59,12 +80,14 @@ def tariff_of(card: RateCard, tier: Tier = "standard") -> Tariff:
 
 def charge_units(usage: Usage, tariff: Tariff) -> int:
     """What `usage` costs, exactly."""
-    charge = usage.output_tokens * tariff.output
+    charge: int = usage.output_tokens * tariff.output
     if usage.cached_input_tokens or usage.cache_write_tokens:
         plain, cached, written = parts_of_input(usage)
         charge += plain * tariff.input + cached * tariff.cached_input + written * tariff.cache_write
     else:
         charge += usage.input_tokens * tariff.input
+    if tariff.is_of_tokens:
+        return charge
     charge += beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
     return charge + compute_units(usage.accelerator_milliseconds, usage.cpu_milliseconds, tariff)
 
@@ -81,7 +104,7 @@ def compute_units(accelerator_milliseconds: int, cpu_milliseconds: int, tariff: 
 
 def most_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:
     """The most that up to so many tokens can cost, whatever part of the input a cache is used for."""
-    return input_tokens * max(tariff.input, tariff.cached_input, tariff.cache_write) + output_tokens * tariff.output
+    return input_tokens * tariff.dearest_input + output_tokens * tariff.output
 
 
 def affordable_output_tokens(units: int, input_tokens: int, tariff: Tariff) -> int | None:

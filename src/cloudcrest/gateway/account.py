@@ -1,16 +1,41 @@
 """The account of one admitted request: opened in the spool, marked while it streams, ended once."""
 
 from collections.abc import Callable
+from typing import Final
 
 from cloudcrest.gateway.admit import Grant
-from cloudcrest.gateway.metrics import Metrics
+from cloudcrest.gateway.metrics import Metrics, Served
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.record import Recorder
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.usage import Outcome, Tier, Usage, UsageEvent
+from cloudcrest.kernel.usage import Outcome, Tier, Usage
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import Row, joined
 from cloudcrest.serving.api import RouteDocument
+
+MAX_KNOWN: Final = 50_000
+
+
+class _Key:
+    """What all records of a key have in common, until the feed says something else of it."""
+
+    __slots__ = ("document", "values")
+
+    def __init__(self, document: KeyDocument, region: str, gateway: str) -> None:
+        self.document = document
+        self.values = joined(region, gateway, document.organization_id, document.project_id, document.id)
+
+
+class _Model:
+    """What all records of a deployment have in common, until the feed says something else of it; its counters."""
+
+    __slots__ = ("document", "served", "values")
+
+    def __init__(self, document: RouteDocument, served: Served) -> None:
+        self.document = document
+        self.values = joined(document.model_name, document.deployment_id)
+        self.served = served
 
 
 class Origin:
@@ -21,11 +46,32 @@ class Origin:
         self.gateway = gateway
         self.recorder = recorder
         self.metrics = metrics
-        self.clock = clock
+        self.monotonic: Callable[[], float] = clock.monotonic
+        self._unix_seconds: Callable[[], float] = clock.unix_seconds
+        self._keys: dict[str, _Key] = {}
+        self._models: dict[str, _Model] = {}
 
     def microseconds(self) -> int:
         """The wall time, Unix."""
-        return round(self.clock.unix_seconds() * 1_000_000)
+        return int(self._unix_seconds() * 1_000_000 + 0.5)
+
+    def key(self, document: KeyDocument) -> _Key:
+        """What the records of a key say of it."""
+        key = self._keys.get(document.id)
+        if key is None or key.document is not document:
+            if len(self._keys) >= MAX_KNOWN:
+                self._keys.clear()
+            key = self._keys[document.id] = _Key(document, self.region, self.gateway)
+        return key
+
+    def model(self, document: RouteDocument) -> _Model:
+        """What the records of a deployment say of it."""
+        model = self._models.get(document.deployment_id)
+        if model is None or model.document is not document:
+            if len(self._models) >= MAX_KNOWN:
+                self._models.clear()
+            model = self._models[document.deployment_id] = _Model(document, self.metrics.of(document.model_name))
+        return model
 
 
 class Account:
@@ -51,18 +97,17 @@ class Account:
         self.id = request_id
         self._origin = origin
         self._endpoint = endpoint
-        self._key = key
-        self._route = route
+        self._key = origin.key(key)
+        self._model = origin.model(route)
         self._grant = grant
         self._is_stream = is_stream
         self._tier = tier
-        self._monotonic: Callable[[], float] = origin.clock.monotonic
-        self._started_at_seconds = self._monotonic()
+        self._started_at_seconds = origin.monotonic()
         self._started_at_microseconds = started_at
         self._claim = claim
-        self._holds = () if claim is None else claim.holds()
+        self._holds = () if claim is None else claim.holds_row()
         self._first_token_milliseconds: int | None = None
-        self._ended_at_seconds: float | None = None
+        self._lasted_milliseconds: int | None = None
         self._marked_tokens = 0
         self._is_ended = False
         self.replica_id = ""
@@ -72,8 +117,9 @@ class Account:
         self.replica_id = replica_id
         if self._claim is not None:
             estimate = self._claim.within(estimate)
-        self._origin.recorder.open(self._event("gateway_lost", estimate))
-        self._origin.metrics.in_flight += 1
+        origin = self._origin
+        origin.recorder.open(self._row("gateway_lost", estimate))
+        origin.metrics.in_flight += 1
 
     def first_token(self) -> None:
         """Something of the answer goes out now."""
@@ -96,8 +142,8 @@ class Account:
 
     def release(self, used_tokens: int) -> None:
         """The request is over for its limits and its duration; its event may still be counted."""
-        if self._ended_at_seconds is None:
-            self._ended_at_seconds = self._monotonic()
+        if self._lasted_milliseconds is None:
+            self._lasted_milliseconds = self._milliseconds()
             self._origin.metrics.in_flight -= 1
             self._grant.settle(used_tokens)
 
@@ -110,12 +156,11 @@ class Account:
         claim = self._claim
         if claim is not None:
             usage = claim.within(usage)
-        event = self._event(outcome, usage)
-        is_written = self._origin.recorder.end(event)
+        is_written = self._origin.recorder.end(self._row(outcome, usage))
         # Until it is, the request would be charged at its last mark were this worker to die, and that may be more.
         if claim is not None and is_written:
             claim.settle(claim.charge(usage))
-        self._origin.metrics.count(event)
+        self._model.served.count(self._endpoint, outcome, usage, self._first_token_milliseconds)
 
     def abandon(self) -> None:
         """Another account of the same request is open, and takes this one's place in the spool."""
@@ -128,24 +173,18 @@ class Account:
         return self._is_ended
 
     def _milliseconds(self) -> int:
-        now = self._ended_at_seconds if self._ended_at_seconds is not None else self._monotonic()
-        return round((now - self._started_at_seconds) * 1000)
+        lasted = self._lasted_milliseconds
+        return lasted if lasted is not None else int((self._origin.monotonic() - self._started_at_seconds) * 1000 + 0.5)
 
-    def _event(self, outcome: Outcome, usage: Usage) -> UsageEvent:
-        # By position, in the order of its fields: names cost four times as much.
-        origin, key, route = self._origin, self._key, self._route
-        return UsageEvent(
+    def _row(self, outcome: Outcome, usage: Usage) -> Row:
+        """Its event, field by field."""
+        return (
             self.id,
             self._started_at_microseconds,
             self._milliseconds(),
             self._first_token_milliseconds,
-            origin.region,
-            origin.gateway,
-            key.organization_id,
-            key.project_id,
-            key.id,
-            route.model_name,
-            route.deployment_id,
+            self._key.values,  # from `region` to `key_id`
+            self._model.values,  # `model` and `deployment_id`
             self.replica_id,
             self._endpoint,
             outcome,

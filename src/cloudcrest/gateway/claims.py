@@ -1,7 +1,7 @@
 """What a request may cost at most, and of whom: prices and budgets as the feed tells them, ready for the hot path."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -19,37 +19,42 @@ from cloudcrest.kernel.errors import LimitExceeded
 from cloudcrest.kernel.usage import Tier
 from cloudcrest.serving.api import RouteDocument
 
-MAX_PLANS = 50_000
-OVERHEAD_TOKENS = 64
+MAX_PLANS: Final = 50_000
+OVERHEAD_TOKENS: Final = 64
 """What a chat template may add to the bytes of a body: its first and last words, a default system message."""
-TOOLS_OVERHEAD_TOKENS = 1_024
+TOOLS_OVERHEAD_TOKENS: Final = 1_024
 """What it may add to explain that there are tools."""
-IMAGE_TOKENS = 16_384
+IMAGE_TOKENS: Final = 16_384
 """What an image may be beyond its bytes: as many as common models make of their largest."""
 FREE = Tariff(0, 0, 0)
-_FOREVER = 2**62
+_FOREVER: Final = 2**61  # compiled, a larger number is an object
 _log = structlog.get_logger(__name__)
 
 
 @dataclass
+class _Price:
+    """What holds for a model, currency and tier until the next card's moment. No card: `rate_card_id` is empty."""
+
+    tariff: Tariff
+    rate_card_id: str
+    since: int
+    until: int
+
+
+@dataclass
 class _Plan:
-    """The scopes of a key's requests until one of their periods is over. `is_strict`: not all are balances."""
+    """The scopes of a key's requests until one of their periods is over. `is_strict`: not all are balances.
+
+    `prices`: those of its currency that are known, by model; `batch_prices`: in batches.
+    """
 
     pockets: tuple[Pocket, ...]
     currency: str
     is_strict: bool
     since: int
     until: int
-
-
-@dataclass
-class _Price:
-    """What holds for a model and currency until the next card's moment. No card: `rate_card_id` is empty."""
-
-    tariff: Tariff
-    rate_card_id: str
-    since: int
-    until: int
+    prices: dict[str, _Price]
+    batch_prices: dict[str, _Price]
 
 
 class Claims:
@@ -62,7 +67,7 @@ class Claims:
         self._budgets: dict[str, list[BudgetDocument]] = {}
         self._cards: dict[tuple[str, str], tuple[RateCard, ...]] = {}
         self._plans: dict[str, _Plan] = {}
-        self._prices: dict[tuple[str, str, Tier], _Price] = {}
+        self._prices: dict[tuple[str, Tier], dict[str, _Price]] = {}
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
         """Takes over the documents of these kinds."""
@@ -73,6 +78,7 @@ class Claims:
             for _, document in self._known.values():
                 self._budgets.setdefault(document.organization_id, []).append(document)
         if RATE_CARD_KIND in kinds:
+            self._plans = {}
             self._prices = {}
             self._cards = {}
             for _, document in _decoded(state, RATE_CARD_KIND, RateCardsDocument, {}).values():
@@ -89,19 +95,19 @@ class Claims:
             return None
         plan, price = held
         input_tokens = parsed.size_bytes + OVERHEAD_TOKENS + parsed.images * IMAGE_TOKENS
-        branches = parsed.choices * (len(parsed.prompts) or 1)
+        prompts = len(parsed.prompts) or 1
+        branches = parsed.choices * prompts
+        output_tokens, is_open = 0, False
         body = parsed.body
-        if isinstance(body, ChatBody) and body.tools:
-            input_tokens += TOOLS_OVERHEAD_TOKENS
-        makes_text = isinstance(body, TEXT_BODIES)
-        if route.engine != "upstream" and makes_text:
-            input_tokens = min(input_tokens, route.context_tokens * (len(parsed.prompts) or 1))
-        if not makes_text:
-            output_tokens, is_open = 0, False
-        elif parsed.max_tokens is not None:
-            output_tokens, is_open = parsed.max_tokens * branches, False
-        else:
-            output_tokens, is_open = route.context_tokens * branches, True
+        if isinstance(body, TEXT_BODIES):
+            context_tokens = route.context_tokens
+            if isinstance(body, ChatBody) and body.tools:
+                input_tokens += TOOLS_OVERHEAD_TOKENS
+            if route.engine != "upstream":
+                input_tokens = min(input_tokens, context_tokens * prompts)
+            max_tokens = parsed.max_tokens
+            is_open = max_tokens is None
+            output_tokens = branches * (context_tokens if max_tokens is None else max_tokens)
         return Claim(
             plan.pockets,
             price.tariff,
@@ -142,9 +148,13 @@ class Claims:
             plan = self._plan(key, now)
         if not plan.pockets:
             return None
-        price = self._prices.get((plan.currency, model, tier))
+        prices = plan.prices if tier == "standard" else plan.batch_prices
+        price = prices.get(model)
         if price is None or not price.since <= now < price.until:
             price = self._price(plan.currency, model, now, tier)
+            if len(prices) >= MAX_PLANS:
+                prices.clear()
+            prices[model] = price
         if not price.rate_card_id and plan.is_strict:
             raise LimitExceeded(
                 f"'{model}' has no price in {plan.currency}, so its use cannot be held to a budget",
@@ -168,12 +178,15 @@ class Claims:
             pockets.append(self._wallet.pocket(scope, _name(document), end))
         if len(self._plans) >= MAX_PLANS:
             self._plans = {}
+        currency = documents[0].currency if documents else ""
         plan = self._plans[key.id] = _Plan(
             tuple(pockets),
-            documents[0].currency if documents else "",
+            currency,
             any(not document.is_balance for document in documents),
             since,
             until,
+            self._prices.setdefault((currency, "standard"), {}),
+            self._prices.setdefault((currency, "batch"), {}),
         )
         return plan
 
@@ -185,9 +198,6 @@ class Claims:
                 price.until = begins
                 break
             price = _Price(tariff_of(card, tier), card.id, begins, _FOREVER)
-        if len(self._prices) >= MAX_PLANS:
-            self._prices = {}
-        self._prices[currency, model, tier] = price
         return price
 
 

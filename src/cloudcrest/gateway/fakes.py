@@ -3,6 +3,7 @@
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import Row, encode, event_of
 
 
 class MemorySpool:
@@ -15,17 +16,17 @@ class MemorySpool:
         self.fault: Unavailable | None = None
         self.is_closed = False
 
-    def open(self, event: UsageEvent) -> None:
+    def open(self, row: Row) -> None:
         self._check()
-        self.opened.append(event)
+        self.opened.append(event_of(encode(row)))
 
     def mark(self, record: MarkRecord) -> None:
         self._check()
         self.marks.append(record)
 
-    def end(self, event: UsageEvent) -> None:
+    def end(self, row: Row) -> None:
         self._check()
-        self.ended.append(event)
+        self.ended.append(event_of(encode(row)))
 
     def close(self) -> None:
         self.is_closed = True

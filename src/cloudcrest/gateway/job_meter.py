@@ -30,6 +30,7 @@ from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded, SetupError
 from cloudcrest.kernel.ids import encode_ulid
 from cloudcrest.kernel.usage import Usage, UsageEvent
+from cloudcrest.metering.rows import row_of
 
 SLICE_MILLISECONDS = 60_000
 AHEAD_MILLISECONDS = 20_000
@@ -172,8 +173,9 @@ class JobMeter:
                     continue
             claim = slices[number]
             event = self._event(member, started_at, number, milliseconds, claim)
-            self._recorder.open(event)
-            self._recorder.end(event)
+            row = row_of(event)
+            self._recorder.open(row)
+            self._recorder.end(row)
             if claim is not None:
                 claim.settle(claim.charge(event.usage))
             del slices[number]

@@ -1,4 +1,4 @@
-"""Counters of one worker, in Prometheus' text format. Adding to one costs a dictionary access.
+"""Counters of one worker, in Prometheus' text format. Adding to one costs a dictionary access at most.
 
 Labels are bounded: model names come from the routes and endpoints from a fixed list, never from what a caller wrote.
 """
@@ -6,24 +6,46 @@ Labels are bounded: model names come from the routes and endpoints from a fixed 
 from bisect import bisect_left
 from collections import Counter
 
-from cloudcrest.kernel.usage import UsageEvent
+from cloudcrest.kernel.usage import Outcome, Usage
 
-_FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_FIRST_TOKEN_MILLISECONDS: tuple[int, ...] = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 
 
-class _Served:
+class Served:
     """What was served of one model. `tokens` are parts of the input, `units` what is not counted in tokens."""
 
-    __slots__ = ("first_token", "first_token_seconds", "input_tokens", "output_tokens", "requests", "tokens", "units")
+    __slots__ = (
+        "first_token", "first_token_milliseconds", "input_tokens", "output_tokens", "requests", "tokens", "units",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, str], int] = {}
+        self.requests: dict[str, dict[Outcome, int]] = {}
+        """By endpoint."""
         self.input_tokens = 0
         self.output_tokens = 0
         self.tokens: Counter[str] = Counter()
         self.units: Counter[str] = Counter()
-        self.first_token = [0] * (len(_FIRST_TOKEN_SECONDS) + 1)
-        self.first_token_seconds = 0.0
+        self.first_token = [0] * (len(_FIRST_TOKEN_MILLISECONDS) + 1)
+        self.first_token_milliseconds = 0
+
+    def count(self, endpoint: str, outcome: Outcome, usage: Usage, first_token_milliseconds: int | None) -> None:
+        """Adds a served request."""
+        ends = self.requests.get(endpoint)
+        if ends is None:
+            ends = self.requests[endpoint] = {}
+        ends[outcome] = ends.get(outcome, 0) + 1
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        if usage.cached_input_tokens or usage.cache_write_tokens:
+            self.tokens["cached_input"] += usage.cached_input_tokens
+            self.tokens["cache_write"] += usage.cache_write_tokens
+        if usage.characters or usage.audio_milliseconds or usage.images:
+            self.units["characters"] += usage.characters
+            self.units["audio_milliseconds"] += usage.audio_milliseconds
+            self.units["images"] += usage.images
+        if first_token_milliseconds is not None:
+            self.first_token[bisect_left(_FIRST_TOKEN_MILLISECONDS, first_token_milliseconds)] += 1
+            self.first_token_milliseconds += first_token_milliseconds
 
 
 class Metrics:
@@ -36,29 +58,14 @@ class Metrics:
         self.fallbacks: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.guardrails: Counter[tuple[str, str, str]] = Counter()
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, Served] = {}
 
-    def count(self, event: UsageEvent) -> None:
-        """Adds a served request."""
-        served = self._served.get(event.model)
+    def of(self, model: str) -> Served:
+        """What is served of a model: its counters, made with its first request."""
+        served = self._served.get(model)
         if served is None:
-            served = self._served[event.model] = _Served()
-        end = event.endpoint, event.outcome
-        served.requests[end] = served.requests.get(end, 0) + 1
-        usage = event.usage
-        served.input_tokens += usage.input_tokens
-        served.output_tokens += usage.output_tokens
-        if usage.cached_input_tokens or usage.cache_write_tokens:
-            served.tokens["cached_input"] += usage.cached_input_tokens
-            served.tokens["cache_write"] += usage.cache_write_tokens
-        if usage.characters or usage.audio_milliseconds or usage.images:
-            served.units["characters"] += usage.characters
-            served.units["audio_milliseconds"] += usage.audio_milliseconds
-            served.units["images"] += usage.images
-        if event.first_token_milliseconds is not None:
-            seconds = event.first_token_milliseconds / 1000
-            served.first_token[bisect_left(_FIRST_TOKEN_SECONDS, seconds)] += 1
-            served.first_token_seconds += seconds
+            served = self._served[model] = Served()
+        return served
 
     def render(self, connections: int) -> bytes:
         """The page."""
@@ -74,7 +81,8 @@ class Metrics:
             *(
                 f'cloudcrest_gateway_requests_total{{model="{m}",endpoint="{e}",outcome="{o}"}} {n}'
                 for m, of_model in served
-                for (e, o), n in sorted(of_model.requests.items())
+                for e, ends in sorted(of_model.requests.items())
+                for o, n in sorted(ends.items())
             ),
             "# TYPE cloudcrest_gateway_tokens_total counter",
             *(
@@ -110,18 +118,23 @@ class Metrics:
             "# TYPE cloudcrest_gateway_first_token_seconds histogram",
         ]
         for model, of_model in served:
-            lines += self._histogram(model, of_model.first_token, of_model.first_token_seconds)
+            lines += self._histogram(model, of_model.first_token, of_model.first_token_milliseconds)
         return ("\n".join(lines) + "\n").encode()
 
     @staticmethod
-    def _histogram(model: str, buckets: list[int], total_seconds: float) -> list[str]:
+    def _histogram(model: str, buckets: list[int], total_milliseconds: int) -> list[str]:
         name = "cloudcrest_gateway_first_token_seconds"
+        bounds = [*(str(bound / 1000) for bound in _FIRST_TOKEN_MILLISECONDS), "+Inf"]
         lines = []
         count = 0
-        for bound, number in zip([*map(str, _FIRST_TOKEN_SECONDS), "+Inf"], buckets, strict=True):
+        for bound, number in zip(bounds, buckets, strict=True):
             count += number
             lines.append(f'{name}_bucket{{model="{model}",le="{bound}"}} {count}')
-        return [*lines, f'{name}_sum{{model="{model}"}} {total_seconds}', f'{name}_count{{model="{model}"}} {count}']
+        return [
+            *lines,
+            f'{name}_sum{{model="{model}"}} {total_milliseconds / 1000}',
+            f'{name}_count{{model="{model}"}} {count}',
+        ]
 
 
 def _label(text: str) -> str:

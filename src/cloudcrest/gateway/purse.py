@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cloudcrest.billing.grants import Ask, Grant
 from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, compute_units, most_units
 from cloudcrest.kernel.usage import Hold, Usage
+from cloudcrest.metering.rows import Row, joined
 
 
 class Beside(NamedTuple):
@@ -25,13 +26,17 @@ NOTHING_BESIDE = Beside()
 
 
 class Purse:
-    """One grant in the worker's hands. What it has spent is `units` − `free` − `held`; `told`: the last promise."""
+    """One grant in the worker's hands. What it has spent is `units` − `free` − `held`; `told`: the last promise.
 
-    __slots__ = ("ends_at", "free", "held", "id", "pocket", "told", "units")
+    `source`: its scope and id, as records have them.
+    """
+
+    __slots__ = ("ends_at", "free", "held", "id", "pocket", "source", "told", "units")
 
     def __init__(self, grant: Grant, pocket: "Pocket") -> None:
         self.id = grant.id
         self.pocket = pocket
+        self.source = joined(pocket.scope, grant.id)
         self.ends_at = grant.ends_at_microseconds
         self.units = self.told = self.free = grant.units
         self.held = 0
@@ -117,10 +122,16 @@ class Claim:
         self.is_settled = False
 
     def holds(self) -> tuple[Hold, ...]:
-        """What its spool records carry."""
-        if not self.rate_card_id:
-            return ()
-        return tuple([Hold(purse.pocket.scope, purse.id, units) for purse, units in self.parts])
+        """What its event carries."""
+        return tuple([Hold(purse.pocket.scope, purse.id, units) for purse, units in self._priced_parts()])
+
+    def holds_row(self) -> tuple[Row, ...]:
+        """The same, as its records have it."""
+        return tuple([(purse.source, units) for purse, units in self._priced_parts()])
+
+    def _priced_parts(self) -> Sequence[tuple[Purse, int]]:
+        """What is held for it and counts as such: nothing without a price."""
+        return self.parts if self.rate_card_id else ()
 
     def within(self, usage: Usage) -> Usage:
         """The usage, as far as it was reserved: an engine that counts more than was agreed is not believed."""

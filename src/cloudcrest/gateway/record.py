@@ -10,8 +10,8 @@ from typing import Protocol
 import structlog
 
 from cloudcrest.kernel.errors import Unavailable
-from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import Row
 
 _log = structlog.get_logger(__name__)
 
@@ -19,11 +19,11 @@ _log = structlog.get_logger(__name__)
 class Spool(Protocol):
     """The writing side of a spool (metering/spool.py). All of them may raise `Unavailable`."""
 
-    def open(self, event: UsageEvent) -> None: ...
+    def open(self, row: Row) -> None: ...
 
     def mark(self, record: MarkRecord) -> None: ...
 
-    def end(self, event: UsageEvent) -> None: ...
+    def end(self, row: Row) -> None: ...
 
     def close(self) -> None: ...
 
@@ -33,17 +33,17 @@ class Recorder:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._unwritten: deque[UsageEvent] = deque()
+        self._unwritten: deque[Row] = deque()
 
-    def open(self, event: UsageEvent) -> None:
+    def open(self, row: Row) -> None:
         """Raises `Unavailable`: then the request is not served."""
         if self._unwritten:
             raise _unavailable()
         try:
-            self._spool.open(event)
+            self._spool.open(row)
         except Unavailable as error:
             # Its own words name folders of this machine; they are for the log.
-            _log.error("open_not_written", id=event.id, error=str(error))
+            _log.error("open_not_written", id=row[0], error=str(error))
             raise _unavailable() from error
 
     def mark(self, record: MarkRecord) -> None:
@@ -53,13 +53,13 @@ class Recorder:
         except Unavailable as error:
             _log.warning("mark_not_written", id=record.id, error=str(error))
 
-    def end(self, event: UsageEvent) -> bool:
+    def end(self, row: Row) -> bool:
         """Never raises. False: it could not be written now, and is kept for `retry`."""
         try:
-            self._spool.end(event)
+            self._spool.end(row)
         except Unavailable as error:
-            self._unwritten.append(event)
-            _log.error("end_not_written", id=event.id, error=str(error))
+            self._unwritten.append(row)
+            _log.error("end_not_written", id=row[0], error=str(error))
             return False
         return True
 

@@ -152,10 +152,6 @@ def to_usage(body: UsageBody) -> Usage:
     if output_details is not None:
         reasoning = output_details.reasoning_tokens or 0
     cached = min(max(0, cached), input_tokens)
-    return Usage(
-        input_tokens,
-        output_tokens,
-        cached,
-        min(max(0, reasoning), output_tokens),
-        cache_write_tokens=min(max(0, written), input_tokens - cached),
-    )
+    reasoning = min(max(0, reasoning), output_tokens)
+    written = min(max(0, written), input_tokens - cached)
+    return Usage(input_tokens, output_tokens, cached, reasoning, False, written)

@@ -25,12 +25,10 @@ class SystemClock:
     """The machine's own clocks."""
 
     monotonic = staticmethod(time.monotonic)
+    unix_seconds = staticmethod(time.time)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
-
-    def unix_seconds(self) -> float:
-        return time.time()
 
 
 class ManualClock:

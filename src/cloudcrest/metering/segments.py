@@ -12,19 +12,22 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec.structs import astuple
 
-from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
+from cloudcrest.metering.rows import encode, event_of, row_of
 
 HEADER = struct.Struct("<BBHI")
-HEADER_BYTES = HEADER.size
-MARKER = 0xFF
-OPEN, MARK, END = 1, 2, 3
-MAX_BODY_BYTES = 0xFFFF
-MAX_FRAME_BYTES = HEADER_BYTES + MAX_BODY_BYTES
+HEADER_BYTES: Final = 8  # literals that compiled modules take over, here and below
+MARKER: Final = 0xFF
+OPEN: Final = 1
+MARK: Final = 2
+END: Final = 3
+MAX_BODY_BYTES: Final = 0xFFFF
+MAX_FRAME_BYTES: Final = HEADER_BYTES + MAX_BODY_BYTES
 SEGMENT_SUFFIX = ".seg"
 OLD_SEGMENT_SUFFIX = ".log"
 LOCK_NAME = "lock"
@@ -33,18 +36,10 @@ _NOTHING_YET = bytes(HEADER_BYTES)
 _MARKER_BYTE = bytes([MARKER])
 
 
-class _EventRow(UsageEvent, frozen=True, array_like=True):
-    """An event without its fields' names. Older rows stay readable where a field is added last, with a default."""
-
-
 class _MarkRow(MarkRecord, frozen=True, array_like=True):
     """A mark without its fields' names."""
 
 
-encode_body = msgspec.json.Encoder().encode
-"""The JSON of a record: of `astuple(event)` or `astuple(mark)`."""
-
-_decode_event = msgspec.json.Decoder(_EventRow).decode
 _decode_mark = msgspec.json.Decoder(_MarkRow).decode
 
 
@@ -74,11 +69,11 @@ def encode_frame(record: SpoolRecord) -> bytes:
     """A record as it stands in a segment. The writer does the same in place (spool.py)."""
     match record:
         case OpenRecord(event):
-            kind, body = OPEN, encode_body(astuple(event))
+            kind, body = OPEN, encode(row_of(event))
         case EndRecord(event):
-            kind, body = END, encode_body(astuple(event))
+            kind, body = END, encode(row_of(event))
         case _:
-            kind, body = MARK, encode_body(astuple(record))
+            kind, body = MARK, encode(astuple(record))
     return HEADER.pack(MARKER, kind, len(body), zlib.crc32(body, kind)) + body
 
 
@@ -133,7 +128,7 @@ def _decode(kind: int, body: bytes) -> SpoolRecord | None:
         if kind == MARK:
             return MarkRecord(*astuple(_decode_mark(body)))
         if kind in (OPEN, END):
-            event = UsageEvent(*astuple(_decode_event(body)))
+            event = event_of(body)
             return OpenRecord(event) if kind == OPEN else EndRecord(event)
     except ValueError:
         return None

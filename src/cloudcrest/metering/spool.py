@@ -1,9 +1,9 @@
 """The spool's writing side, used by gateway workers: a record is in the kernel's hands when the call returns.
 
     writer = SpoolWriter(folder, "gateway-0")
-    writer.open(event)      may raise SpoolUnavailable: the request is not admitted
-    writer.mark(record)     at least each second of a stream
-    writer.end(event)       before the last bytes go out
+    writer.open(row_of(event))    may raise SpoolUnavailable: the request is not admitted
+    writer.mark(record)           at least each second of a stream
+    writer.end(row_of(event))     before the last bytes go out
 
 Records are copied into a mapped file, which costs no system call and survives kill -9 of this process. A background
 thread, the keeper, syncs every 20 ms, so that a power cut costs at most that. Whoever is able to take `<worker>/lock`
@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from zlib import crc32
 
 import structlog
@@ -33,8 +33,8 @@ from msgspec.structs import astuple
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import NewId, new_id
 from cloudcrest.kernel.units import KIB, MIB
-from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import Row, encode_into
 from cloudcrest.metering.segments import (
     END,
     HEADER,
@@ -45,12 +45,11 @@ from cloudcrest.metering.segments import (
     MAX_FRAME_BYTES,
     OPEN,
     SPARE_NAME,
-    encode_body,
     segment_name,
 )
 
 NEW_FOLDER_PREFIX = ".new-"
-END_GROWTH_BYTES = 256
+END_GROWTH_BYTES: Final = 256
 """How much longer than a request's open record its end may be: counts that come in with their names, another replica's
 name.
 """
@@ -154,6 +153,7 @@ class SpoolWriter:
         self._bytes: memoryview
         self._sequence = 0
         self._at = 0
+        self._body = bytearray()
         self._is_closed = False
         self._refused_because: str | None = None
         self._sync_failed = False
@@ -174,47 +174,49 @@ class SpoolWriter:
         self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
         self._keeper.start()
 
-    def open(self, event: UsageEvent) -> None:
+    def open(self, row: Row) -> None:
         """Records an admitted request, over what is open under its id. Raises `SpoolUnavailable`: do not serve it."""
         if self._refused_because is not None or self._monotonic() >= self._next_check_seconds:
             self._check_room()
-        body = encode_body(astuple(event))
-        size = HEADER_BYTES + len(body)
+        encode_into(row, self._body)
+        request_id: str = row[0]
+        size = HEADER_BYTES + len(self._body)
         owed = size + END_GROWTH_BYTES
-        owed_more = owed - self._owed.get(event.id, 0)
+        owed_more = owed - self._owed.get(request_id, 0)
         try:
             self._make_room(size, owed_more)
         except OSError as error:
             raise self._refused(error) from error
-        self._owed[event.id] = owed
+        self._owed[request_id] = owed
         self._owed_bytes += owed_more
-        self._put(OPEN, body)
+        self._put(OPEN)
 
     def mark(self, record: MarkRecord) -> None:
         """Records a stream's progress. On a full disk marks give way to ends: they are dropped and counted."""
-        body = encode_body(astuple(record))
+        encode_into(astuple(record), self._body)
         try:
-            self._make_room(HEADER_BYTES + len(body), 0)
+            self._make_room(HEADER_BYTES + len(self._body), 0)
         except OSError:
             self.marks_dropped += 1
         else:
-            self._put(MARK, body)
+            self._put(MARK)
 
-    def end(self, event: UsageEvent) -> None:
+    def end(self, row: Row) -> None:
         """Records how a request ended. There is room for one that was opened here. Raises `SpoolUnavailable` where the
         spool is closed, or the end is more than `END_GROWTH_BYTES` longer than the opening was.
         """
-        body = encode_body(astuple(event))
-        owed = self._owed.pop(event.id, 0)
+        encode_into(row, self._body)
+        request_id: str = row[0]
+        owed = self._owed.pop(request_id, 0)
         self._owed_bytes -= owed
         try:
-            self._make_room(HEADER_BYTES + len(body), 0)
+            self._make_room(HEADER_BYTES + len(self._body), 0)
         except OSError as error:
             if owed:
-                self._owed[event.id] = owed
+                self._owed[request_id] = owed
                 self._owed_bytes += owed
             raise self._refused(error) from error
-        self._put(END, body)
+        self._put(END)
 
     def close(self) -> None:
         """Syncs everything and lets go of the folder. What is still open is settled at its last mark."""
@@ -234,13 +236,12 @@ class SpoolWriter:
             (self.folder / SPARE_NAME).unlink(missing_ok=True)
         os.close(self._lock_fd)
 
-    def _put(self, kind: int, body: bytes) -> None:
-        """Writes a record where there is room for it. Its header is last: a record that is cut off has none."""
-        at = self._at
-        first = at + HEADER_BYTES
-        length = len(body)
-        self._bytes[first : first + length] = body
-        _put_header(self._bytes, at, MARKER, kind, length, crc32(body, kind))
+    def _put(self, kind: int) -> None:
+        """Writes the encoded record where there is room for it. Its header is last: one that is cut off has none."""
+        at, body, segment = self._at, self._body, self._bytes
+        first, length = at + HEADER_BYTES, len(body)
+        segment[first : first + length] = body
+        _put_header(segment, at, MARKER, kind, length, crc32(body, kind))
         self._at = first + length
         if self._is_idle:
             self._woken.set()

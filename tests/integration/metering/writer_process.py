@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.spool import SpoolWriter
 from tests.unit.metering.events import usage_event
 
@@ -13,11 +14,11 @@ def main(folder: Path, first: int) -> None:
     number = first
     while True:
         event = usage_event(number)
-        writer.open(event)
+        writer.open(row_of(event))
         print("open", event.id, flush=True)  # noqa: T201 - read by the test
         writer.mark(MarkRecord(event.id, 3, 900))
         if number % 3:
-            writer.end(event)
+            writer.end(row_of(event))
             print("end", event.id, flush=True)  # noqa: T201 - read by the test
         number += 1
 

@@ -3,19 +3,23 @@
 import msgspec
 
 from cloudcrest.gateway.metrics import Metrics
-from cloudcrest.kernel.usage import Usage
+from cloudcrest.kernel.usage import Usage, UsageEvent
 from tests.unit.metering.events import usage_event
+
+
+def count(metrics: Metrics, event: UsageEvent) -> None:
+    metrics.of(event.model).count(event.endpoint, event.outcome, event.usage, event.first_token_milliseconds)
 
 
 def test_what_was_served_is_counted_by_model_endpoint_and_outcome() -> None:
     metrics = Metrics()
     for number, seconds in enumerate((0.04, 0.2, 40)):
         event = usage_event(number, model="m", usage=Usage(3, 4))
-        metrics.count(msgspec.structs.replace(event, first_token_milliseconds=round(seconds * 1000)))
+        count(metrics, msgspec.structs.replace(event, first_token_milliseconds=round(seconds * 1000)))
     gone = usage_event(4, model='say "m"', usage=Usage(5, 0))
-    metrics.count(msgspec.structs.replace(gone, outcome="cancelled", first_token_milliseconds=None))
+    count(metrics, msgspec.structs.replace(gone, outcome="cancelled", first_token_milliseconds=None))
     others = Usage(90, 1, 70, 0, cache_write_tokens=15, characters=42, audio_milliseconds=1500, images=2)
-    metrics.count(usage_event(5, model="n", usage=others))
+    count(metrics, usage_event(5, model="n", usage=others))
     lines = metrics.render(2).decode().splitlines()
     chat = 'endpoint="/v1/chat/completions"'
     for line in (

@@ -15,6 +15,7 @@ from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 from cloudcrest.metering.drain import WorkerDrain
+from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.segments import SPARE_NAME, read_frames, segment_name, segment_sequences
 from cloudcrest.metering.spool import SpoolUnavailable, SpoolWriter
 from tests.support.waiting import until
@@ -81,9 +82,9 @@ def test_records_are_in_their_segments_when_the_call_returns(writer: SpoolWriter
     expected = []
     for number in range(80):
         event = usage_event(number)
-        writer.open(event)
+        writer.open(row_of(event))
         writer.mark(MarkRecord(event.id, 3, 900))
-        writer.end(event)
+        writer.end(row_of(event))
         expected += [event]
         assert ends_of(writer.folder) == expected
     assert len(segment_sequences(writer.folder)) > 2
@@ -100,8 +101,8 @@ def test_each_start_has_a_folder_of_its_own(writer: SpoolWriter, tmp_path: Path)
 
 def test_what_is_not_used_is_given_back(writer: SpoolWriter) -> None:
     for number in range(50):
-        writer.open(usage_event(number))
-        writer.end(usage_event(number))
+        writer.open(row_of(usage_event(number)))
+        writer.end(row_of(usage_event(number)))
     first = writer.folder / segment_name(1)
     until((writer.folder / SPARE_NAME).exists, "the next segment is made ahead of its use")
     until(lambda: first.stat().st_size < 16 * KIB, "the keeper closes full segments")
@@ -118,8 +119,8 @@ def test_written_memory_is_let_go_and_stays_in_the_file(tmp_path: Path, clock: M
     if not smaps.exists() or not hasattr(mmap, "MADV_DONTNEED"):
         pytest.skip("there is no /proc/self/smaps here")
     for number in range(4000):
-        writer.open(usage_event(number))
-        writer.end(usage_event(number))
+        writer.open(row_of(usage_event(number)))
+        writer.end(row_of(usage_event(number)))
 
     def resident_kib() -> int:
         text = smaps.read_text()
@@ -134,16 +135,16 @@ def test_written_memory_is_let_go_and_stays_in_the_file(tmp_path: Path, clock: M
 def test_little_free_space_refuses_new_work_and_ends_the_old(
     writer: SpoolWriter, disk: Disk, clock: ManualClock
 ) -> None:
-    writer.open(usage_event(1))
+    writer.open(row_of(usage_event(1)))
     disk.free_bytes = 999 * KIB
     clock.advance(1)
     with pytest.raises(SpoolUnavailable, match="almost full") as caught:
-        writer.open(usage_event(2))
+        writer.open(row_of(usage_event(2)))
     assert (caught.value.status, caught.value.code) == (503, "spool_unavailable")
-    writer.end(usage_event(1))
+    writer.end(row_of(usage_event(1)))
     disk.free_bytes = 1 << 40
     clock.advance(1.1)
-    writer.open(usage_event(2))
+    writer.open(row_of(usage_event(2)))
     assert [type(record) for record in records_of(writer.folder)] == [OpenRecord, EndRecord, OpenRecord]
 
 
@@ -155,21 +156,21 @@ def test_a_full_disk_takes_the_ends_of_all_that_is_open(
     opened = 0
     with pytest.raises(SpoolUnavailable):  # noqa: PT012 - how many go through is not ours to say
         while True:
-            writer.open(usage_event(opened))
+            writer.open(row_of(usage_event(opened)))
             opened += 1
     assert opened >= 20
     for number in range(1000):
         writer.mark(MarkRecord(usage_event(0).id, number, 900))
     assert writer.marks_dropped > 0
     with pytest.raises(SpoolUnavailable):
-        writer.open(usage_event(1000))
+        writer.open(row_of(usage_event(1000)))
     for number in range(opened):
-        writer.end(usage_event(number, usage=LONG))
+        writer.end(row_of(usage_event(number, usage=LONG)))
     assert ends_of(writer.folder) == [usage_event(number, usage=LONG) for number in range(opened)]
 
     disk.fails_with = None
     clock.advance(2)
-    writer.open(usage_event(1001))
+    writer.open(row_of(usage_event(1001)))
     assert records_of(writer.folder)[-1] == OpenRecord(usage_event(1001))
 
 
@@ -198,7 +199,7 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
             case "open":
                 event = usage_event(number, model="m" * value)
                 try:
-                    writer.open(event)
+                    writer.open(row_of(event))
                 except SpoolUnavailable:
                     continue
                 is_open.append(event)
@@ -206,31 +207,33 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
                 place = value % len(is_open)
                 event = usage_event(int(is_open[place].id[4:]), model="m" * 10 * value)
                 with contextlib.suppress(SpoolUnavailable):
-                    writer.open(event)
+                    writer.open(row_of(event))
                     is_open[place] = event
             case "mark" if is_open:
                 writer.mark(MarkRecord(is_open[value % len(is_open)].id, value, 900))
             case "end" if is_open:
                 event = is_open.pop(value % len(is_open))
                 ended.append(usage_event(int(event.id[4:]), model=event.model, usage=LONG))
-                writer.end(ended[-1])
+                writer.end(row_of(ended[-1]))
     assert ends_of(writer.folder) == ended
     disk.fails_with = None
     clock.advance(2)
-    writer.open(usage_event(1000, model="m" * 15_000))  # nothing is owed any more: there is room for the longest
+    writer.open(
+        row_of(usage_event(1000, model="m" * 15_000))
+    )  # nothing is owed any more: there is room for the longest
     writer.close()
 
 
 @pytest.mark.parametrize("length", [16 * KIB, 70_000])  # longer than this writer's segments, and than any record
 def test_a_record_that_is_too_long_is_refused(writer: SpoolWriter, clock: ManualClock, length: int) -> None:
     with pytest.raises(SpoolUnavailable, match="too long"):
-        writer.open(usage_event(1, model="m" * length))
+        writer.open(row_of(usage_event(1, model="m" * length)))
     clock.advance(2)
-    writer.open(usage_event(2))
+    writer.open(row_of(usage_event(2)))
     with pytest.raises(SpoolUnavailable, match="too long"):
-        writer.end(usage_event(2, model="m" * length))
+        writer.end(row_of(usage_event(2, model="m" * length)))
     clock.advance(2)
-    writer.end(usage_event(2))
+    writer.end(row_of(usage_event(2)))
     assert records_of(writer.folder) == [OpenRecord(usage_event(2)), EndRecord(usage_event(2))]
 
 
@@ -242,16 +245,16 @@ def test_a_sync_that_fails_refuses_new_work(
 
     def is_refused() -> bool:
         try:
-            writer.open(usage_event(2))
+            writer.open(row_of(usage_event(2)))
         except SpoolUnavailable as error:
             return "failed to sync" in str(error)
         return False
 
-    writer.open(usage_event(1))
+    writer.open(row_of(usage_event(1)))
     with monkeypatch.context() as patch:
         patch.setattr("cloudcrest.metering.spool._sync", sync)
         until(is_refused, "the keeper says what the disk said")
-        writer.end(usage_event(1))
+        writer.end(row_of(usage_event(1)))
 
     def is_admitted() -> bool:
         clock.advance(2)
@@ -266,7 +269,7 @@ def test_a_resting_keeper_is_woken_by_a_record(tmp_path: Path, monkeypatch: pyte
     writer = SpoolWriter(tmp_path, "gateway-0", segment_bytes=16 * KIB, sync_interval_seconds=0.0001, floor_bytes=0)
     until(lambda: writer._is_idle, "nothing is written for a while")
     before = len(synced)
-    writer.open(usage_event(1))
+    writer.open(row_of(usage_event(1)))
     until(lambda: len(synced) > before, "it is synced")
     writer.close()
 
@@ -274,9 +277,9 @@ def test_a_resting_keeper_is_woken_by_a_record(tmp_path: Path, monkeypatch: pyte
 def test_a_closed_spool_refuses(writer: SpoolWriter) -> None:
     writer.close()
     with pytest.raises(SpoolUnavailable):
-        writer.open(usage_event(1))
+        writer.open(row_of(usage_event(1)))
     with pytest.raises(SpoolUnavailable):
-        writer.end(usage_event(1))
+        writer.end(row_of(usage_event(1)))
     writer.mark(MarkRecord("req_1", 1, 1))
     writer.close()
 
