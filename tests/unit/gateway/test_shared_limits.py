@@ -103,7 +103,6 @@ class Lone:
     def admit(self, tokens: int, key: str, now: float) -> tuple[bool, bytes]:
         tried = copy.deepcopy(self.scopes)
         bucket = tried[key][0].tokens
-        assert bucket is not None
         bucket.correct(self.corrections[key])
         try:
             admit(tried[key], tokens, now)
@@ -181,7 +180,6 @@ def test_changed_limits_hold_for_every_worker() -> None:
             scopes["key_1"][0].set_limits(Limits(requests_per_minute=10, concurrent_requests=4), 0.0)
         assert several.admit(1, 1, "key_1", 0.0)
         requests = several.scopes[1]["key_1"][0].requests
-        assert requests is not None
         assert requests.level == pytest.approx(18 / 2 - 1)
         several.scopes[2]["key_1"][0].set_limits(Limits(concurrent_requests=4), 0.0)
         assert several.admit(2, 1, "key_1", 0.0)
