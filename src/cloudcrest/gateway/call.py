@@ -118,14 +118,14 @@ class Call:
         self.is_repeatable = True
         self.wants_head = False
         self.replica: Upstream | None = None
-        self._picked: Trip[Upstream] | None = None
-        self._trip: Trip[Upstream] | None = None
+        self._picked: Trip | None = None
+        self._trip: Trip | None = None
         self._awaits_token = False
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
         route = self._route
-        trip = route.balancer.pick(route.replicas, self._body, self._calls.monotonic(), self._tried)
+        trip = route.balancer.pick(self._body, self._calls.monotonic(), self._tried)
         if trip is None:
             raise no_replica(route)
         self._picked = trip
