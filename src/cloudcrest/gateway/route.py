@@ -64,9 +64,9 @@ class Balancer:
         if len(replicas) == 1:  # nothing to weigh, and no reason to read the prompt
             return None if excluded and replicas[0] in excluded else Trip(replicas[0], router)
         size_bytes = len(body)
-        blocks = block_hashes(body) if size_bytes >= BLOCK_BYTES else []
+        blocks = block_hashes(body) if size_bytes >= BLOCK_BYTES else ()
         ask = Ask(size_bytes // BYTES_PER_TOKEN + 1, blocks, BLOCK_TOKENS)
-        tried = [each.name for each in excluded] if excluded else []
+        tried = [each.name for each in excluded] if excluded else ()
         ticket = router.choose(ask, now, tried)
         if ticket is None:
             return None

@@ -58,11 +58,10 @@ def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eli
 
 def least_of(costs: list[float], turn: int) -> int:
     """Where the least cost is; ties rotate with `turn`."""
-    least = costs[0]
-    for cost in costs:
-        if cost < least:  # noqa: PLR1730  # `min` of all of them takes longer when compiled, of each when not
-            least = cost
-    first = costs.index(least)
+    first, least = 0, costs[0]
+    for index, cost in enumerate(costs):
+        if cost < least:
+            first, least = index, cost
     start = turn % len(costs)
     if first >= start or least not in costs[start:]:
         return first
