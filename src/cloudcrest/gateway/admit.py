@@ -5,8 +5,9 @@ A request takes one from each request bucket and its estimated tokens from each 
 When it ends, the estimate is corrected to what was used: a bucket may go into debt, which later requests wait out.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from math import inf
+from typing import Final, Literal
 
 from cloudcrest.gateway.growth import Ramp
 from cloudcrest.identity.api import GROWTH_FLOOR_REQUESTS_PER_MINUTE, Limits
@@ -17,6 +18,9 @@ GROWTH_CODE = "limit_burst_rate"
 """As other clouds call it."""
 _SLACK = 1e-9
 """What rounding may take from a bucket."""
+_UNBOUNDED: Final = 1 << 60
+_MILLISECONDS: Final = [b"%dms" % number for number in range(1_000)]
+_TENTHS: Final = [b"%d.%ds" % divmod(number, 10) if number % 10 else b"%ds" % (number // 10) for number in range(600)]
 
 
 class OverLimit(LimitExceeded):
@@ -29,69 +33,74 @@ class OverLimit(LimitExceeded):
 
 
 class Bucket:
-    """A token bucket: `per_minute` at most at once, refilled evenly."""
+    """A token bucket: `capacity` at most at once (inf: unlimited), refilled evenly, all of it in a minute.
 
-    __slots__ = ("level", "per_minute", "updated_at_seconds")
+    `lines` become its `x-ratelimit-*` lines with its `standing`; there are none where it is unlimited.
+    """
 
-    def __init__(self, per_minute: int, now: float) -> None:
-        self.per_minute = per_minute
-        self.level = float(per_minute)
-        self.updated_at_seconds = now
+    __slots__ = ("_what", "capacity", "level", "lines", "per_second")
 
-    def refill(self, now: float) -> None:
-        elapsed_seconds = now - self.updated_at_seconds
-        if elapsed_seconds > 0:
-            level = self.level + elapsed_seconds * self.per_minute / 60
-            self.level = level if level < self.per_minute else float(self.per_minute)
-            self.updated_at_seconds = now
+    def __init__(self, what: Literal["requests", "tokens"]) -> None:
+        self._what = what
+        self.lines = b""
+        self.capacity = self.level = self.per_second = inf
 
-    def has(self, amount: int, now: float) -> bool:
-        """Whether `amount` can be taken now."""
-        most = self.per_minute
-        elapsed_seconds = now - self.updated_at_seconds
-        if elapsed_seconds > 0:  # as `refill` does, without the call: each request asks several buckets
-            level = self.level + elapsed_seconds * most / 60
-            self.level = level if level < most else float(most)
-            self.updated_at_seconds = now
-        if amount <= self.level:  # nearly always
-            return most > 0
-        return self.level >= min(most, amount) - _SLACK and most > 0
-
-    def need(self, amount: int) -> float:
-        """What must be there for `amount`: no more than a full bucket, so that a large request can pass at all."""
-        return float(min(amount, self.per_minute))
+    def resize(self, capacity: float) -> None:
+        """Changes the limit and keeps the share that is left. Refill it before."""
+        before = self.capacity
+        if capacity == before:
+            return
+        self.capacity = capacity
+        self.per_second = capacity / 60
+        if capacity == inf:
+            self.level = inf
+            self.lines = b""
+            return
+        self.level = capacity if before == inf else min(1.0, self.level / before) * capacity if before else 0.0
+        start, what = b"x-ratelimit-", self._what.encode()
+        self.lines = b"%blimit-%b: %d\r\n%bremaining-%b: %%d\r\n%breset-%b: %%b\r\n" % (
+            start, what, int(capacity), start, what, start, what
+        )  # fmt: skip
 
     def wait_seconds(self, amount: int) -> float:
-        """How long until `amount` can be taken (0: now). Call `refill` first."""
-        missing = self.need(amount) - self.level
-        if missing <= _SLACK:
-            return 0.0
-        return missing * 60 / self.per_minute if self.per_minute else 60.0
-
-    def reset_seconds(self) -> float:
-        """How long until the bucket is full."""
-        return (self.per_minute - self.level) * 60 / self.per_minute if self.per_minute else 60.0
+        """How long until `amount` can be taken (0: now). A full bucket is enough for any, so that large ones pass."""
+        if not self.capacity:
+            return 60.0
+        missing = min(float(amount), self.capacity) - self.level
+        return 0.0 if missing <= _SLACK else missing / self.per_second
 
     def correct(self, amount: float) -> None:
         """Gives `amount` back, or takes it (below 0) even where that leaves a debt."""
-        level = self.level + amount
-        self.level = level if level < self.per_minute else float(self.per_minute)
+        level, capacity = self.level + amount, self.capacity
+        self.level = level if level < capacity else capacity  # noqa: FURB136  # a call, and each request does it often
 
-    def resize(self, per_minute: int, now: float) -> None:
-        """Changes the limit and keeps the share that is left."""
-        self.refill(now)
-        share = self.level / self.per_minute if self.per_minute else 0.0
-        self.per_minute = per_minute
-        self.level = min(1.0, share) * per_minute
+    def standing(self) -> tuple[int, bytes]:
+        """What is left, and how long until it is full."""
+        level, per_second = self.level, self.per_second
+        reset = format_reset((self.capacity - level) / per_second if per_second else 60.0)
+        return int(level) if level > 0 else 0, reset
 
 
 class Scope:
     """The limits of one key, project, organization or model, and what is used of them.
 
-    `digest` and `corrections` are those of its row where several workers share a table (shared_limits.py).
+    `digest`, `row` and `corrections` are those of its row where several workers share a table (shared_limits.py).
     """
 
-    __slots__ = ("concurrent", "corrections", "digest", "growth", "id", "kind", "limits", "requests", "tokens")
+    __slots__ = (
+        "concurrent",
+        "corrections",
+        "digest",
+        "growth",
+        "id",
+        "kind",
+        "limits",
+        "most_concurrent",
+        "requests",
+        "row",
+        "tokens",
+        "updated_at_seconds",
+    )
 
     def __init__(self, kind: ScopeKind, scope_id: str, limits: Limits, now: float) -> None:
         self.kind = kind
@@ -99,27 +108,34 @@ class Scope:
         self.concurrent = 0
         self.corrections = 0.0
         self.digest: bytes | None = None
-        self.limits = limits
-        self.requests = _resized(None, limits.requests_per_minute, now)
-        self.tokens = _resized(None, limits.tokens_per_minute, now)
-        self.growth = _regrown(None, limits, now)
+        self.row = 0
+        self.requests = Bucket("requests")
+        self.tokens = Bucket("tokens")
+        self.growth: Ramp | None = None
+        self.updated_at_seconds = now
+        self.set_limits(limits, now)
 
     def set_limits(self, limits: Limits, now: float) -> None:
         """Follows a change; what runs and what was used stays counted."""
+        self.refill(now)
         self.limits = limits
-        self.requests = _resized(self.requests, limits.requests_per_minute, now)
-        self.tokens = _resized(self.tokens, limits.tokens_per_minute, now)
+        self.most_concurrent = _UNBOUNDED if limits.concurrent_requests is None else limits.concurrent_requests
+        self.requests.resize(inf if limits.requests_per_minute is None else limits.requests_per_minute)
+        self.tokens.resize(inf if limits.tokens_per_minute is None else limits.tokens_per_minute)
         self.growth = _regrown(self.growth, limits, now)
 
-
-def _resized(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:
-    if per_minute is None:
-        return None
-    if bucket is None:
-        return Bucket(per_minute, now)
-    if bucket.per_minute != per_minute:
-        bucket.resize(per_minute, now)
-    return bucket
+    def refill(self, now: float) -> None:
+        """Brings both buckets up to a time."""
+        passed_seconds = now - self.updated_at_seconds
+        if passed_seconds <= 0:
+            return
+        self.updated_at_seconds = now
+        bucket = self.requests  # as `correct` does, without the calls: each request refills several
+        level, capacity = bucket.level + passed_seconds * bucket.per_second, bucket.capacity
+        bucket.level = level if level < capacity else capacity  # noqa: FURB136  # the same
+        bucket = self.tokens
+        level, capacity = bucket.level + passed_seconds * bucket.per_second, bucket.capacity
+        bucket.level = level if level < capacity else capacity  # noqa: FURB136
 
 
 def _regrown(ramp: Ramp | None, limits: Limits, now: float) -> Ramp | None:
@@ -138,10 +154,10 @@ class Grant:
 
     __slots__ = ("_is_settled", "freed", "reserved_tokens", "scopes")
 
-    def __init__(self, scopes: Sequence[Scope], reserved_tokens: int) -> None:
+    def __init__(self, scopes: list[Scope], reserved_tokens: int) -> None:
         self.scopes = scopes
         self.reserved_tokens = reserved_tokens
-        self.freed: Callable[[Sequence[Scope]], None] | None = None
+        self.freed: Callable[[list[Scope]], None] | None = None
         self._is_settled = False
 
     def settle(self, used_tokens: int) -> None:
@@ -157,45 +173,49 @@ class Grant:
         """Frees the request's place in each scope, and corrects its estimate by `tokens`."""
         for scope in self.scopes:
             scope.concurrent -= 1
-            if scope.tokens is not None:
-                scope.tokens.correct(tokens)
+            scope.tokens.correct(tokens)
 
 
-Admit = Callable[[Sequence[Scope], int, float], Grant]
+Admit = Callable[[list[Scope], int, float], Grant]
 """Admits a request of about so many tokens at a time (monotonic seconds), or raises `LimitExceeded`: `admit`, or that
 of a table which several workers share."""
 
 
-def admit(scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
+def admit(scopes: list[Scope], tokens: int, now: float) -> Grant:
     """Takes one request of about `tokens` tokens from every scope. Raises `LimitExceeded` and then takes nothing."""
     take(scopes, tokens, now)
     return Grant(scopes, tokens)
 
 
-def take(scopes: Sequence[Scope], tokens: int, now: float) -> None:
+def take(scopes: list[Scope], tokens: int, now: float) -> None:
     """The same, without the hold that gives it back."""
     for scope in scopes:
-        _check(scope, tokens, now)
+        scope.refill(now)
+        if (
+            scope.requests.level < 1
+            or scope.tokens.level <= tokens
+            or scope.concurrent >= scope.most_concurrent
+            or scope.growth is not None
+        ):
+            _check(scope, tokens, now)
     for scope in scopes:
         scope.concurrent += 1
-        if scope.requests is not None:
-            scope.requests.level -= 1
-        if scope.tokens is not None:
-            scope.tokens.level -= tokens
+        scope.requests.level -= 1
+        scope.tokens.level -= tokens
         if scope.growth is not None:
             scope.growth.take()
 
 
 def _check(scope: Scope, tokens: int, now: float) -> None:
-    most = scope.limits.concurrent_requests
-    if most is not None and scope.concurrent >= most:
-        raise _refusal(scope, f"{most} concurrent requests", 1.0)
-    bucket = scope.requests
-    if bucket is not None and not bucket.has(1, now):
-        raise _refusal(scope, f"{bucket.per_minute} requests per minute", bucket.wait_seconds(1) or 60.0)
-    bucket = scope.tokens
-    if bucket is not None and not bucket.has(tokens, now):
-        error = _refusal(scope, f"{bucket.per_minute} tokens per minute", bucket.wait_seconds(tokens) or 60.0)
+    """Where a scope may be short of something: whether it is."""
+    if scope.concurrent >= scope.most_concurrent:
+        raise _refusal(scope, f"{scope.most_concurrent} concurrent requests", 1.0)
+    wait_seconds = scope.requests.wait_seconds(1)
+    if wait_seconds > 0:
+        raise _refusal(scope, f"{int(scope.requests.capacity)} requests per minute", wait_seconds)
+    wait_seconds = scope.tokens.wait_seconds(tokens)
+    if wait_seconds > 0:
+        error = _refusal(scope, f"{int(scope.tokens.capacity)} tokens per minute", wait_seconds)
         error.is_of_tokens = True
         raise error
     if scope.growth is not None:
@@ -205,7 +225,7 @@ def _check(scope: Scope, tokens: int, now: float) -> None:
 
 
 def _refusal(scope: Scope, limit: str, wait_seconds: float) -> OverLimit:
-    hint = f"try again in {format_reset(wait_seconds)}"
+    hint = f"try again in {format_reset(wait_seconds).decode()}"
     return OverLimit(scope, f"the limit of {limit} of this {scope.kind} is reached", hint, wait_seconds)
 
 
@@ -214,46 +234,39 @@ def _grows_too_fast(scope: Scope, ramp: Ramp, wait_seconds: float) -> OverLimit:
         scope,
         f"the load of this {scope.kind} grows by more than {ramp.percent} % a minute: about "
         f"{round(ramp.allowed_per_minute)} requests per minute are possible now",
-        f"try again in {format_reset(wait_seconds)}, and send more requests little by little",
+        f"try again in {format_reset(wait_seconds).decode()}, and send more requests little by little",
         wait_seconds,
         GROWTH_CODE,
     )
 
 
-def limit_headers(scopes: Sequence[Scope], now: float) -> bytes:
+def limit_headers(scopes: list[Scope], now: float) -> bytes:
     """The `x-ratelimit-*` lines of the tightest scope; empty where nothing is limited."""
-    requests: Bucket | None = None
-    tokens: Bucket | None = None
+    if not scopes:
+        return b""
+    requests, tokens = scopes[0].requests, scopes[0].tokens
     for scope in scopes:
-        bucket = scope.requests
-        if bucket is not None:
-            if bucket.updated_at_seconds != now:
-                bucket.refill(now)
-            if requests is None or bucket.level < requests.level:
-                requests = bucket
-        bucket = scope.tokens
-        if bucket is not None:
-            if bucket.updated_at_seconds != now:
-                bucket.refill(now)
-            if tokens is None or bucket.level < tokens.level:
-                tokens = bucket
-    lines = "" if requests is None else _lines("requests", requests)
-    return (lines if tokens is None else lines + _lines("tokens", tokens)).encode()
+        if scope.updated_at_seconds != now:
+            scope.refill(now)
+        if scope.requests.level < requests.level:
+            requests = scope.requests
+        if scope.tokens.level < tokens.level:
+            tokens = scope.tokens
+    if requests.lines and tokens.lines:
+        requests_left, requests_reset = requests.standing()
+        tokens_left, tokens_reset = tokens.standing()
+        return (requests.lines + tokens.lines) % (requests_left, requests_reset, tokens_left, tokens_reset)
+    limited = requests if requests.lines else tokens
+    return limited.lines % limited.standing() if limited.lines else b""
 
 
-def _lines(what: str, bucket: Bucket) -> str:
-    left = int(bucket.level) if bucket.level > 0 else 0
-    return (
-        f"x-ratelimit-limit-{what}: {bucket.per_minute}\r\nx-ratelimit-remaining-{what}: {left}\r\n"
-        f"x-ratelimit-reset-{what}: {format_reset(bucket.reset_seconds())}\r\n"
-    )
-
-
-def format_reset(seconds: float) -> str:
+def format_reset(seconds: float) -> bytes:
     """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
-    if seconds < 1:
-        return f"{round(seconds * 1000) if seconds > 0 else 0}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}s".replace(".0s", "s")
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest}s"
+    milliseconds = int(seconds * 1_000 + 0.5)
+    if milliseconds < 1_000:
+        return _MILLISECONDS[max(milliseconds, 0)]
+    tenths = int(seconds * 10 + 0.5)
+    if tenths < 600:
+        return _TENTHS[tenths]
+    whole = int(seconds + 0.5)
+    return b"%dm%ds" % (whole // 60, whole % 60)

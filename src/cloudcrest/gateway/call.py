@@ -89,7 +89,7 @@ class Call:
     wants_head: bool = False
     _connection: UpstreamConnection | None = None
     _starting: "asyncio.Task[None] | None" = None
-    _trip: Trip[Upstream] | None = None
+    _trip: Trip | None = None
     _is_in_flight: bool = False
     _has_head: bool = False
     _awaits_token: bool = False
@@ -122,7 +122,7 @@ class Call:
         self._tried: list[Upstream] = []
         self._losses = losses
         self._waits = waits
-        self._picked: Trip[Upstream] | None = None
+        self._picked: Trip | None = None
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
@@ -130,7 +130,7 @@ class Call:
         if not self._picked_at:
             self._give_up_at = now + self._calls.settings.replica_wait_seconds
         self._picked_at = now
-        trip = route.balancer.pick(route.replicas, self._body, now, self._tried)
+        trip = route.balancer.pick(self._body, now, self._tried)
         if trip is None:
             raise no_replica(route)
         self._picked = trip

@@ -1,8 +1,8 @@
 """The replicas of one deployment as the live gateway sees them. How one is chosen: `routing/`."""
 
 from collections.abc import Collection, Sequence
-from typing import Generic, Protocol, TypeVar
 
+from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.routing.books import Member
 from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes
 from cloudcrest.gateway.routing.router import Ask, Router, Ticket
@@ -13,28 +13,17 @@ _CROWDING_SECONDS = 0.1
 """What a full replica's decoding counts for in seconds of waiting, on the reference replica."""
 
 
-class Replica(Protocol):
-    """What routing looks at of a replica. It is avoided until `paused_until_seconds`, monotonic."""
-
-    name: str
-    slots: int
-    paused_until_seconds: float
-
-
-ReplicaType = TypeVar("ReplicaType", bound=Replica)
-
-
 def prefill_seconds(new_tokens: int, cached_tokens: int) -> float:  # noqa: ARG001  # the cost's shape
     """Of the reference replica; how much slower or faster each one is, the router learns from first tokens."""
     return _OVERHEAD_SECONDS + new_tokens / _TOKENS_PER_SECOND
 
 
-class Trip(Generic[ReplicaType]):
+class Trip:
     """One attempt of a request at a replica: `begin`, `first_token` where it is seen, `end` once or more often."""
 
     __slots__ = ("_router", "_ticket", "replica")
 
-    def __init__(self, replica: ReplicaType, router: Router, ticket: Ticket | None = None) -> None:
+    def __init__(self, replica: Upstream, router: Router, ticket: Ticket | None = None) -> None:
         self.replica = replica
         self._router = router
         self._ticket = ticket
@@ -60,29 +49,31 @@ class Balancer:
 
     def __init__(self, now: float) -> None:
         self.router = Router(prefill_seconds, crowding_seconds=_CROWDING_SECONDS, now=now)
+        self._replicas: list[Upstream] = []
+        self._named: dict[str, Upstream] = {}
 
-    def set_replicas(self, replicas: Sequence[Replica], now: float) -> None:
+    def set_replicas(self, replicas: Sequence[Upstream], now: float) -> None:
         """Takes over the replicas there are now; those that stay keep what is known of them."""
+        self._replicas = list(replicas)
+        self._named = {each.name: each for each in replicas}
         self.router.set_members([Member(each.name, each.slots) for each in replicas], now)
 
-    def pick(
-        self, replicas: Sequence[ReplicaType], body: bytes, now: float, excluded: Collection[ReplicaType] = ()
-    ) -> Trip[ReplicaType] | None:
+    def pick(self, body: bytes, now: float, excluded: Collection[Upstream] = ()) -> Trip | None:
         """The replica for a request with this body; None: all are in `excluded`."""
+        replicas, router = self._replicas, self.router
         if len(replicas) == 1:  # nothing to weigh, and no reason to read the prompt
-            return None if excluded and replicas[0] in excluded else Trip(replicas[0], self.router)
+            return None if excluded and replicas[0] in excluded else Trip(replicas[0], router)
         size_bytes = len(body)
         blocks = block_hashes(body) if size_bytes >= BLOCK_BYTES else ()
         ask = Ask(size_bytes // BYTES_PER_TOKEN + 1, blocks, BLOCK_TOKENS)
         tried = [each.name for each in excluded] if excluded else ()
-        avoided: tuple[str, ...] = ()
-        for each in replicas:
-            if each.paused_until_seconds > now:
-                avoided = (*avoided, each.name)
-        ticket = self.router.choose(ask, now, tried, avoided)
+        ticket = router.choose(ask, now, tried)
         if ticket is None:
             return None
-        for each in replicas:
-            if each.name == ticket.name:
-                return Trip(each, self.router, ticket)
-        return None
+        replica = self._named[ticket.replica.member.name]
+        if replica.paused_until_seconds > now:  # then they are avoided, all that are
+            ticket = router.choose(ask, now, tried, [each.name for each in replicas if each.paused_until_seconds > now])
+            if ticket is None:
+                return None
+            replica = self._named[ticket.replica.member.name]
+        return Trip(replica, router, ticket)

@@ -9,8 +9,8 @@ and is counted, with that of all others, at the next admission.
 Each worker also holds a lock of its own, on `<table>.<worker>`, for as long as it lives. Before a request is refused,
 the columns of those that are dead are cleared: what a killed worker had running holds up nobody.
 
-    row      both buckets, the corrections that are in them already, and the growth; then, of each worker, the requests
-             that run and the sum of its corrections in tokens; all of them doubles
+    row      both buckets, when they were so, the corrections that are in them already, and the growth; then, of each
+             worker, the requests that run and the sum of its corrections in tokens; all of them doubles
 
 A scope has its row in the set of 16 that the digest of its name selects. A row whose buckets are full and in which
 nothing runs says the same as none, so another scope may take it.
@@ -22,11 +22,11 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Sequence
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 
-from cloudcrest.gateway.admit import Bucket, Grant, Scope, take
+from cloudcrest.gateway.admit import Grant, Scope, take
 from cloudcrest.gateway.growth import FORGOTTEN_AFTER_SECONDS
 from cloudcrest.kernel.errors import LimitExceeded, SetupError, Unavailable
 
@@ -38,10 +38,10 @@ _LOCK_RETRY_SECONDS = 0.00005
 _DIGEST_BYTES = 16
 _SET_BYTES = ROWS_PER_SET * _DIGEST_BYTES
 _NOBODY = bytes(_DIGEST_BYTES)
-_UNLIMITED = -1.0
-_COMMON = struct.Struct("11d")
-"""Requests a minute, their level, when it was that; the same of tokens; the corrections counted in; the growth."""
-_COMMON_DOUBLES = 11
+_COMMON = struct.Struct("10d")
+"""Requests a minute (inf: unlimited) and their level; the same of tokens; when it was that; the corrections counted in;
+the growth."""
+_COMMON_DOUBLES = 10
 
 
 def create_table(path: Path, workers: int) -> None:
@@ -65,6 +65,7 @@ class SharedLimits:
         self._corrections = slice(_COMMON_DOUBLES + workers, _COMMON_DOUBLES + 2 * workers)
         self._running_index = _COMMON_DOUBLES + worker
         self._corrections_index = _COMMON_DOUBLES + workers + worker
+        self._row_doubles = _COMMON_DOUBLES + 2 * workers
         self._is_stuck = False
         self._path = path
         self._worker = worker
@@ -90,7 +91,7 @@ class SharedLimits:
         self._map.close()
         os.close(self._fd)
 
-    def admit(self, scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
+    def admit(self, scopes: list[Scope], tokens: int, now: float) -> Grant:
         """As `admit.admit`, over all workers. `now`: seconds of the machine's monotonic clock.
 
         Raises `LimitExceeded`, and `Unavailable` where the table is full, or locked by a worker that stands still.
@@ -113,7 +114,7 @@ class SharedLimits:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         return _SharedGrant(self, scopes, places, tokens)
 
-    def give_back(self, places: Sequence[int], tokens: int) -> None:
+    def give_back(self, places: list[int], tokens: int) -> None:
         """A request is over: corrects its estimate by `tokens` and frees its place in each of these rows."""
         doubles = self._doubles
         for place in places:
@@ -122,7 +123,7 @@ class SharedLimits:
             # Last: when nothing runs in it, the row may become another scope's.
             doubles[place + self._running_index] -= 1
 
-    def _clear_the_dead(self, places: Sequence[int]) -> bool:
+    def _clear_the_dead(self, places: list[int]) -> bool:
         """Clears the columns of workers that run something in these rows and are dead; whether there was one."""
         rows = [self._row.unpack_from(self._map, place * 8)[self._running] for place in places]
         busy = [worker for worker, running in enumerate(zip(*rows, strict=True)) if any(running)]
@@ -179,23 +180,33 @@ class SharedLimits:
         place = self._place_of(scope, now)
         row = self._row.unpack_from(self._map, place * 8)
         scope.concurrent = int(sum(row[self._running]))
-        scope.corrections = sum(row[self._corrections])
-        _set(scope.requests, row[0:3], now)
-        _set(scope.tokens, row[3:6], now)
-        if scope.tokens is not None and row[3] >= 0:
-            scope.tokens.correct(scope.corrections - row[6])
+        scope.corrections = corrections = sum(row[self._corrections])
+        requests, tokens = scope.requests, scope.tokens
+        if requests.capacity == row[0] and tokens.capacity == row[2]:
+            requests.level, tokens.level, scope.updated_at_seconds = row[1], row[3], row[4]
+        else:
+            _follow(scope, row, now)
+        if row[2] < inf:
+            tokens.correct(corrections - row[5])
         if scope.growth is not None:
-            scope.growth.resume((row[7], row[8], row[9], row[10]) if row[7] >= 0 else None, now)
+            scope.growth.resume((row[6], row[7], row[8], row[9]) if row[6] >= 0 else None, now)
         return place
 
     def _write(self, scope: Scope, place: int) -> None:
         """Writes what a scope is after an admission. In one copy: a kill leaves the row as it was, or as it is."""
         requests, tokens, growth = scope.requests, scope.tokens, scope.growth
+        allowed, used, at_once, grown_at = _NO_GROWTH if growth is None else growth.state
         data = _COMMON.pack(
-            *(_EMPTY if requests is None else (requests.per_minute, requests.level, requests.updated_at_seconds)),
-            *(_EMPTY if tokens is None else (tokens.per_minute, tokens.level, tokens.updated_at_seconds)),
+            requests.capacity,
+            requests.level,
+            tokens.capacity,
+            tokens.level,
+            scope.updated_at_seconds,
             scope.corrections,
-            *(_NO_GROWTH if growth is None else growth.state),
+            allowed,
+            used,
+            at_once,
+            grown_at,
         )
         start = place * 8
         self._map[start : start + _COMMON.size] = data
@@ -203,6 +214,13 @@ class SharedLimits:
 
     def _place_of(self, scope: Scope, now: float) -> int:
         """Where the scope's row is, in doubles. Makes one for a scope that has none."""
+        start = scope.row * _DIGEST_BYTES
+        if self._map[start : start + _DIGEST_BYTES] != scope.digest:  # another's by now, or this is its first request
+            scope.row = self._row_of(scope, now)
+        return self._row_place(scope.row)
+
+    def _row_of(self, scope: Scope, now: float) -> int:
+        """The scope's row, looked for, or made."""
         digest = scope.digest
         if digest is None:
             digest = scope.digest = blake2b(f"{scope.kind}:{scope.id}".encode(), digest_size=_DIGEST_BYTES).digest()
@@ -211,30 +229,30 @@ class SharedLimits:
         names = self._map[start : start + _SET_BYTES]
         found = names.find(digest)
         if found >= 0 and found % _DIGEST_BYTES == 0:
-            return self._row_place(number * ROWS_PER_SET + found // _DIGEST_BYTES)
-        for position in range(ROWS_PER_SET):
-            place = self._row_place(number * ROWS_PER_SET + position)
-            at = position * _DIGEST_BYTES
-            if names[at : at + _DIGEST_BYTES] == _NOBODY or self._is_idle(place, now):
+            return number * ROWS_PER_SET + found // _DIGEST_BYTES
+        for row in range(number * ROWS_PER_SET, (number + 1) * ROWS_PER_SET):
+            place = self._row_place(row)
+            at = row * _DIGEST_BYTES
+            if self._map[at : at + _DIGEST_BYTES] == _NOBODY or self._is_idle(place, now):
                 corrections = sum(self._row.unpack_from(self._map, place * 8)[self._corrections])
-                data = _COMMON.pack(*_EMPTY, *_EMPTY, corrections, *_NO_GROWTH)
+                data = _COMMON.pack(inf, inf, inf, inf, now, corrections, *_NO_GROWTH)
                 self._map[place * 8 : place * 8 + _COMMON.size] = data
-                self._map[start + at : start + at + _DIGEST_BYTES] = digest
-                return place
+                self._map[at : at + _DIGEST_BYTES] = digest
+                return row
         raise Unavailable("too many limits are in use at once", code="overloaded", retry_after_seconds=5)
 
     def _row_place(self, row: int) -> int:
-        return SETS * _SET_BYTES // 8 + row * self._row.size // 8
+        return SETS * _SET_BYTES // 8 + row * self._row_doubles
 
     def _is_idle(self, place: int, now: float) -> bool:
         """Whether the row says what no row says: nothing runs, and its buckets are full."""
         row = self._row.unpack_from(self._map, place * 8)
-        corrections = sum(row[self._corrections]) - row[6]
+        passed_seconds = max(0.0, now - row[4])
         return (
             not any(row[self._running])
-            and _is_full(row[0:3], 0.0, now)
-            and _is_full(row[3:6], corrections, now)
-            and (row[7] < 0 or now - row[10] > FORGOTTEN_AFTER_SECONDS)
+            and _is_full(row[0], row[1], passed_seconds)
+            and _is_full(row[2], row[3] + sum(row[self._corrections]) - row[5], passed_seconds)
+            and (row[6] < 0 or now - row[9] > FORGOTTEN_AFTER_SECONDS)
         )
 
 
@@ -243,7 +261,7 @@ class _SharedGrant(Grant):
 
     __slots__ = ("_places", "_table")
 
-    def __init__(self, table: SharedLimits, scopes: Sequence[Scope], places: Sequence[int], tokens: int) -> None:
+    def __init__(self, table: SharedLimits, scopes: list[Scope], places: list[int], tokens: int) -> None:
         super().__init__(scopes, tokens)
         self._table = table
         self._places = places
@@ -252,29 +270,23 @@ class _SharedGrant(Grant):
         self._table.give_back(self._places, tokens)
 
 
-_EMPTY = (_UNLIMITED, 0.0, 0.0)
-_NO_GROWTH = (_UNLIMITED, 0.0, 0.0, 0.0)
-_Levels = tuple[float, ...]
-"""Of a bucket: what it takes a minute (-1: it is not limited), its level, and when it was that."""
+_NO_GROWTH = (-1.0, 0.0, 0.0, 0.0)
 
 
-def _set(bucket: Bucket | None, levels: _Levels, now: float) -> None:
-    """Makes a bucket what its row says. A row without it, or with another limit, is about to be changed."""
-    if bucket is None:
-        return
-    per_minute, level, updated_at = levels
-    wanted = bucket.per_minute
-    if per_minute < 0:
-        bucket.level, bucket.updated_at_seconds = float(wanted), now
-        return
-    bucket.per_minute, bucket.level, bucket.updated_at_seconds = int(per_minute), level, updated_at
-    if per_minute != wanted:
-        bucket.resize(wanted, now)
+def _follow(scope: Scope, row: tuple[float, ...], now: float) -> None:
+    """Sets the buckets by a row in which a limit is another: the same share is left of the new one."""
+    requests, tokens = scope.requests, scope.tokens
+    requests_per_minute, tokens_per_minute = requests.capacity, tokens.capacity
+    requests.resize(row[0])
+    tokens.resize(row[2])
+    requests.level, tokens.level, scope.updated_at_seconds = row[1], row[3], row[4]
+    scope.refill(now)
+    requests.resize(requests_per_minute)
+    tokens.resize(tokens_per_minute)
 
 
-def _is_full(levels: _Levels, correction: float, now: float) -> bool:
-    per_minute, level, updated_at = levels
-    return per_minute < 0 or level + correction + max(0.0, now - updated_at) * per_minute / 60 >= per_minute
+def _is_full(per_minute: float, level: float, passed_seconds: float) -> bool:
+    return per_minute == inf or level + passed_seconds * per_minute / 60 >= per_minute
 
 
 def _table_bytes(workers: int) -> int:

@@ -3,7 +3,7 @@
 A document that cannot be read (a newer control plane's, say) is skipped and logged; it never takes the others with it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import time as unix_time
 from typing import Any, TypeVar
 
@@ -81,7 +81,7 @@ class Access:
 
     __slots__ = ("is_sole", "route", "scopes", "timeout_seconds")
 
-    def __init__(self, route: Route, scopes: Sequence[Scope], *, is_sole: bool = False) -> None:
+    def __init__(self, route: Route, scopes: list[Scope], *, is_sole: bool = False) -> None:
         self.route = route
         self.is_sole = is_sole
         self.scopes = scopes

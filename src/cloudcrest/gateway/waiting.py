@@ -116,7 +116,7 @@ class Waiter:
 
     def give_up(self, error: CloudcrestError, now: float) -> None:
         """Leaves with an error."""
-        self._request.extra_head = self._head + self._waited(now) + limit_headers((self.error.scope,), now)
+        self._request.extra_head = self._head + self._waited(now) + limit_headers([self.error.scope], now)
         self._room.leave(self, "refused")
         self._fail(error)
 
@@ -179,7 +179,7 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def check(self, scopes: Sequence[Scope]) -> None:
+    def check(self, scopes: list[Scope]) -> None:
         """Raises `OverLimit` where somebody waits for a scope's room already: it is theirs."""
         taken = self._taken if self._ahead is None else self._ahead
         if taken:
@@ -220,7 +220,7 @@ class WaitingRoom:
         if not self._waiters:
             self._taken.clear()
 
-    def freed(self, scopes: Sequence[Scope]) -> None:
+    def freed(self, scopes: list[Scope]) -> None:
         """A request has given back what it held of these."""
         if self._taken and not self._taken.isdisjoint(scopes):
             self._freed.update(scopes)

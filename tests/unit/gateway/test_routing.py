@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.routing.books import Member
-from cloudcrest.gateway.routing.decision import Fleet, choose, work_off
+from cloudcrest.gateway.routing.decision import Fleet, choose, least_of, work_off
 from cloudcrest.gateway.routing.health import HealthRules
 from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
@@ -44,10 +44,9 @@ def test_only_the_eligible_are_chosen_and_always_one_of_them(data: st.DataObject
         return data.draw(st.lists(costs, min_size=count, max_size=count))
 
     fleet = Fleet(column(), column(), column(), column(), [[] for _ in range(count)], orders_queue=orders)
-    eligible = data.draw(st.integers(0, (1 << count) - 1))
+    eligible = data.draw(st.integers(1, (1 << count) - 1))
     chosen = choose(fleet, column(), now=50.0, turn=data.draw(st.integers(0, 99)), eligible=eligible)
-    assert (chosen is None) == (eligible == 0)
-    assert chosen is None or eligible >> chosen & 1
+    assert eligible >> chosen & 1
 
 
 @given(
@@ -79,6 +78,16 @@ def test_no_excluded_or_ejected_replica_while_another_is_left(
         return
     assert chosen is not None
     assert chosen.index in (left - avoided - failing or left)
+
+
+@given(costs=st.lists(st.integers(0, 3).map(float), min_size=1), turn=st.integers(0, 50))
+def test_of_the_least_the_next_in_turn_is_taken(costs: list[float], turn: int) -> None:
+    count = len(costs)
+    in_turn = [(turn + number) % count for number in range(count)]
+    rotated = [place for place in in_turn if place >= turn % count] + [
+        place for place in in_turn if place < turn % count
+    ]
+    assert least_of(costs, turn) == next(place for place in rotated if costs[place] == min(costs))
 
 
 def test_ties_rotate() -> None:
@@ -162,6 +171,18 @@ def test_a_place_is_used_again_without_its_predecessors_memory() -> None:
     assert router.place("new") == old.index
     assert router.index.match(PROMPT, 3) == []
     assert router.fleet.queue_ends_at[old.index] == 0.0
+
+
+def test_what_ends_at_one_that_was_gone_for_a_while_does_not_count() -> None:
+    router = Router(cost, crowding_seconds=1.0)
+    members = [Member("r0", 4), Member("r1", 4)]
+    router.set_members(members, 0.0)
+    old = go(router, 0.0)
+    router.set_members([members[1 - old.index]], 1.0)
+    router.set_members(members, 2.0)
+    router.end(old, 3.0)
+    assert router.place(old.name) == old.index
+    assert router.fleet.slot_wait == [0.0, 0.0]
 
 
 def test_requests_beyond_the_slots_wait_for_one() -> None:

@@ -103,7 +103,6 @@ class Lone:
     def admit(self, tokens: int, key: str, now: float) -> tuple[bool, bytes]:
         tried = copy.deepcopy(self.scopes)
         bucket = tried[key][0].tokens
-        assert bucket is not None
         bucket.correct(self.corrections[key])
         try:
             admit(tried[key], tokens, now)
@@ -181,7 +180,6 @@ def test_changed_limits_hold_for_every_worker() -> None:
             scopes["key_1"][0].set_limits(Limits(requests_per_minute=10, concurrent_requests=4), 0.0)
         assert several.admit(1, 1, "key_1", 0.0)
         requests = several.scopes[1]["key_1"][0].requests
-        assert requests is not None
         assert requests.level == pytest.approx(18 / 2 - 1)
         several.scopes[2]["key_1"][0].set_limits(Limits(concurrent_requests=4), 0.0)
         assert several.admit(2, 1, "key_1", 0.0)
@@ -210,6 +208,28 @@ def test_more_scopes_than_rows_share_them_as_they_fall_idle(monkeypatch: pytest.
         assert [table.admit([scope], 1, 20.0) for scope in scopes[17:20]]
         with pytest.raises(Unavailable):
             table.admit([scopes[20]], 1, 20.0)
+
+
+def test_a_scope_whose_row_became_anothers_finds_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_limits, "SETS", 1)
+    limits = Limits(requests_per_minute=60, concurrent_requests=1)
+    with machine() as several:
+        table = several.tables[0]
+        first = [Scope("key", f"key_{number}", limits, 0.0) for number in range(16)]
+        second = [Scope("key", f"other_{number}", limits, 0.0) for number in range(16)]
+        for scope in first:
+            table.admit([scope], 1, 0.0).settle(1)
+        grants = [table.admit([scope], 1, 10.0) for scope in second]
+        with pytest.raises(Unavailable):
+            table.admit([first[3]], 1, 20.0)
+        grants[7].settle(1)
+        again = table.admit([first[3]], 1, 20.0)
+        assert first[3].row == second[7].row
+        for scope in (first[3], *second[:7], *second[8:]):
+            with pytest.raises(LimitExceeded, match="1 concurrent requests"):
+                table.admit([scope], 1, 20.0)
+        again.settle(1)
+        table.admit([second[7]], 1, 30.0).settle(1)
 
 
 def test_a_worker_that_stands_still_with_the_lock_stops_admissions_for_a_moment_each(

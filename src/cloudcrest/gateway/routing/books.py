@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from math import exp
+from typing import Final
 
 from cloudcrest.gateway.routing.health import Health
 
 _LEARNING_SECONDS = 120.0
-DECODE_DRAG = 0.43
-DECODE_DRAG_PER_REQUEST = 0.026
+_DECODE_DRAG: Final = 0.43
+_DECODE_DRAG_PER_REQUEST: Final = 0.026
 """A decode step beside a chunk of prefill takes this share of the chunk's time, and so much more for each request."""
 
 
@@ -38,20 +39,25 @@ class Pace:
 
 @dataclass
 class Replica:
-    """The bookkeeping of one replica beside its place in the fleet."""
+    """The bookkeeping of one replica beside its place in the fleet.
+
+    `drag`: how much longer a chunk of prefill takes beside the decoding of others, as a share.
+    """
 
     member: Member
     health: Health
     pace: Pace
     slowness: float = 1.0
+    drag: float = 0.0
     in_flight: int = 0
     waiting: int = 0
     waiting_work: float = 0.0
     mark: float = 0.0
     service_seconds: float = 0.0
+    has_failed: bool = False
+    is_gone: bool = False
 
-
-def drag(replica: Replica) -> float:
-    """How much longer a chunk of prefill takes beside the decoding of others, as a share."""
-    decoding = replica.in_flight - replica.waiting
-    return DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 0.0
+    def set_drag(self) -> None:
+        """After a change to the numbers of its requests."""
+        decoding = self.in_flight - self.waiting
+        self.drag = _DECODE_DRAG + _DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 0.0

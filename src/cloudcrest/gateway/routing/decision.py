@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-UTILIZATION_WINDOW_SECONDS = 120.0
+UTILIZATION_WINDOW_SECONDS: Final = 120.0
 _MAX_UTILIZATION = 0.9
 _SHARE_HURT = 0.5
 _BALANCE_WEIGHT = 1.0
-PATIENCE = 0.1
+PATIENCE: Final = 0.1
 """Replicas that order their queue forgive this many seconds of prefill for each second waited."""
 _OWN_WEIGHT = 1.25
 """Prefill that another replica's cache would have spared also takes cache room from others."""
@@ -38,8 +39,8 @@ class Fleet:
     orders_queue: bool = False
 
 
-def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eligible: int) -> int | None:
-    """The replica with the least cost; ties rotate with `turn`. None: `eligible`, a mask, names none.
+def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eligible: int) -> int:
+    """The replica with the least cost of those in `eligible`, a mask that names one at least; ties rotate with `turn`.
 
     seconds: by replica, the request's prefill at the others' pace with what that one holds of its prefix.
 
@@ -48,8 +49,6 @@ def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eli
     1/(1−ρ)) wait for a part of it; λ/(2(1−ρ)) · (2·wait·prefill + prefill²) seconds of others' time.
     Where replicas order their queue, only those that the request overtakes are hurt.
     """
-    if not eligible:
-        return None
     costs = _ordered_costs(fleet, seconds, now) if fleet.orders_queue else arrival_costs(fleet, seconds, now)
     count = len(costs)
     if eligible != (1 << count) - 1:
@@ -59,8 +58,10 @@ def choose(fleet: Fleet, seconds: Sequence[float], *, now: float, turn: int, eli
 
 def least_of(costs: list[float], turn: int) -> int:
     """Where the least cost is; ties rotate with `turn`."""
-    least = min(costs)
-    first = costs.index(least)
+    first, least = 0, costs[0]
+    for index, cost in enumerate(costs):
+        if cost < least:
+            first, least = index, cost
     start = turn % len(costs)
     if first >= start or least not in costs[start:]:
         return first

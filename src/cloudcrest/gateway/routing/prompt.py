@@ -1,13 +1,15 @@
 """A prompt as a sequence of block hashes, taken from the JSON body it is sent in."""
 
-BLOCK_BYTES = 2_048
-MAX_BLOCKS = 256
+from typing import Final
+
+BLOCK_BYTES: Final = 2_048
+MAX_BLOCKS: Final = 256
 """Half a MiB of prompt; what follows counts as new everywhere."""
-BYTES_PER_TOKEN = 4
-BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
-_SAMPLE_BYTES = 256
+BYTES_PER_TOKEN: Final = 4
+BLOCK_TOKENS: Final = BLOCK_BYTES // BYTES_PER_TOKEN
+_SAMPLE_BYTES: Final = 256
 _KEYS = (b'"messages":', b'"prompt":')
-_EDGE_BYTES = 1_024
+_EDGE_BYTES: Final = 1_024
 """Keys are looked for this near to an end of the body: reading all of a long one takes longer than the choice."""
 
 

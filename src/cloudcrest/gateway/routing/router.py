@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection, Sequence
 from math import exp, inf
+from typing import Final
 
-from cloudcrest.gateway.routing.books import DECODE_DRAG, DECODE_DRAG_PER_REQUEST, Member, Pace, Replica, drag
+from cloudcrest.gateway.routing.books import Member, Pace, Replica
 from cloudcrest.gateway.routing.decision import (
     PATIENCE,
     UTILIZATION_WINDOW_SECONDS,
@@ -19,10 +20,10 @@ from cloudcrest.gateway.routing.prefix_index import PrefixIndex
 MAX_BLOCKS_PER_REPLICA = 4_096
 MAX_BLOCKS_PER_MODEL = 32_768
 _FAR_OFF = 1.5
-_AVOID_DECODING = 0.05
+_AVOID_DECODING: Final = 0.05
 """The part of that for which a replica that does not decode is preferred: who goes there makes it decode, too."""
 _MAX_OBSERVED_SECONDS = 600.0
-_AGE_EACH_SECONDS = 0.02
+_AGE_EACH_SECONDS: Final = 0.02
 _RESCALE_AT = 30.0
 _SHORT_TOKENS = 256
 """Of the prompt that stands for all that are shorter than a block."""
@@ -44,18 +45,23 @@ class Ask:
 class Ticket:
     """A request for one replica. `work`: its prefill seconds on the reference replica; `seconds`: there."""
 
-    __slots__ = ("ask", "index", "is_held", "is_waiting", "name", "queued", "seconds", "sent_at", "work")
+    __slots__ = ("blocks", "index", "is_held", "is_waiting", "queued", "replica", "seconds", "sent_at", "work")
 
-    def __init__(self, index: int, name: str, ask: Ask, work: float, seconds: float) -> None:
+    def __init__(self, index: int, replica: Replica, blocks: Sequence[int], work: float, seconds: float) -> None:
         self.index = index
-        self.name = name
-        self.ask = ask
+        self.replica = replica
+        self.blocks = blocks
         self.work = work
         self.seconds = seconds
         self.sent_at = 0.0
         self.is_waiting = False
         self.is_held = False
         self.queued: list[float] | None = None
+
+    @property
+    def name(self) -> str:
+        """The replica's."""
+        return self.replica.member.name
 
 
 class Router:
@@ -76,7 +82,7 @@ class Router:
         now: float = 0.0,
     ) -> None:
         self._cost = cost
-        self._crowding_seconds = crowding_seconds
+        self._crowding_seconds = self._crowding_here = crowding_seconds
         self._rules = rules or HealthRules()
         self._max_blocks_per_replica = max_blocks_per_replica
         self._max_blocks = max_blocks
@@ -95,7 +101,9 @@ class Router:
         self._short_costs: list[float] = []
         self._pace = Pace(1.0, 1.0)
         self._slowness = 1.0
-        """The pace's."""
+        """The pace's. `_crowding_here`: `_crowding_seconds` at that pace."""
+        self._share_per_second = 1.0 / UTILIZATION_WINDOW_SECONDS
+        """What a second that is sent now counts for in `fleet.assigned`."""
 
     # who there is
 
@@ -139,10 +147,12 @@ class Router:
         fleet.assigned[place] = self._assigned / max(1, len(self._places) - 1)
         self._assigned += fleet.assigned[place]
         self._warming.add(place)
-        self._set_slowness(place, replica, now)
+        self._follow(place, replica, now)
 
     def _remove(self, place: int) -> None:
-        fleet = self.fleet
+        fleet, replica = self.fleet, self._replicas[place]
+        if replica is not None:
+            replica.is_gone = True
         self._replicas[place] = None
         self._all &= ~(1 << place)
         self._warming.discard(place)
@@ -165,12 +175,29 @@ class Router:
         eligible = self._all if is_usual else self._eligible(now, excluded, avoided)
         if not eligible:
             return None
-        fleet, tokens = self.fleet, ask.tokens
-        if fleet.orders_queue or now - self._aged_at > _AGE_EACH_SECONDS:
+        orders_queue = self.fleet.orders_queue
+        if orders_queue or now - self._aged_at > _AGE_EACH_SECONDS:
             self._age(now)
-        if is_usual and not ask.blocks and not fleet.orders_queue:
-            return self._choose_short(ask)
-        pace = self._slowness
+        self._turn += 1
+        if is_usual and not ask.blocks and not orders_queue:
+            # Too short to be held anywhere: by costs kept for all such prompts. They are exact when time is looked at
+            # (`_age`); until then they follow what is sent and what ends.
+            index = least_of(self._short_costs, self._turn)
+            work = self._cost(ask.tokens, 0)
+            seconds = work * self._slowness
+        else:
+            expected = self._expected(ask, eligible)
+            index = choose(self.fleet, expected, now=now, turn=self._turn, eligible=eligible)
+            seconds = expected[index]
+            work = seconds / self._slowness
+        replica = self._replicas[index]
+        if replica is None:
+            return None
+        return Ticket(index, replica, ask.blocks, work, seconds * replica.slowness * (1.0 + replica.drag))
+
+    def _expected(self, ask: Ask, eligible: int) -> list[float]:
+        """Seconds of its prefill by replica, at the others' pace, with what each one holds of it."""
+        tokens, pace = ask.tokens, self._slowness
         expected = [self._cost(tokens, 0) * pace] * len(self._replicas)
         for depth, mask in self.index.match(ask.blocks, eligible) if ask.blocks else ():
             cached = min(depth * ask.block_tokens, tokens - 1)
@@ -180,93 +207,66 @@ class Router:
                 lowest = left & -left
                 expected[lowest.bit_length() - 1] = seconds
                 left ^= lowest
-        self._turn += 1
-        index = choose(fleet, expected, now=now, turn=self._turn, eligible=eligible)
-        replica = self._replicas[index] if index is not None else None
-        if index is None or replica is None:
-            return None
-        seconds = expected[index] * replica.slowness * (1.0 + drag(replica))
-        return Ticket(index, replica.member.name, ask, expected[index] / pace, seconds)
-
-    def _choose_short(self, ask: Ask) -> Ticket | None:
-        """For a prompt too short to be held anywhere, by costs kept for all such prompts.
-
-        They are exact when time is looked at (`_age`); until then they follow what is sent and what ends.
-        """
-        self._turn += 1
-        index = least_of(self._short_costs, self._turn)
-        replica = self._replicas[index]
-        if replica is None:
-            return None
-        work = self._cost(ask.tokens, 0)
-        decoding = replica.in_flight - replica.waiting
-        slower = 1.0 + DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding if decoding > 0 else 1.0
-        return Ticket(index, replica.member.name, ask, work, work * self._slowness * replica.slowness * slower)
+        return expected
 
     def send(self, ticket: Ticket, now: float, *, is_observed: bool = True) -> None:
         """The request goes to its replica, which is about to hold its prompt.
 
         Not `is_observed`: its first token will not be told of (a whole answer); it is taken to come when expected.
         """
-        replica = self._of(ticket)
-        if replica is None:
+        replica = ticket.replica
+        if replica.is_gone:
             return
-        fleet, place = self.fleet, ticket.index
+        fleet, place, seconds = self.fleet, ticket.index, ticket.seconds
         ticket.sent_at = now
-        ticket.is_held, ticket.is_waiting = True, is_observed
+        ticket.is_held = True
         replica.in_flight += 1
         if is_observed:
-            if not replica.waiting:
-                replica.mark = now
-            replica.waiting += 1
-            replica.waiting_work += ticket.work
-        fleet.queue_ends_at[place] = max(fleet.queue_ends_at[place], now) + ticket.seconds
-        if fleet.orders_queue and is_observed:
-            left = ticket.work * self._slowness
-            ticket.queued = [left + PATIENCE * now, left, now]
-            fleet.waiting[place].append(ticket.queued)
-        share = 1.0 / (UTILIZATION_WINDOW_SECONDS * fleet.assigned_scale)
-        gain = ticket.seconds * share
-        fleet.assigned[place] += gain
+            self._enter_queue(ticket, replica, now)
+        fleet.queue_ends_at[place] = max(fleet.queue_ends_at[place], now) + seconds
+        share = self._share_per_second
+        gain = seconds * share
+        fleet.assigned[place] = fleet.assigned[place] + gain
         self._assigned += gain
         self._arrivals += share
-        self._short_costs[place] += ticket.seconds
-        self._set_slowness(place, replica, now)
-        if ticket.ask.blocks:
-            self.index.insert(place, ticket.ask.blocks)
+        self._follow(place, replica, now, seconds)
+        if ticket.blocks:
+            self.index.insert(place, ticket.blocks)
 
     def first_token(self, ticket: Ticket, now: float) -> None:
         """The prompt is read: the replica's pace is learned from when."""
-        replica = self._of(ticket)
-        if replica is None or not ticket.is_waiting:
+        replica = ticket.replica
+        if replica.is_gone or not ticket.is_waiting:
             return
         # Between two first tokens it worked on the one it finished, or on others that it finishes later.
         observed = min(max(0.0, now - replica.mark), _MAX_OBSERVED_SECONDS)
         replica.mark = now
-        self._learn(replica, observed, ticket.work * (1.0 + drag(replica)))
+        self._learn(replica, observed, ticket.work * (1.0 + replica.drag))
         replica.health.slow_samples += 1
         self._leave_queue(ticket, replica, now)
-        self._set_slowness(ticket.index, replica, now)
+        self._follow(ticket.index, replica, now)
         if replica.slowness > self._rules.slow_factor:
             self._judge(now)
 
     def end(self, ticket: Ticket, now: float, *, is_failure: bool = False) -> None:
         """The request is over, however. A failure is the replica's, not the request's."""
-        replica = self._of(ticket)
-        if replica is None or not ticket.is_held:
+        replica = ticket.replica
+        if replica.is_gone or not ticket.is_held:
             return
         if ticket.is_waiting:
             self._leave_queue(ticket, replica, now)
         ticket.is_held = False
         replica.in_flight -= 1
         if is_failure:
+            replica.has_failed = True
             replica.health.failures_in_a_row += 1
             self._judge(now)
         else:
-            replica.health.failures_in_a_row = 0
-            took = now - ticket.sent_at
-            replica.service_seconds += 0.1 * (took - replica.service_seconds)
-        self._set_slowness(ticket.index, replica, now)
+            if replica.has_failed:
+                replica.has_failed = False
+                replica.health.failures_in_a_row = 0
+            replica.service_seconds += 0.1 * (now - ticket.sent_at - replica.service_seconds)
+        self._follow(ticket.index, replica, now)
 
     # inside
 
@@ -275,19 +275,28 @@ class Router:
         replica.pace.add(observed, worked, 1.0)
         self._pace.add(observed, worked, 1.0 / max(1, len(self._places)))
         self._slowness = self._pace.slowness()
+        self._crowding_here = self._crowding_seconds * self._slowness
         ratio = replica.pace.slowness() / self._slowness
         replica.slowness = ratio if ratio > _FAR_OFF or ratio * _FAR_OFF < 1.0 else 1.0
 
-    def _of(self, ticket: Ticket) -> Replica | None:
-        """The ticket's replica, unless its place is another's by now."""
-        replica = self._replicas[ticket.index]
-        return replica if replica is not None and replica.member.name == ticket.name else None
+    def _enter_queue(self, ticket: Ticket, replica: Replica, now: float) -> None:
+        """It waits for its first token, of which we will be told."""
+        ticket.is_waiting = True
+        if not replica.waiting:
+            replica.mark = now
+        replica.waiting += 1
+        replica.waiting_work += ticket.work
+        if self.fleet.orders_queue:
+            left = ticket.work * self._slowness
+            ticket.queued = [left + PATIENCE * now, left, now]
+            self.fleet.waiting[ticket.index].append(ticket.queued)
 
     def _leave_queue(self, ticket: Ticket, replica: Replica, now: float) -> None:
         ticket.is_waiting = False
         replica.waiting -= 1
         replica.waiting_work = replica.waiting_work - ticket.work if replica.waiting else 0.0
-        pace = self._slowness * replica.slowness * (1.0 + drag(replica))
+        replica.set_drag()
+        pace = self._slowness * replica.slowness * (1.0 + replica.drag)
         self.fleet.queue_ends_at[ticket.index] = now + replica.waiting_work * pace
         if self.fleet.orders_queue:
             waiting = self.fleet.waiting[ticket.index]
@@ -316,28 +325,27 @@ class Router:
             self._assigned = sum(fleet.assigned)
             self._epoch, scale = now, 1.0
         fleet.assigned_scale = scale
+        self._share_per_second = 1.0 / (UTILIZATION_WINDOW_SECONDS * scale)
         count = max(1, len(self._places))
         fleet.arrivals_per_second = self._arrivals * scale / count
         fleet.utilization = self._assigned * scale / count
         for place in list(self._warming):
             replica = self._replicas[place]
             if replica is not None:
-                self._set_slowness(place, replica, now)
+                self._follow(place, replica, now)
         seconds = self._cost(_SHORT_TOKENS, 0) * self._slowness
         costs = arrival_costs(fleet, [seconds] * len(self._replicas), now)
         self._short_costs = [cost if self._all >> place & 1 else inf for place, cost in enumerate(costs)]
         if fleet.orders_queue:
             for replica, waiting in zip(self._replicas, fleet.waiting, strict=True):
                 if waiting and replica is not None:
-                    work_off(waiting, replica.slowness * (1.0 + drag(replica)), now)
+                    work_off(waiting, replica.slowness * (1.0 + replica.drag), now)
 
-    def _set_slowness(self, place: int, replica: Replica, now: float) -> None:
+    def _follow(self, place: int, replica: Replica, now: float, sent_seconds: float = 0.0) -> None:
         """What its requests make of a replica: others' decoding slows it down, beyond its slots a request waits."""
-        in_flight, fleet = replica.in_flight, self.fleet
-        decoding = in_flight - replica.waiting
-        slowness = replica.slowness
-        if decoding > 0:
-            slowness *= 1.0 + _AVOID_DECODING * (DECODE_DRAG + DECODE_DRAG_PER_REQUEST * decoding)
+        replica.set_drag()
+        fleet, in_flight = self.fleet, replica.in_flight
+        slowness = replica.slowness * (1.0 + _AVOID_DECODING * replica.drag)
         if self._warming and place in self._warming:
             warm = warmth(replica.health, now, self._rules)
             if warm <= 1.0:
@@ -345,10 +353,11 @@ class Router:
             slowness *= warm
         fleet.slowness[place] = slowness
         slots = replica.member.slots
-        wait = self._crowding_seconds * self._slowness * replica.slowness * in_flight / slots
+        wait = self._crowding_here * replica.slowness * in_flight / slots
         if in_flight >= slots:  # for one of those that run to end
             wait += replica.service_seconds * (in_flight + 1 - slots) / slots
-        self._short_costs[place] += wait - fleet.slot_wait[place]
+        costs = self._short_costs
+        costs[place] = costs[place] + sent_seconds + (wait - fleet.slot_wait[place])
         fleet.slot_wait[place] = wait
 
     def _judge(self, now: float) -> None:
