@@ -29,10 +29,12 @@ class HeadShape:
     def body_at(self, data: bytes) -> int:
         """Where the body begins, if `data` is a head of this shape, its whole body and nothing more; else 0."""
         digits_at = self._digits_at
-        digits_end = data.find(b"\r", digits_at, digits_at + _MAX_DIGITS + 1)
-        if digits_end < 0 or not data.startswith(self._before) or not data.startswith(self._after, digits_end):
+        if data[:digits_at] != self._before:
             return 0
+        digits_end = data.find(b"\r", digits_at, digits_at + _MAX_DIGITS + 1)
         body_at = digits_end + self._after_bytes
+        if digits_end < 0 or data[digits_end:body_at] != self._after:
+            return 0
         return body_at if data[digits_at:digits_end] == b"%d" % (len(data) - body_at) else 0
 
 

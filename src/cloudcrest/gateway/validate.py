@@ -195,11 +195,7 @@ _TEMPLATES = frozenset(("llamacpp", "vllm"))
 def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
     """The fields an engine gets: the checked slices, with the model's alias, limits and usage spliced in."""
     body = parsed.body
-    fields = dict(parsed.fields)
-    for name in fields.keys() & NOT_FORWARDED:
-        del fields[name]
-    if b"null" in fields.values():
-        fields = {name: raw for name, raw in fields.items() if raw != b"null"}
+    fields = {name: raw for name, raw in parsed.fields.items() if name not in NOT_FORWARDED and raw != b"null"}
     fields["model"] = _encode(route.model_name)
     if not isinstance(body, TEXT_BODIES):
         if isinstance(body, RerankBody):
