@@ -13,6 +13,7 @@ import structlog
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.route import Trip
 from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.sink import CallSink
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
@@ -21,30 +22,6 @@ MAX_LOSSES = 3
 LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 1.0
 """Between two looks for a replica that is ready again: at first, and at most."""
 _log = structlog.get_logger(__name__)
-
-
-class CallSink(Protocol):
-    """Who the answer goes to. After `call_end` or `call_failed` nothing follows."""
-
-    def call_head(self, status: int, head: bytes) -> None: ...
-
-    def call_data(self, data: bytes) -> None: ...
-
-    def call_end(self) -> None: ...
-
-    def call_answer(self, body: bytes) -> None:
-        """All of an answer with status 200 at once, in place of `call_head`, `call_data` and `call_end`."""
-
-    def call_failed(self, error: CloudcrestError) -> None: ...
-
-    def call_restarted(self) -> None:
-        """What came so far is void: the request goes to another replica from the start."""
-
-    def call_tick(self) -> None:
-        """A few times a second while it is under way: the time to write progress."""
-
-    def call_leaving(self) -> None:
-        """The same while its replica is about to be stopped and another is there: the time to go there."""
 
 
 class Timed(Protocol):

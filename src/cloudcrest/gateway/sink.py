@@ -1,6 +1,8 @@
-"""Who an answer from upstream goes to, as the connection that it comes by sees them."""
+"""Who an answer from upstream goes to: as its connection sees them, and as a call with its retries does."""
 
 from typing import Protocol
+
+from cloudcrest.kernel.errors import CloudcrestError
 
 
 class Sink(Protocol):
@@ -19,3 +21,27 @@ class Sink(Protocol):
 
     def upstream_paused(self, is_paused: bool) -> None:
         """The upstream reads the request too slowly, or does so no longer."""
+
+
+class CallSink(Protocol):
+    """Who the answer goes to. After `call_end` or `call_failed` nothing follows."""
+
+    def call_head(self, status: int, head: bytes) -> None: ...
+
+    def call_data(self, data: bytes) -> None: ...
+
+    def call_end(self) -> None: ...
+
+    def call_answer(self, body: bytes) -> None:
+        """All of an answer with status 200 at once, in place of `call_head`, `call_data` and `call_end`."""
+
+    def call_failed(self, error: CloudcrestError) -> None: ...
+
+    def call_restarted(self) -> None:
+        """What came so far is void: the request goes to another replica from the start."""
+
+    def call_tick(self) -> None:
+        """A few times a second while it is under way: the time to write progress."""
+
+    def call_leaving(self) -> None:
+        """The same while its replica is about to be stopped and another is there: the time to go there."""

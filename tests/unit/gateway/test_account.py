@@ -62,7 +62,7 @@ def test_what_is_written_is_the_event(data: st.DataObject) -> None:
             endpoint=endpoint,
             key=key,
             route=route,
-            grant=Grant((), 0),
+            grant=Grant([], 0),
             is_stream=is_stream,
             claim=claim_of(holds, rate_card_id) if is_claimed else None,
             started_at=SINCE,

@@ -95,7 +95,7 @@ def test_a_transport_that_was_lost_meanwhile_is_passed_over() -> None:
 @given(steps=st.lists(st.one_of(st.integers(0, 2), st.none())))
 def test_each_transport_gets_everything_in_order(steps: list[int | None]) -> None:
     ends, _, _, transports, log = wired(3)
-    wanted = []
+    wanted = list[tuple[int, bytes]]()
     for number, step in enumerate(steps):
         if step is None:
             ends.end()
