@@ -110,7 +110,8 @@ class GatewayApp:
         if request.is_plain:  # it was looked at when it came first, and is whole
             return
         path = without_alias(request.path)
-        if path is not request.path:
+        is_alias = path is not request.path
+        if is_alias:
             request.path = path
             request.target = request.target.replace(COMPATIBLE.encode(), b"", 1)
         if request.behalf_of is not None:
@@ -128,7 +129,8 @@ class GatewayApp:
             if is_inference:
                 if request.method != b"POST" or not request.body:  # else it is whole, and looked at just now
                     self._inference.check(request)
-                request.is_plain = path in DECODERS and request.method == b"POST" and request.origin is None
+                is_usual = not is_alias and request.method == b"POST" and request.origin is None
+                request.is_plain = is_usual and path in DECODERS
                 return
             if is_internal(path):
                 raise _no_such_path()

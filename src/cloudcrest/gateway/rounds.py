@@ -10,6 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+import structlog
+
+_log = structlog.get_logger(__name__)
+
 
 class Rounds:
     """What a worker is about to write: at most what came in one round asks for. `soon`: has something called when the
@@ -34,8 +38,13 @@ class Rounds:
         """Writes what waits."""
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
-            if not transport.is_closing():
+            if transport.is_closing():
+                continue
+            try:
                 transport.write(data)
+            except (OSError, RuntimeError) as error:  # what is wrong with one is no reason to lose the others'
+                _log.error("write_failed", error=str(error))
+                transport.abort()
 
     def _end(self) -> None:
         self._is_under_way = False

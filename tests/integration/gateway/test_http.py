@@ -80,6 +80,16 @@ async def test_keep_alive_carries_many_requests_and_reuses_the_upstream(tmp_path
         assert KEY not in upstream.received[0].head
 
 
+@pytest.mark.parametrize("prefix", [b"", b"/compatible-mode", b"/compatible%2Dmode", b"/compatible%2dmode"])
+async def test_a_path_under_another_name_is_known_when_it_comes_again(tmp_path: Path, prefix: bytes) -> None:
+    async with cloud(tmp_path) as (running, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
+        for _ in range(3):
+            status, _, body = await ask(reader, writer, post(path=prefix + b"/v1/chat/completions"))
+            assert (status, json.loads(body)["object"]) == (200, "chat.completion")
+        writer.close()
+
+
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     async with cloud(tmp_path) as (running, _):
         data = post() + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + post() + post(headers=AUTH + CLOSE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,21 @@ def test_a_transport_that_was_lost_meanwhile_is_passed_over() -> None:
     wires[1].is_closed = True
     ends.end()
     assert log == [(0, b"a"), (2, b"c")]
+
+
+def test_a_write_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, _, wires, (first, second, third), log = wired(3)
+
+    def fails(_: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    monkeypatch.setattr(wires[1], "write", fails)
+    first.write(b"a")
+    second.write(b"b")
+    third.write(b"c")
+    ends.end()
+    assert log == [(0, b"a"), (2, b"c")]
+    assert wires[1].is_closed
 
 
 @given(steps=st.lists(st.one_of(st.integers(0, 2), st.none())))
