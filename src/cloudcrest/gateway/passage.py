@@ -46,7 +46,8 @@ def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) 
                 return False
             events = chunk.count(b"\n\n", at)
             scanner.events += events
-            if before and chunk.startswith(before, at) and chunk.endswith(after):
+            is_alike = before and size_bytes - at >= len(before) + len(after)  # else the two lie over each other
+            if is_alike and chunk.startswith(before, at) and chunk.endswith(after):
                 heads[size_bytes] = chunk[: at + len(before)]
             elif events == 1 and shapes_left:
                 shapes_left -= 1
