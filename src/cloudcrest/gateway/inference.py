@@ -35,6 +35,7 @@ from cloudcrest.gateway.parts import Admitted, Parts
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
+from cloudcrest.gateway.rounds import call_soon
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
 from cloudcrest.gateway.sound.request import form_for, form_type
@@ -115,7 +116,7 @@ class Inference:
             parsed,
             metrics=self._origin.metrics,
             go_on=lambda screened: self.serve(connection, request, self.authenticate(request), screened),
-            soon=_call_soon,
+            soon=call_soon,
         ).start()
 
     def serve(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
@@ -339,9 +340,8 @@ def _read(request: Request, body: bytes) -> Parsed:
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
     if parsed.has_marks and not document.takes_marks:
         parsed = without_marks(parsed)
-    elif (
-        "tools" in parsed.fields and document.engine != "upstream"
-    ):  # engines leave out a part's mark; of a tool they show the model all there is
+    elif "tools" in parsed.fields and document.engine != "upstream":
+        # Engines leave out a part's mark; of a tool they show the model all there is.
         parsed = without_marks(parsed, ("tools",))
     check_engine(parsed, document)
     return adapted(parsed, document)
@@ -357,10 +357,6 @@ def _relay_of(parts: Parts, branches: dict[str, bytes] | None) -> Relay | Fanout
     if type(parsed.body) is ImageBody:
         return ImageRelay(parts, parsed.body.n or 1)
     return (StreamRelay if parsed.is_stream else PlainRelay)(parts)
-
-
-def _call_soon(call: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_soon(call)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ class Rounds:
     """
 
     def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
-        self._soon = soon or _soon
+        self._soon = soon or call_soon
         self._is_under_way = False
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
 
@@ -90,5 +90,6 @@ class RoundTransport:
         self._transport.resume_reading()
 
 
-def _soon(call: Callable[[], None]) -> None:
+def call_soon(call: Callable[[], None]) -> None:
+    """Has the running loop call it when the present round is over."""
     asyncio.get_running_loop().call_soon(call)

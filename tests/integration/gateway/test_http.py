@@ -90,6 +90,19 @@ async def test_a_path_under_another_name_is_known_when_it_comes_again(tmp_path: 
         writer.close()
 
 
+async def test_so_is_one_that_stands_for_another(tmp_path: Path) -> None:
+    ranking = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    asked = b'{"model": "m", "query": "q", "documents": ["d"]}'
+    async with ScriptedUpstream(json_answer(ranking)) as upstream:
+        state = feed_state([route_document("m", (upstream.url,), task="rerank")])
+        async with running_gateway(tmp_path, state) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
+            for _ in range(3):
+                status, _, body = await ask(reader, writer, post(asked, path=b"/compatible-api/v1/reranks"))
+                assert (status, json.loads(body)["results"][0]["index"]) == (200, 0)
+            writer.close()
+
+
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     async with cloud(tmp_path) as (running, _):
         data = post() + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + post() + post(headers=AUTH + CLOSE)

@@ -84,10 +84,7 @@ def test_no_excluded_or_ejected_replica_while_another_is_left(
 def test_of_the_least_the_next_in_turn_is_taken(costs: list[float], turn: int) -> None:
     count = len(costs)
     in_turn = [(turn + number) % count for number in range(count)]
-    rotated = [place for place in in_turn if place >= turn % count] + [
-        place for place in in_turn if place < turn % count
-    ]
-    assert least_of(costs, turn) == next(place for place in rotated if costs[place] == min(costs))
+    assert least_of(costs, turn) == next(place for place in in_turn if costs[place] == min(costs))
 
 
 def test_ties_rotate() -> None:

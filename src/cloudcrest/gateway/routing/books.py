@@ -54,7 +54,6 @@ class Replica:
     waiting_work: float = 0.0
     mark: float = 0.0
     service_seconds: float = 0.0
-    has_failed: bool = False
     is_gone: bool = False
 
     def set_drag(self) -> None:

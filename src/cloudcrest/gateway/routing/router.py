@@ -258,12 +258,10 @@ class Router:
         ticket.is_held = False
         replica.in_flight -= 1
         if is_failure:
-            replica.has_failed = True
             replica.health.failures_in_a_row += 1
             self._judge(now)
         else:
-            if replica.has_failed:
-                replica.has_failed = False
+            if replica.health.failures_in_a_row:
                 replica.health.failures_in_a_row = 0
             replica.service_seconds += 0.1 * (now - ticket.sent_at - replica.service_seconds)
         self._follow(ticket.index, replica, now)
