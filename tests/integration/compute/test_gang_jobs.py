@@ -22,7 +22,7 @@ from tests.support.waiting import until_async
 pytestmark = pytest.mark.anyio
 STAND = """#!/bin/sh
 case $1 in
-run) echo $$ > "$0.$4"; exec sleep 600 ;;
+start) echo $$ > "$0.$3"; exec sleep 600 ;;
 kill) kill -9 "$(cat "$0.$4")" ;;
 esac
 """

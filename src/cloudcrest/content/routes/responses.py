@@ -50,8 +50,8 @@ def routes(responses: Responses, background: Background) -> list[Route]:
     async def retrieve(request: Request) -> Response:
         project_id, response_id = caller_of(request).project_id, request.path_params["response_id"]
         found = await responses.find(project_id, response_id)
-        run = background.find(project_id, response_id)
         if request.query_params.get("stream") == "true":
+            run = background.find(project_id, response_id)
             if run is None:
                 raise InvalidInput(
                     "only responses in the background are streamed again, until ten minutes after their end",
@@ -59,8 +59,9 @@ def routes(responses: Responses, background: Background) -> list[Route]:
                 )
             events = run.events(_starting_after(request.query_params.get("starting_after")))
             return StreamingResponse(_written(events), headers=_STREAM_HEADERS, media_type="text/event-stream")
-        if run is not None:
-            return json_response(run.running.document)
+        going_on = background.under_way(project_id, response_id)
+        if going_on is not None:
+            return json_response(going_on)
         return Response(found.document, media_type="application/json")
 
     async def delete(request: Request) -> Response:

@@ -62,6 +62,14 @@ class Background:
         run = self._runs.get(response_id)
         return run if run is not None and run.project_id == project_id else None
 
+    def under_way(self, project_id: str, response_id: str) -> dict[str, Any] | None:
+        """One as it is while it goes on. None: it is as it is stored, for its end is told when that is stored, and with
+        it its turn of a conversation.
+        """
+        run = self.find(project_id, response_id)
+        document = None if run is None else run.running.document
+        return document if document is not None and document["status"] == "in_progress" else None
+
     async def cancel(self, project_id: str, response_id: str) -> dict[str, Any]:
         """Ends one; the response. Raises `NotFound`, and `InvalidInput` where it is not in the background."""
         run = self.find(project_id, response_id)
