@@ -41,8 +41,10 @@ MODULES = (
     "gateway/parsed",
     "gateway/parts",
     "gateway/passage",
+    "gateway/plain",
     "gateway/protocol",
     "gateway/purse",
+    "gateway/read",
     "gateway/record",
     "gateway/relay",
     "gateway/request",
@@ -60,6 +62,7 @@ MODULES = (
     "gateway/sound/relay",
     "gateway/state",
     "gateway/validate",
+    "gateway/validate_chat",
     "gateway/waiting",
     "metering/spool",
 )

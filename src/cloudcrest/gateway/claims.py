@@ -10,7 +10,6 @@ from cloudcrest.billing.api import RATE_CARD_KIND, RateCard, RateCardsDocument
 from cloudcrest.billing.periods import BUDGET_KIND, BudgetDocument, bounds, microseconds, scope_at
 from cloudcrest.billing.tariff import Tariff, tariff_of
 from cloudcrest.gateway.budget import SKEW, Wallet
-from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.purse import Beside, Claim, Pocket
 from cloudcrest.identity.api import KeyDocument
@@ -98,10 +97,9 @@ class Claims:
         prompts = len(parsed.prompts) or 1
         branches = parsed.choices * prompts
         output_tokens, is_open = 0, False
-        body = parsed.body
-        if isinstance(body, TEXT_BODIES):
+        if parsed.is_text:
             context_tokens = route.context_tokens
-            if isinstance(body, ChatBody) and body.tools:
+            if parsed.has_tools:
                 input_tokens += TOOLS_OVERHEAD_TOKENS
             if route.engine != "upstream":
                 input_tokens = min(input_tokens, context_tokens * prompts)

@@ -13,7 +13,7 @@ from cloudcrest.gateway.account import Account
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.client import fetch
 from cloudcrest.gateway.connection import Upstream
-from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody
+from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parsed import BYTES_PER_TOKEN, Parsed
 from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.snapshot import Route
@@ -118,7 +118,7 @@ class Counting:
 
     def submit(self, job: CountJob) -> None:
         """Ends the job's account, now or soon."""
-        can_count = job.route.document.engine in TOKENIZERS and isinstance(job.parsed.body, TEXT_BODIES)
+        can_count = job.route.document.engine in TOKENIZERS and job.parsed.is_text
         if not can_count or len(self._jobs) >= MAX_JOBS:
             job.account.end(job.outcome, job.estimate())
             return
@@ -180,7 +180,7 @@ class Counting:
 async def count_input(replica: Upstream, route: RouteDocument, parsed: Parsed) -> int:
     """The tokens of a request's prompt, by the replica's tokenizer. Raises `OSError`, `EngineFault`, `ValueError`."""
     engine = route.engine
-    if not isinstance(parsed.body, ChatBody):
+    if parsed.kind is not ChatBody:
         return sum([await _count_prompt(replica, engine, prompt) for prompt in parsed.prompts])
     fields = {name: parsed.fields[name] for name in _TEMPLATE_FIELDS if name in parsed.fields}
     if engine == "vllm":

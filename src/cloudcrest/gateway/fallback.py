@@ -8,7 +8,6 @@ can, the caller hears what the first said.
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -141,9 +140,9 @@ class Fallback:
         return self._first_error
 
     def _begin(self, route: Route) -> None:
-        parsed = replace(self._parsed)  # checks may change it for one engine
+        parsed = self._parsed.twin()  # checks may change it for one engine
         name = route.document.model_name
-        is_other = name != parsed.body.model
+        is_other = name != parsed.model
         self._request.extra_head = self._head + (_FALLBACK_HEADER % name.encode() if is_other else b"")
         self._current = self._serve(self._connection, self._request, self._key, parsed, route=route, fallback=self)
         if self._is_paused:
@@ -169,4 +168,4 @@ class Fallback:
         error = self._first_error
         if error is None or error.status >= 500 or isinstance(error, NotFound):
             return True
-        return isinstance(error, InvalidInput) and route.document.model_name == self._parsed.body.model
+        return isinstance(error, InvalidInput) and route.document.model_name == self._parsed.model

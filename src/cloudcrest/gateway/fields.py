@@ -6,7 +6,7 @@ of them get around limits. What the engines do not honour is left out too, so th
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 MAX_CHOICES = 8
 MAX_BATCH = 2048
@@ -19,6 +19,7 @@ MAX_DOCUMENTS = 1000
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 ShortText = Annotated[str, Meta(max_length=512)]
+MaxTokens = Annotated[int, Meta(ge=1, le=1_000_000)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Stop = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)]
 Schema = dict[str, Any]
@@ -152,19 +153,40 @@ class NamedTool(_Strict):
     function: NamedFunction
 
 
-class _Sampling(_Strict, kw_only=True):
+class _Common(_Strict, kw_only=True):
+    """What goes with everything else, and what every engine takes as it is."""
+
     model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=100_000)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: Annotated[str, Meta(max_length=256)] | Stop | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    user: ShortText | None = None
+
+
+class SaidMessage(_Strict):
+    """A message that is a text and nothing else. The text stays as it was written: nobody here reads it."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Raw
+
+
+class PlainChat(_Common, kw_only=True):
+    """POST /v1/chat/completions with nothing in it that is to be looked at twice (plain.py). Most are."""
+
+    messages: Annotated[list[SaidMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: MaxTokens | None = None
+
+
+class _Sampling(_Common, kw_only=True):
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     logit_bias: (
         Annotated[
@@ -173,15 +195,13 @@ class _Sampling(_Strict, kw_only=True):
         ]
         | None
     ) = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    user: ShortText | None = None
 
 
 class ChatBody(_Sampling, kw_only=True):
     """POST /v1/chat/completions"""
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
@@ -269,13 +289,6 @@ NOT_FORWARDED = frozenset(
     )
 )
 """Checked here and of no use to an engine, or spliced anew. Who a tenant's users are is not the engine's business."""
-PLAIN_FIELDS = frozenset(
-    (
-        *("model", "messages", "stream", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed"),
-        *("presence_penalty", "frequency_penalty", "user"),
-    )
-)
-"""Of a chat: fields that go with every other, and that every engine takes as they are. Most have no others."""
 ONE_VALUE = frozenset(
     ("store", "service_tier", "echo", "best_of", "suffix", "modalities", "stream_options.include_obfuscation")
 )

@@ -6,7 +6,6 @@ organization have none pays for one look at `Policies.is_any`.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -206,7 +205,9 @@ class Screening:
         if parsed.sound is not None:
             return with_fields(parsed, fields)
         new = parse(parsed.endpoint, build(fields))
-        return replace(parsed, body=new.body, fields=new.fields, size_bytes=new.size_bytes, prompts=new.prompts)
+        redacted = parsed.rewritten(new.body, new.fields)
+        redacted.size_bytes, redacted.prompts = new.size_bytes, new.prompts
+        return redacted
 
     def _pass(self, parsed: Parsed) -> Responder:
         self._told()

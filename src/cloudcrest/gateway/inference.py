@@ -29,10 +29,11 @@ from cloudcrest.gateway.guardrails import Screening
 from cloudcrest.gateway.images import ImageRelay
 from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_leniently
 from cloudcrest.gateway.marks import without_marks
-from cloudcrest.gateway.outlet import chain
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import Admitted, Parts
+from cloudcrest.gateway.plain import written_for
 from cloudcrest.gateway.purse import Claim
+from cloudcrest.gateway.read import Reader, read_in_full
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.rounds import call_soon
@@ -40,7 +41,7 @@ from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
 from cloudcrest.gateway.sound.request import form_for, form_type
 from cloudcrest.gateway.tools.adapt import adapted
-from cloudcrest.gateway.validate import build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.validate import build, check_engine, forwarded_fields
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.identity.api import Scope as KeyScope
@@ -77,6 +78,7 @@ class Inference:
         self._claims = claims
         self._desk = desk
         self._batch_accounts = BatchAccounts()
+        self._reader = Reader()
 
     def check(self, request: Request) -> None:
         """Refuses at the head what is refused without its body."""
@@ -126,7 +128,7 @@ class Inference:
             responder = self._answer(connection, request, key, parsed)
             return Detached(responder) if request.is_batch and not parsed.is_stream else responder
         except OverLimit as error:
-            seconds = wait_seconds(asked_seconds, self._snapshot.access(key, parsed.body.model).scopes)
+            seconds = wait_seconds(asked_seconds, self._snapshot.access(key, parsed.model).scopes)
             if seconds == 0:
                 raise
             return self._wait(connection, request, key, parsed, waits_at=error, seconds=seconds, head=head)
@@ -134,8 +136,8 @@ class Inference:
     def read(self, request: Request, key: KeyDocument) -> Parsed:
         """The body, checked. Raises `InvalidInput`."""
         if key.project_id not in self._snapshot.lenient_projects:
-            return _read(request, request.body)
-        parsed, dropped = read_leniently(partial(_read, request), request.body, form_type(request))
+            return self._reader.read(request, key.id)
+        parsed, dropped = read_leniently(partial(read_in_full, request), request.body, form_type(request))
         if dropped:
             request.extra_head += ignored_header(dropped)
         return parsed
@@ -183,7 +185,7 @@ class Inference:
 
     def _answer(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
         """Begins the answer by the model that is asked for, or those that take its place."""
-        model = parsed.body.model
+        model = parsed.model
         missing: NotFound | None = None
         try:
             access = self._snapshot.access(key, model)
@@ -286,7 +288,6 @@ class Inference:
         document = route.document
         if claim is not None and claim.is_capped:
             parsed.max_tokens = claim.limit_for(document.engine, document.context_tokens)
-        fields = forwarded_fields(parsed, document)
         account = Account(
             self._origin,
             request_id=request.id,
@@ -302,12 +303,16 @@ class Inference:
         if request.is_batch:
             self._batch_accounts.add(account)
         try:
-            is_fanout = needs_fanout(parsed, document.engine)
-            if parsed.sound is not None and parsed.sound.data:
+            branches: dict[str, bytes] | None = None
+            if parsed.plain is not None:
+                body = written_for(parsed.plain, parsed, document)
+            elif parsed.sound is not None and parsed.sound.data:
                 body = form_for(parsed, parsed.sound, document.model_name)
+            elif needs_fanout(parsed, document.engine):
+                body, branches = b"", forwarded_fields(parsed, document)
             else:
-                body = b"" if is_fanout else build(fields)
-            outlet = chain([make(request.id) for make in parsed.outlets()])
+                body = build(forwarded_fields(parsed, document))
+            outlet = parsed.make_outlet(request.id)
             parts = Parts(
                 calls=self._calls,
                 counting=self._counting,
@@ -320,7 +325,7 @@ class Inference:
                 fallback=fallback,
                 outlet=outlet,
             )
-            relay = _relay_of(parts, fields if is_fanout else None)
+            relay = _relay_of(parts, branches)
             relay.start()
         except CloudcrestError:
             grant.settle(0)
@@ -330,14 +335,10 @@ class Inference:
         return relay
 
 
-def _read(request: Request, body: bytes) -> Parsed:
-    if request.dialect is None:
-        return parse(request.path, body)
-    request.body = body
-    return request.dialect.read(request)
-
-
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
+    if parsed.plain is not None:
+        check_engine(parsed, document)
+        return parsed
     if parsed.has_marks and not document.takes_marks:
         parsed = without_marks(parsed)
     elif "tools" in parsed.fields and document.engine != "upstream":
@@ -350,11 +351,13 @@ def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
 def _relay_of(parts: Parts, branches: dict[str, bytes] | None) -> Relay | Fanout:
     """What passes an answer on. `branches`: the fields of a request that takes several to one engine."""
     parsed = parts.parsed
+    if parsed.plain is not None:
+        return StreamRelay(parts) if parsed.is_stream else PlainRelay(parts)
     if branches is not None:
         return (StreamFanout if parsed.is_stream else PlainFanout)(parts, branches)
     if parsed.sound is not None:
         return SoundRelay(parts, parsed.sound)
-    if type(parsed.body) is ImageBody:
+    if isinstance(parsed.body, ImageBody):
         return ImageRelay(parts, parsed.body.n or 1)
     return (StreamRelay if parsed.is_stream else PlainRelay)(parts)
 

@@ -5,7 +5,6 @@ Elsewhere each is refused by its name. Wrong values of what is honoured are refu
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -61,7 +60,7 @@ def fit_leniently(fit: Callable[[Parsed], Parsed], parsed: Parsed) -> tuple[Pars
                 raise
             fields = {other: raw for other, raw in parsed.fields.items() if other != name}
             changes: dict[str, Any] = {name: None}
-            parsed = replace(parsed, body=msgspec.structs.replace(parsed.body, **changes), fields=fields)
+            parsed = parsed.rewritten(msgspec.structs.replace(parsed.body, **changes), fields)
             dropped.append(name)
 
 

@@ -1,6 +1,5 @@
 """Marks of what a provider is to keep of a prompt, taken out for engines that keep prompts by themselves. Pure."""
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +25,7 @@ def without_marks(parsed: Parsed, among: Iterable[str] = tuple(_KINDS)) -> Parse
     plain = {name: [_plain(each) for each in msgspec.json.decode(parsed.fields[name])] for name in marked}
     read = {name: msgspec.convert(value, _KINDS[name]) for name, value in plain.items()}
     fields = parsed.fields | {name: msgspec.json.encode(value) for name, value in plain.items()}
-    return dataclasses.replace(parsed, body=msgspec.structs.replace(parsed.body, **read), fields=fields)
+    return parsed.rewritten(msgspec.structs.replace(parsed.body, **read), fields)
 
 
 def _plain(said: dict[str, Any]) -> dict[str, Any]:

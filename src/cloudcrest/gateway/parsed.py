@@ -1,9 +1,18 @@
 """A checked body, as every stage of a request sees it."""
 
-from dataclasses import dataclass
+import msgspec
 
-from cloudcrest.gateway.fields import TEXT_BODIES, ChatBody, CompletionBody, EmbeddingBody, ImageBody, RerankBody
-from cloudcrest.gateway.outlet import MakeOutlet
+from cloudcrest.gateway.bodies import decode_json
+from cloudcrest.gateway.fields import (
+    TEXT_BODIES,
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    ImageBody,
+    PlainChat,
+    RerankBody,
+)
+from cloudcrest.gateway.outlet import MakeOutlet, Outlet, chain
 from cloudcrest.gateway.purse import Beside
 from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
 
@@ -11,108 +20,142 @@ BYTES_PER_TOKEN = 4
 """Rough, for reservations only; what is charged is counted."""
 DEFAULT_OUTPUT_TOKENS = 512
 
+CHAT: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
+
 Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | ImageBody | SpeechBody | TranscriptionBody
 
 
-@dataclass(init=False)
 class Parsed:
-    """A checked body. `fields` are its slices as written; `prompts` the prompts of a completion, one or several.
+    """A checked body. `model`: the one that is asked for; `prompts`: the prompts of a completion, one or several.
+
+    `plain`: where it is a plain chat, what was read of it (plain.py). Then the body, and `fields`, its slices as it was
+    written, are read from `written` for those who ask for them: most requests end without. `kind`: what its body is;
+    `is_text`: an engine is to write on.
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
     messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
     OpenAI's. `calls_outlet`: what reads the calls of tools out of the engine's text, where that is left to us.
     `goes_on`: the last message is the beginning of the answer. `guard_outlet`: what looks through the answer, where its
     project has guardrails. `sound`: what is known of it where it is for sound. `has_marks`: its dialect put marks of
-    what is to be kept into its messages, which go to providers that take them alone (marks.py). `is_plain`: a chat of
-    which no field but `PLAIN_FIELDS` is given.
+    what is to be kept into its messages, which go to providers that take them alone (marks.py).
     """
 
-    endpoint: str
-    body: Body
-    fields: dict[str, bytes]
-    size_bytes: int
-    is_stream: bool
-    wants_usage: bool
-    choices: int
-    max_tokens: int | None
-    prompts: tuple[bytes, ...]
-    has_developer: bool
-    images: int
-    outlet: MakeOutlet | None
-    calls_outlet: MakeOutlet | None
-    goes_on: bool
-    guard_outlet: MakeOutlet | None
-    sound: Sound | None
-    has_marks: bool
-    is_plain: bool
-
-    def __init__(  # written out: one that is made is not compiled, and each request has one
+    def __init__(
         self,
         endpoint: str,
-        body: Body,
-        fields: dict[str, bytes],
         size_bytes: int,
         *,
+        body: Body | None = None,
+        fields: dict[str, bytes] | None = None,
+        plain: PlainChat | None = None,
+        written: bytes = b"",
         is_stream: bool = False,
-        wants_usage: bool = False,
-        choices: int = 1,
         max_tokens: int | None = None,
-        prompts: tuple[bytes, ...] = (),
-        has_developer: bool = False,
-        images: int = 0,
-        outlet: MakeOutlet | None = None,
-        calls_outlet: MakeOutlet | None = None,
-        goes_on: bool = False,
-        guard_outlet: MakeOutlet | None = None,
         sound: Sound | None = None,
-        has_marks: bool = False,
-        is_plain: bool = False,
     ) -> None:
         self.endpoint = endpoint
-        self.body = body
-        self.fields = fields
         self.size_bytes = size_bytes
+        self._body = body
+        self._fields = fields
+        self.plain = plain
+        self.written = written
         self.is_stream = is_stream
-        self.wants_usage = wants_usage
-        self.choices = choices
         self.max_tokens = max_tokens
-        self.prompts = prompts
-        self.has_developer = has_developer
-        self.images = images
-        self.outlet = outlet
-        self.calls_outlet = calls_outlet
-        self.goes_on = goes_on
-        self.guard_outlet = guard_outlet
         self.sound = sound
-        self.has_marks = has_marks
-        self.is_plain = is_plain
+        if body is not None:
+            self.model = body.model
+            self.kind: type[Body] = type(body)
+            self.is_text = isinstance(body, TEXT_BODIES)
+        elif plain is not None:
+            self.model = plain.model
+            self.kind = ChatBody
+            self.is_text = True
+        self.wants_usage = False
+        self.choices = 1
+        self.prompts: tuple[bytes, ...] = ()
+        self.has_developer = False
+        self.images = 0
+        self.outlet: MakeOutlet | None = None
+        self.calls_outlet: MakeOutlet | None = None
+        self.goes_on = False
+        self.guard_outlet: MakeOutlet | None = None
+        self.has_marks = False
 
-    def outlets(self) -> list[MakeOutlet]:
-        """What the answer passes on its way out, in order."""
+    @property
+    def body(self) -> Body:
+        """What it says, field by field."""
+        return self._body or self._read()[0]
+
+    @property
+    def fields(self) -> dict[str, bytes]:
+        """The same as it was written, by name."""
+        fields = self._fields
+        return self._read()[1] if fields is None else fields
+
+    def _read(self) -> tuple[Body, dict[str, bytes]]:
+        body, fields = decode_json(CHAT, self.written)
+        self._body, self._fields = body, fields
+        return body, fields
+
+    def twin(self) -> "Parsed":
+        """The same once more: what is changed in one stays in it."""
+        twin = Parsed(
+            self.endpoint,
+            self.size_bytes,
+            body=self._body,
+            fields=self._fields,
+            plain=self.plain,
+            written=self.written,
+            is_stream=self.is_stream,
+            max_tokens=self.max_tokens,
+            sound=self.sound,
+        )
+        twin.wants_usage, twin.choices, twin.prompts = self.wants_usage, self.choices, self.prompts
+        twin.has_developer, twin.images, twin.has_marks = self.has_developer, self.images, self.has_marks
+        twin.outlet, twin.calls_outlet, twin.guard_outlet = self.outlet, self.calls_outlet, self.guard_outlet
+        twin.goes_on = self.goes_on
+        return twin
+
+    def rewritten(self, body: Body, fields: dict[str, bytes]) -> "Parsed":
+        """A request with another body and all else that is known of this one."""
+        twin = self.twin()
+        twin._body, twin._fields, twin.plain, twin.written = body, fields, None, b""
+        return twin
+
+    def make_outlet(self, request_id: str) -> Outlet | None:
+        """What the answer passes on its way out; None: it goes as it is."""
+        if self.calls_outlet is None and self.guard_outlet is None and self.outlet is None:
+            return None
         made = (self.calls_outlet, self.guard_outlet, self.outlet)
-        return [make for make in made if make is not None]
+        return chain([make(request_id) for make in made if make is not None])
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the model is offered any."""
+        if self.plain is not None:
+            return False
+        body = self.body
+        return isinstance(body, ChatBody) and bool(body.tools)
 
     @property
     def input_field(self) -> str:
         """Where the caller wrote the prompt."""
-        if isinstance(self.body, ChatBody):
-            return "messages"
-        if isinstance(self.body, RerankBody):
-            return "documents"
-        return "prompt" if isinstance(self.body, CompletionBody | ImageBody) else "input"
+        return _INPUT_FIELDS.get(self.kind, "input")
 
     @property
     def beside(self) -> Beside | None:
         """What it can use at most of what is not counted in tokens; None: it is counted in tokens."""
         if self.sound is not None:
             return self.sound.most
+        if self.kind is not ImageBody:
+            return None
         body = self.body
-        return Beside(images=body.n or 1) if type(body) is ImageBody else None
+        return Beside(images=body.n or 1) if isinstance(body, ImageBody) else None
 
     @property
     def role_events(self) -> int:
         """How many events of a stream name only the role: one for each choice of a chat, before its first token."""
-        return self.choices if isinstance(self.body, ChatBody) else 0
+        return self.choices if self.kind is ChatBody else 0
 
     def estimated_input_tokens(self) -> int:
         """From its size, roughly."""
@@ -122,7 +165,15 @@ class Parsed:
         """What to reserve from token limits until the true count is known. Sound and images have no tokens."""
         if self.beside is not None:
             return 0
-        if not isinstance(self.body, TEXT_BODIES):
+        if not self.is_text:
             return self.estimated_input_tokens()
         output = min(self.max_tokens or DEFAULT_OUTPUT_TOKENS, context_tokens)
         return self.size_bytes // BYTES_PER_TOKEN + 1 + output * self.choices * (len(self.prompts) or 1)
+
+
+_INPUT_FIELDS: dict[type[Body], str] = {
+    ChatBody: "messages",
+    CompletionBody: "prompt",
+    ImageBody: "prompt",
+    RerankBody: "documents",
+}

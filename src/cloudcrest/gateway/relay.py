@@ -13,7 +13,6 @@ from cloudcrest.gateway.call import Call
 from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
-from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.resume import Impossible, decide
@@ -209,7 +208,7 @@ class StreamRelay(Relay):
         super().__init__(parts)
         self._scanner = StreamScanner(passes_usage=self._parsed.wants_usage)
         self._kept = Kept(self._parts.calls.settings.max_kept_bytes)
-        self._hold = ToolHold() if isinstance(self._parsed.body, ChatBody) and self._parsed.body.tools else None
+        self._hold = ToolHold() if self._parsed.has_tools else None
         self._rest: RestOfStream | None = None
         self._has_begun = False
 

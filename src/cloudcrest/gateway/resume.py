@@ -201,7 +201,7 @@ def next_body(
     fields = {name: bytes(raw) for name, raw in _slices.decode(body).items()}
     if left is not None:
         fields["max_tokens"] = b"%d" % left
-    if isinstance(parsed.body, CompletionBody):
+    if parsed.kind is CompletionBody:
         fields["prompt"] = _longer_prompt(parsed.prompts[0], text, text_tokens)
         return build(fields)
     messages: list[Any] = msgspec.json.decode(fields["messages"])

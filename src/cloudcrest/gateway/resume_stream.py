@@ -255,7 +255,7 @@ class RestOfStream:
         """There is nothing left to generate: the end is said for the engine."""
         said, parsed = self._kept.said(), self._parts.parsed
         self._rewriter = Rewriter(said.identity, has_role=True)
-        last = b"" if reason is None else finish_event(said.identity, reason, is_chat=isinstance(parsed.body, ChatBody))
+        last = b"" if reason is None else finish_event(said.identity, reason, is_chat=parsed.kind is ChatBody)
         self._complete(Usage(self._input_tokens or 0, self._said_tokens), last)
 
     def _complete(self, usage: Usage, last: bytes) -> None:

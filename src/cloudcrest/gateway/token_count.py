@@ -51,7 +51,7 @@ class TokenCounts:
         key = self._inference.authenticate(request)
         parsed = self._inference.read(request, key)
         request.body = b""
-        access = self._snapshot.access(key, parsed.body.model)
+        access = self._snapshot.access(key, parsed.model)
         route = _countable(access.route)
         parsed = self._inference.fit(request, key, parsed, route.document)
         if not self._places.is_free(key.organization_id):

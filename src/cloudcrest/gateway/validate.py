@@ -4,17 +4,16 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from cloudcrest.gateway import rerank
-from cloudcrest.gateway.explain import explain
+from cloudcrest.gateway.bodies import decode_json
 from cloudcrest.gateway.fields import (
     MAX_BATCH,
     MAX_CHOICES,
     NOT_FORWARDED,
-    PLAIN_FIELDS,
     TEXT_BODIES,
     ChatBody,
     CompletionBody,
@@ -24,7 +23,7 @@ from cloudcrest.gateway.fields import (
     RerankBody,
     images_in,
 )
-from cloudcrest.gateway.parsed import Body, Parsed
+from cloudcrest.gateway.parsed import CHAT, Body, Parsed
 from cloudcrest.gateway.sound.engines import check_sound
 from cloudcrest.gateway.sound.fields import SpeechBody, TranscriptionBody
 from cloudcrest.gateway.validate_chat import check_nesting, check_tools, wrong_image, wrong_in
@@ -32,18 +31,15 @@ from cloudcrest.kernel.errors import InvalidInput
 from cloudcrest.serving.api import EngineName, RouteDocument
 
 MAX_PARALLEL_CHOICES = 16
-BodyType = TypeVar("BodyType")
 
-_chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
 _embedding: msgspec.json.Decoder[EmbeddingBody] = msgspec.json.Decoder(EmbeddingBody)
 _image: msgspec.json.Decoder[ImageBody] = msgspec.json.Decoder(ImageBody)
 _rerank: msgspec.json.Decoder[RerankBody] = msgspec.json.Decoder(RerankBody)
-_slices: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.encode
 
 DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    "/v1/chat/completions": _chat,
+    "/v1/chat/completions": CHAT,
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,
     "/v1/rerank": _rerank,
@@ -55,7 +51,7 @@ DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 def parse(endpoint: str, data: bytes) -> Parsed:
     """Checks a body. Raises `InvalidInput` whose `param` is the wrong field's path, and nothing else."""
     body, slices = decode_json(DECODERS[endpoint], data)
-    parsed = Parsed(endpoint, body, slices, len(data))
+    parsed = Parsed(endpoint, len(data), body=body, fields=slices)
     if isinstance(body, TEXT_BODIES):
         _check_text(body, parsed)
     elif isinstance(body, EmbeddingBody):
@@ -71,10 +67,6 @@ def _check_text(body: ChatBody | CompletionBody, parsed: Parsed) -> None:
     """Raises `InvalidInput` for what the fields' types cannot say, and notes what is asked for."""
     parsed.is_stream = body.stream is True
     parsed.max_tokens = body.max_tokens
-    if isinstance(body, ChatBody) and parsed.fields.keys() <= PLAIN_FIELDS:
-        parsed.is_plain = True
-        _check_messages(body.messages, parsed)
-        return
     parsed.wants_usage = body.stream_options is not None and body.stream_options.include_usage is True
     parsed.choices = body.n or 1
     if body.stream_options is not None and not parsed.is_stream:
@@ -89,42 +81,31 @@ def _check_text(body: ChatBody | CompletionBody, parsed: Parsed) -> None:
             raise InvalidInput(f"prompts × n is over {MAX_PARALLEL_CHOICES}", param="n")
 
 
-def decode_json(decoder: msgspec.json.Decoder[BodyType], data: bytes) -> tuple[BodyType, dict[str, bytes]]:
-    """A body and its slices. Raises `InvalidInput`."""
-    try:
-        body = decoder.decode(data)
-        slices = _slices.decode(data)
-    except msgspec.ValidationError as wrong:
-        raise explain(str(wrong)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidInput("the body is nested too deeply", code="invalid_json") from None
-    return body, {name: _encode(raw) for name, raw in slices.items()}  # as it is: `bytes` takes three times as long
-
-
 def check_engine(parsed: Parsed, route: RouteDocument) -> None:
     """Refuses what this route's engine would silently ignore, and endpoints of another task. Raises `InvalidInput`."""
-    body = parsed.body
-    if route.task not in _TASKS[type(body)]:
+    if route.task not in _TASKS[parsed.kind]:
         raise InvalidInput(
             f"'{route.model_name}' is a model for {route.task}: {parsed.endpoint} does not serve it",
             param="model",
             code="model_not_supported",
         )
-    if isinstance(body, TEXT_BODIES):
-        _check_text_engine(body, parsed, route)
-    elif isinstance(body, SpeechBody | TranscriptionBody):
+    if parsed.is_text:
+        _check_text_engine(parsed, route)
+        return
+    body = parsed.body
+    if isinstance(body, SpeechBody | TranscriptionBody):
         check_sound(body, route.engine)
     elif isinstance(body, RerankBody):
         parsed.endpoint = rerank.engine_path(route.task)
 
 
-def _check_text_engine(body: ChatBody | CompletionBody, parsed: Parsed, route: RouteDocument) -> None:
+def _check_text_engine(parsed: Parsed, route: RouteDocument) -> None:
     """Raises `InvalidInput` for what this route's engine would ignore, and limits the answer to what it can hold."""
     engine = route.engine
-    if not parsed.is_plain:
-        _check_fields_engine(body, engine)
+    if parsed.plain is None:
+        body = parsed.body
+        if isinstance(body, TEXT_BODIES):
+            _check_fields_engine(body, engine)
     if parsed.goes_on and engine in ("vllm", "upstream"):
         raise InvalidInput(
             "this model's engine does not go on with an answer that the caller has begun",
@@ -205,8 +186,7 @@ def forwarded_fields(parsed: Parsed, route: RouteDocument) -> dict[str, bytes]:
         return fields
     if parsed.is_stream:
         fields["stream_options"] = b'{"include_usage":true}'
-    if not parsed.is_plain:
-        _respell(body, parsed, route.engine, fields)
+    _respell(body, parsed, route.engine, fields)
     _limit_output(fields, parsed, route.engine, route.context_tokens)
     if parsed.has_developer and isinstance(body, ChatBody):
         # As they were written: structs leave out a call's type, which templates may look for.

@@ -36,7 +36,7 @@ class SoundRelay(Relay):
         self._call.wants_head = True
         self._usage: Usage | None = None
         self._content_type = JSON
-        self._is_gathered = isinstance(self._parsed.body, TranscriptionBody) and not self._parsed.is_stream
+        self._is_gathered = self._parsed.kind is TranscriptionBody and not self._parsed.is_stream
         self._pieces: list[bytes] = []
         self._size_bytes = 0
         self._partial_event = b""

@@ -1,10 +1,10 @@
 """Requests for sound: read and checked (OpenAI's shape), and written for an engine."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
+from cloudcrest.gateway.bodies import decode_json
 from cloudcrest.gateway.errors import error_document
 from cloudcrest.gateway.explain import explain
 from cloudcrest.gateway.parsed import Parsed
@@ -12,7 +12,7 @@ from cloudcrest.gateway.purse import Beside
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.sound.fields import Sound, SpeechBody, TranscriptionBody
 from cloudcrest.gateway.sound.form import BOUNDARY, TRANSCRIPTIONS
-from cloudcrest.gateway.validate import build, decode_json
+from cloudcrest.gateway.validate import build
 from cloudcrest.infra.forms import Part, read_form, write_form
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 from cloudcrest.kernel.sound import format_of, least_milliseconds, most_milliseconds
@@ -54,9 +54,9 @@ class Transcription(_OpenAI):
         body = _body_of(parts)
         return Parsed(
             request.path,
-            body,
-            {name: msgspec.json.encode(value) for name, value in msgspec.to_builtins(body).items()},
             len(request.body),
+            body=body,
+            fields={name: msgspec.json.encode(value) for name, value in msgspec.to_builtins(body).items()},
             is_stream=body.stream is True,
             sound=Sound(
                 Beside(audio_milliseconds=most_milliseconds(data)),
@@ -92,7 +92,7 @@ def with_fields(parsed: Parsed, fields: dict[str, bytes]) -> Parsed:
     if isinstance(parsed.body, SpeechBody):
         return _speech_of(parsed.endpoint, data)
     body, slices = decode_json(_transcription, data)
-    return replace(parsed, body=body, fields=slices)
+    return parsed.rewritten(body, slices)
 
 
 def _speech_of(path: str, data: bytes) -> Parsed:
@@ -100,9 +100,9 @@ def _speech_of(path: str, data: bytes) -> Parsed:
     characters = len(body.input)
     return Parsed(
         path,
-        body,
-        slices,
         len(data),
+        body=body,
+        fields=slices,
         is_stream=body.stream_format == "sse",
         sound=Sound(Beside(characters=characters), Usage(0, 0, characters=characters)),
     )

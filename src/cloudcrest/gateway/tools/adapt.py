@@ -5,7 +5,6 @@ like any other, so that budgets, counting and resuming need to know nothing of i
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import msgspec
 
@@ -68,13 +67,10 @@ def _rewritten(
         fields["response_format"] = msgspec.json.encode(changes["response_format"])
     changed = msgspec.structs.replace(body, **changes)
     grown = max(0, len(fields["messages"]) - len(parsed.fields["messages"]))
-    return replace(
-        parsed,
-        body=changed,
-        fields=fields,
-        size_bytes=parsed.size_bytes + grown,
-        calls_outlet=_outlet(body, route, tools, is_forced=is_forced) if tools else None,
-    )
+    new = parsed.rewritten(changed, fields)
+    new.size_bytes += grown
+    new.calls_outlet = _outlet(body, route, tools, is_forced=is_forced) if tools else None
+    return new
 
 
 def _outlet(

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from cloudcrest.gateway.bodies import decode_json
 from cloudcrest.gateway.dialects.api import Dialect
 from cloudcrest.gateway.dialects.dashscope.answer import (
     EmbeddingOutlet,
@@ -29,7 +30,7 @@ from cloudcrest.gateway.outlet import Chain
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Request
 from cloudcrest.gateway.rerank import RERANK_PATH
-from cloudcrest.gateway.validate import decode_json, parse
+from cloudcrest.gateway.validate import parse
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, NotFound
 
 ROOT = "/api/v1/services/"
