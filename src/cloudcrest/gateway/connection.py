@@ -22,8 +22,8 @@ from cloudcrest.kernel.units import KIB
 MAX_HEAD_BYTES = 32 * KIB
 MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 60.0
-"""As nginx has it. Engines close sooner (llama.cpp and uvicorn after 5 s), and we are told; a request that crosses such a
-close is sent again. It is worth most before providers, to whom dialling takes longest.
+"""As nginx has it. Engines close sooner (llama.cpp and uvicorn after 5 s), and we are told; a request that crosses such
+a close is sent again. It is worth most before providers, to whom dialling takes longest.
 """
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
