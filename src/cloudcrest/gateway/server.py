@@ -17,12 +17,13 @@ from cloudcrest.gateway.budget import SECOND, Wallet
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.counting import Counting
-from cloudcrest.gateway.desk import Desk, grants_exchange
+from cloudcrest.gateway.desk import Desk
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.moderations import Moderations
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
+from cloudcrest.gateway.region_link import feed_pages, grants_exchange
 from cloudcrest.gateway.request_id import RequestIds
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.settings import GatewaySettings
@@ -138,7 +139,8 @@ class Gateway:
         if settings.feed_url is not None:
             self._tasks.append(loop.create_task(self._follow(settings.feed_url)))
         if settings.grants_url is not None:
-            self._tasks.append(loop.create_task(self._ask_for_grants(settings.grants_url)))
+            exchange = grants_exchange(settings.grants_url, settings.feed_token)
+            self._tasks.append(loop.create_task(self.desk.run(exchange)))
         _log.info("gateway_listening", port=self.port, documents=sum(map(len, self._feed.documents.values())))
 
     async def stop(self) -> None:
@@ -185,22 +187,13 @@ class Gateway:
                 _log.warning("metrics_not_published", error=str(error))
 
     async def _follow(self, url: str) -> None:
-        import httpx2
-
         async def changed(kinds: set[str]) -> None:
             self.snapshot.update(self._feed, kinds)
             self._claims.update(self._feed, kinds)
             self._is_feed_saved = False
             await self._save()
 
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            await follow(client, url, self._settings.feed_token, self._feed, changed)
-
-    async def _ask_for_grants(self, url: str) -> None:
-        import httpx2
-
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            await self.desk.run(grants_exchange(client, url, self._settings.feed_token))
+        await follow(feed_pages(url, self._settings.feed_token), self._feed, changed)
 
     async def _save(self) -> None:
         """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.

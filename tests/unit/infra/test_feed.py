@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cloudcrest.infra import feed_server
 from cloudcrest.infra.feed import Document, FeedPage, FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.feed_http import feed_pages
 from cloudcrest.infra.feed_server import LocalFeed
 from cloudcrest.kernel.errors import Unavailable
 
@@ -160,7 +161,8 @@ async def test_following_survives_failures_and_shows_only_whole_resets(monkeypat
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(served)) as client:
         url = "http://source/internal/v1/feed"
-        following = asyncio.create_task(follow(client, url, "secret", state, note, rng=random.Random(1), sleep=pause))
+        fetch = feed_pages(client, url, "secret")
+        following = asyncio.create_task(follow(fetch, state, note, rng=random.Random(1), sleep=pause))
         assert await asyncio.wait_for(seen.get(), 5) == ({"key"}, ["a", "b", "c", "d", "e"])
         feed.set("key", "a", None)
         assert await asyncio.wait_for(seen.get(), 5) == ({"key"}, ["b", "c", "d", "e"])
