@@ -2,14 +2,15 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
 
-from cloudcrest.infra.feed import FeedPage, FeedState
+from cloudcrest.infra.feed import FeedPage, FeedState, shared
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.errors import Unavailable
 
@@ -18,6 +19,7 @@ ANSWER_SECONDS = 15
 """How long a page may take, beyond the wait for anything new."""
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_BODY = msgspec.json.Decoder(dict[str, Any])
 _log = structlog.get_logger(__name__)
 
 FetchPage = Callable[[str, int], Awaitable[bytes]]
@@ -70,6 +72,13 @@ async def _advance(fetch: FetchPage, state: FeedState) -> set[str]:
     return changed
 
 
+class _SavedState(msgspec.Struct):
+    """A `FeedState` whose bodies are yet to be decoded."""
+
+    cursor: str = ""
+    documents: dict[str, dict[str, msgspec.Raw]] = {}
+
+
 def _decoded(page: bytes) -> FeedPage:
     return msgspec.json.decode(page, type=FeedPage)
 
@@ -77,7 +86,13 @@ def _decoded(page: bytes) -> FeedPage:
 def load_state(path: Path) -> FeedState:
     """The state saved at `path`; an empty one when there is none or it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=FeedState)
+        saved = msgspec.json.decode(path.read_bytes(), type=_SavedState)
+        # One by one: what a document has in common with those before is let go of at once, and its place used again.
+        documents = {
+            kind: {sys.intern(document_id): shared(_BODY.decode(raw)) for document_id, raw in bodies.items()}
+            for kind, bodies in saved.documents.items()
+        }
+        return FeedState(saved.cursor, documents)
     except FileNotFoundError:
         return FeedState()
     except ValueError as error:

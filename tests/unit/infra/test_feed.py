@@ -181,3 +181,18 @@ def test_a_saved_state_loads_again(tmp_path: Path) -> None:
     assert load_state(path) == state
     path.write_text("{torn")
     assert load_state(path) == FeedState()
+
+
+def test_an_id_is_one_string_wherever_it_stands(tmp_path: Path) -> None:
+    project_id, digest = f"proj_{1:026d}", "0" * 64
+    key = {"id": "key_1", "key_sha256": digest, "project_id": project_id, "models": ["a", "b"], "limits": {"n": 1}}
+    followed = FeedState()
+    for kind, document_id, body in (("project", project_id, {"id": project_id}), ("key", "key_1", key)):
+        page = FeedPage("e1.4", [Document(kind, document_id, body)])
+        followed.apply(msgspec.json.decode(msgspec.json.encode(page), type=FeedPage))
+    save_state(tmp_path / "feed.json", followed)
+    for state in (followed, load_state(tmp_path / "feed.json")):
+        [known_id] = state.documents["project"]
+        assert state.documents["key"] == {"key_1": key}
+        assert state.documents["key"]["key_1"]["project_id"] is known_id
+        assert state.documents["project"][known_id]["id"] is known_id
