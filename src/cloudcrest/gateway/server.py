@@ -35,11 +35,14 @@ from cloudcrest.gateway.worker_metrics import WorkerMetrics
 from cloudcrest.governance.api import presidio_detector
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.heap import heap_trimmer
 from cloudcrest.kernel.clock import Clock, SystemClock
 from cloudcrest.kernel.errors import SetupError
 from cloudcrest.metering.spool import SpoolWriter
 
 TICK_SECONDS = 0.5
+TRIM_SECONDS = 30.0
+"""How often what a burst took is given back to the kernel."""
 COUNT_TIMEOUT_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -168,9 +171,13 @@ class Gateway:
             self._limits.close()
 
     async def _tick(self) -> None:
+        trim, trim_at = heap_trimmer(), 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
+            if now >= trim_at:
+                trim()
+                trim_at = now + TRIM_SECONDS
             self.state.tick(now)
             self._app.tick(now)
             self._publish_metrics()
