@@ -46,6 +46,7 @@ from cloudcrest.compute.quotas.api import QUOTA_KIND, QuotaDocument
 from cloudcrest.identity.api import KEY_KIND, ORGANIZATION_KIND, PROJECT_KIND
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.feed_http import feed_pages
 from cloudcrest.infra.feed_server import MAX_WAIT_SECONDS, LocalFeed
 from cloudcrest.infra.logs import configure_logs
 from cloudcrest.kernel.clock import SystemClock
@@ -156,7 +157,7 @@ class RegionService:
             except (OSError, SetupError) as error:
                 _log.error("feed_state_not_saved", error=str(error))
 
-        await follow(client, url, self._settings.region_token, self._state, on_change)
+        await follow(feed_pages(client, url, self._settings.region_token), self._state, on_change)
 
     def _take(self, kinds: set[str]) -> None:
         """Hands on what changed: accounts to the gateways, deployments and pulls to the controller."""

@@ -1,6 +1,7 @@
-"""One request to an upstream off the hot path: counting tokens, say."""
+"""One request to an upstream off the hot path: counting tokens, say, or what the region is asked."""
 
 import asyncio
+from time import monotonic
 
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.kernel.errors import EngineFault
@@ -12,8 +13,9 @@ MAX_ANSWER_BYTES = 16 * MIB
 class _Gathering:
     """A sink that gathers an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_answer_bytes: int) -> None:
         self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._max_answer_bytes = max_answer_bytes
         self._status = 0
         self._parts: list[bytes] = []
         self._size_bytes = 0
@@ -23,14 +25,18 @@ class _Gathering:
 
     def answer_data(self, data: bytes) -> None:
         self._size_bytes += len(data)
-        if self._size_bytes <= MAX_ANSWER_BYTES:
+        if self._size_bytes <= self._max_answer_bytes:
             self._parts.append(data)
 
     def answer_end(self) -> None:
-        if not self.answer.done():
+        if self.answer.done():
+            return
+        if self._size_bytes > self._max_answer_bytes:
+            self.answer.set_exception(EngineFault(f"its answer has over {self._max_answer_bytes} bytes"))
+        else:
             self.answer.set_result((self._status, b"".join(self._parts)))
 
-    def answer_lost(self, reason: str, *, was_reused: bool) -> None:  # noqa: ARG002  # a fresh connection is used
+    def answer_lost(self, reason: str, *, was_reused: bool) -> None:  # noqa: ARG002  # who asks does so again
         if not self.answer.done():
             self.answer.set_exception(EngineFault(reason))
 
@@ -40,14 +46,28 @@ class _Gathering:
 
 async def fetch(upstream: Upstream, path: str, body: bytes, timeout_seconds: float) -> tuple[int, bytes]:
     """POSTs JSON over a connection of its own; (status, body). Raises `OSError`, `TimeoutError` or `EngineFault`."""
+    head = b"POST %b HTTP/1.1\r\n%bconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    request = head % (path.encode(), upstream.head_lines, len(body)) + body
+    return await exchange(upstream, request, timeout_seconds, keeps=False)
+
+
+async def exchange(
+    upstream: Upstream,
+    request: bytes,
+    timeout_seconds: float,
+    *,
+    keeps: bool = True,
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
+) -> tuple[int, bytes]:
+    """The same for a whole request. `keeps`: over a connection that is kept for the next one."""
+    sink = _Gathering(max_answer_bytes)
     async with asyncio.timeout(timeout_seconds):
-        connection = await upstream.dial(timeout_seconds, 0)
-        sink = _Gathering()
-        head = (
-            b"POST %b HTTP/1.1\r\n%bconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-        )
-        connection.send(head % (path.encode(), upstream.head_lines, len(body)) + body, sink)
+        upstream.prune(monotonic())
+        kept = upstream.take() if keeps else None
+        connection = kept or await upstream.dial(timeout_seconds, max_idle=int(keeps))
+        connection.send(request, sink)
         try:
             return await sink.answer
         finally:
-            connection.close()
+            if not keeps or sink.answer.cancelled():
+                connection.close()

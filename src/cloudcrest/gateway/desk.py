@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -19,9 +19,6 @@ from cloudcrest.gateway.purse import Claim, Pocket
 from cloudcrest.gateway.request import Responder
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded, Unavailable
 
-if TYPE_CHECKING:
-    import httpx2
-
 WAIT_SECONDS = 1.0
 COLD_WAIT_SECONDS = 15.0
 """Where nothing was ever heard of a scope: so long may the region and the control plane take to start again."""
@@ -29,7 +26,6 @@ MAX_WAITING = 10_000
 _TELL_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _MAX_PAUSE_SECONDS = 0.5
-_ANSWER_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 Exchange = Callable[[bytes], Awaitable[bytes]]
@@ -212,24 +208,6 @@ class WaitingForBudget:
         self._is_over = True
         self.cancel()
         self._admitted.grant.settle(0)
-
-
-def grants_exchange(client: "httpx2.AsyncClient", url: str, token: str) -> Exchange:
-    """How to ask the region service at `url`."""
-    import httpx2
-
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-
-    async def exchange(body: bytes) -> bytes:
-        try:
-            answer = await client.post(url, content=body, headers=headers, timeout=_ANSWER_SECONDS)
-        except httpx2.HTTPError as error:
-            raise Unavailable(f"the region did not answer: {error!r}") from error
-        if answer.status_code != 200:
-            raise Unavailable(f"the region answered {answer.status_code}")
-        return answer.content
-
-    return exchange
 
 
 def refused(pocket: Pocket | None) -> LimitExceeded:

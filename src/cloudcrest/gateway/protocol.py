@@ -85,8 +85,8 @@ class ServerConnection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._state.discard(self)
         self._forget_bodies()
-        self._incoming = None
-        self._current = None
+        # The parser holds methods of this: only the collector would find such a ring, and it hardly runs.
+        self._incoming = self._current = self._parser = None
         self._is_broken = True
         if (responder := self._responder) is not None:
             self._responder = None

@@ -17,12 +17,13 @@ from cloudcrest.gateway.budget import SECOND, Wallet
 from cloudcrest.gateway.call import Calls
 from cloudcrest.gateway.claims import Claims
 from cloudcrest.gateway.counting import Counting
-from cloudcrest.gateway.desk import Desk, grants_exchange
+from cloudcrest.gateway.desk import Desk
 from cloudcrest.gateway.inference import Inference
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.moderations import Moderations
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.record import Recorder, Spool
+from cloudcrest.gateway.region_link import feed_pages, grants_exchange
 from cloudcrest.gateway.request_id import RequestIds
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.settings import GatewaySettings
@@ -34,11 +35,14 @@ from cloudcrest.gateway.worker_metrics import WorkerMetrics
 from cloudcrest.governance.api import presidio_detector
 from cloudcrest.infra.feed import FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.heap import heap_trimmer
 from cloudcrest.kernel.clock import Clock, SystemClock
 from cloudcrest.kernel.errors import SetupError
 from cloudcrest.metering.spool import SpoolWriter
 
 TICK_SECONDS = 0.5
+TRIM_SECONDS = 30.0
+"""How often what a burst took is given back to the kernel."""
 COUNT_TIMEOUT_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -138,7 +142,8 @@ class Gateway:
         if settings.feed_url is not None:
             self._tasks.append(loop.create_task(self._follow(settings.feed_url)))
         if settings.grants_url is not None:
-            self._tasks.append(loop.create_task(self._ask_for_grants(settings.grants_url)))
+            exchange = grants_exchange(settings.grants_url, settings.feed_token)
+            self._tasks.append(loop.create_task(self.desk.run(exchange)))
         _log.info("gateway_listening", port=self.port, documents=sum(map(len, self._feed.documents.values())))
 
     async def stop(self) -> None:
@@ -166,9 +171,13 @@ class Gateway:
             self._limits.close()
 
     async def _tick(self) -> None:
+        trim, trim_at = heap_trimmer(), 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
+            if now >= trim_at:
+                trim()
+                trim_at = now + TRIM_SECONDS
             self.state.tick(now)
             self._app.tick(now)
             self._publish_metrics()
@@ -185,22 +194,13 @@ class Gateway:
                 _log.warning("metrics_not_published", error=str(error))
 
     async def _follow(self, url: str) -> None:
-        import httpx2
-
         async def changed(kinds: set[str]) -> None:
             self.snapshot.update(self._feed, kinds)
             self._claims.update(self._feed, kinds)
             self._is_feed_saved = False
             await self._save()
 
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            await follow(client, url, self._settings.feed_token, self._feed, changed)
-
-    async def _ask_for_grants(self, url: str) -> None:
-        import httpx2
-
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            await self.desk.run(grants_exchange(client, url, self._settings.feed_token))
+        await follow(feed_pages(url, self._settings.feed_token), self._feed, changed)
 
     async def _save(self) -> None:
         """Saves the feed beside the loop: nothing changes the state meanwhile, its follower waits for this.

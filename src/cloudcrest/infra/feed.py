@@ -10,11 +10,13 @@ changed since its cursor and waits (long poll) while there is nothing. The same 
 bounded; a follower asks again at once while `has_more` is true.
 """
 
+import sys
 from typing import Any
 
 import msgspec
 
 MAX_PAGE_DOCUMENTS = 5_000
+_MAX_SHARED_CHARACTERS = 48  # an id, a name; not a digest, which stands once
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -51,6 +53,21 @@ class FeedState(msgspec.Struct):
             if document.body is None:
                 bodies.pop(document.id, None)
             else:
-                bodies[document.id] = document.body
+                bodies[sys.intern(document.id)] = shared(document.body)
         self.cursor = page.cursor
         return changed
+
+
+def shared(value: Any) -> Any:
+    """The same JSON data, changed in place: its short strings are one object wherever they stand, as an id does in
+    several documents.
+    """
+    if isinstance(value, str):
+        return sys.intern(value) if len(value) <= _MAX_SHARED_CHARACTERS else value
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, str | dict | list):
+                value[name] = shared(item)
+    elif isinstance(value, list):
+        value[:] = map(shared, value)
+    return value

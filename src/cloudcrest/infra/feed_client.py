@@ -2,38 +2,41 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import httpx2
 import msgspec
 import structlog
 
-from cloudcrest.infra.feed import FeedPage, FeedState
+from cloudcrest.infra.feed import FeedPage, FeedState, shared
 from cloudcrest.infra.files import write_atomic
+from cloudcrest.kernel.errors import Unavailable
 
 _WAIT_SECONDS = 20
-_ANSWER_SECONDS = 15  # beyond the wait
+ANSWER_SECONDS = 15
+"""How long a page may take, beyond the wait for anything new."""
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_BODY = msgspec.json.Decoder(dict[str, Any])
 _log = structlog.get_logger(__name__)
 
+FetchPage = Callable[[str, int], Awaitable[bytes]]
+"""Gets the JSON of the page after a cursor, waiting for so many seconds. Raises `Unavailable` where none comes."""
 OnChange = Callable[[set[str]], Awaitable[None]]
 """Told the kinds that changed, after the state holds them. The place to save the state and act on it."""
 
 
 async def follow(
-    client: httpx2.AsyncClient,
-    url: str,
-    token: str,
+    fetch: FetchPage,
     state: FeedState,
     on_change: OnChange,
     *,
     rng: random.Random | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> NoReturn:
-    """Keeps `state` equal to the feed at `url` until cancelled. A failing source is asked again with growing pauses.
+    """Keeps `state` equal to a feed until cancelled. A failing source is asked again with growing pauses.
 
     `state` changes only as a whole: during a reset of several pages it stays as it was until the last one is here.
     """
@@ -41,9 +44,9 @@ async def follow(
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:
-            changed = await _advance(client, url, token, state)
-        except (httpx2.HTTPError, ValueError) as error:
-            _log.warning("feed_unreachable", url=url, error=repr(error), retry_within_seconds=pause_seconds)
+            changed = await _advance(fetch, state)
+        except (Unavailable, ValueError) as error:
+            _log.warning("feed_unreachable", error=repr(error), retry_within_seconds=pause_seconds)
             await sleep(source.uniform(pause_seconds / 2, pause_seconds))
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
             continue
@@ -52,16 +55,16 @@ async def follow(
             await on_change(changed)
 
 
-async def _advance(client: httpx2.AsyncClient, url: str, token: str, state: FeedState) -> set[str]:
+async def _advance(fetch: FetchPage, state: FeedState) -> set[str]:
     """One long poll, with all the pages it brings, merged into `state`; the kinds that changed."""
-    page = await _fetch(client, url, token, state.cursor, _WAIT_SECONDS)
+    page = _decoded(await fetch(state.cursor, _WAIT_SECONDS))
     if not page.has_more:
         return state.apply(page)
     staged = FeedState(state.cursor, {kind: dict(bodies) for kind, bodies in state.documents.items()})
     changed = staged.apply(page)
     has_more = True
     while has_more:
-        page = await _fetch(client, url, token, staged.cursor, 0)
+        page = _decoded(await fetch(staged.cursor, 0))
         changed |= staged.apply(page)
         has_more = page.has_more
     state.documents = staged.documents
@@ -69,21 +72,27 @@ async def _advance(client: httpx2.AsyncClient, url: str, token: str, state: Feed
     return changed
 
 
-async def _fetch(client: httpx2.AsyncClient, url: str, token: str, cursor: str, wait_seconds: int) -> FeedPage:
-    answer = await client.get(
-        url,
-        params={"cursor": cursor, "wait_seconds": wait_seconds},
-        headers={"authorization": f"Bearer {token}"},
-        timeout=httpx2.Timeout(_ANSWER_SECONDS, read=wait_seconds + _ANSWER_SECONDS),
-    )
-    answer.raise_for_status()
-    return msgspec.json.decode(answer.content, type=FeedPage)
+class _SavedState(msgspec.Struct):
+    """A `FeedState` whose bodies are yet to be decoded."""
+
+    cursor: str = ""
+    documents: dict[str, dict[str, msgspec.Raw]] = {}
+
+
+def _decoded(page: bytes) -> FeedPage:
+    return msgspec.json.decode(page, type=FeedPage)
 
 
 def load_state(path: Path) -> FeedState:
     """The state saved at `path`; an empty one when there is none or it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=FeedState)
+        saved = msgspec.json.decode(path.read_bytes(), type=_SavedState)
+        # One by one: what a document has in common with those before is let go of at once, and its place used again.
+        documents = {
+            kind: {sys.intern(document_id): shared(_BODY.decode(raw)) for document_id, raw in bodies.items()}
+            for kind, bodies in saved.documents.items()
+        }
+        return FeedState(saved.cursor, documents)
     except FileNotFoundError:
         return FeedState()
     except ValueError as error:

@@ -28,7 +28,7 @@ def test_what_a_cloud_writes_is_its_owners_alone(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_gateway_loads_nothing_for_terminals_or_numbers() -> None:
+def test_a_gateway_loads_nothing_for_terminals_or_numbers_and_no_http_client() -> None:
     code = """
 import sys
 from cloudcrest.bootstrap.__main__ import _load_structlog
@@ -39,4 +39,4 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     assert "structlog" in loaded
-    assert not loaded & {"rich", "pygments", "greenlet", "numpy", "sqlalchemy", "pydantic", "ray"}
+    assert not loaded & {"rich", "pygments", "greenlet", "numpy", "sqlalchemy", "pydantic", "ray", "httpx2"}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cloudcrest.infra import feed_server
 from cloudcrest.infra.feed import Document, FeedPage, FeedState
 from cloudcrest.infra.feed_client import follow, load_state, save_state
+from cloudcrest.infra.feed_http import feed_pages
 from cloudcrest.infra.feed_server import LocalFeed
 from cloudcrest.kernel.errors import Unavailable
 
@@ -160,7 +161,8 @@ async def test_following_survives_failures_and_shows_only_whole_resets(monkeypat
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(served)) as client:
         url = "http://source/internal/v1/feed"
-        following = asyncio.create_task(follow(client, url, "secret", state, note, rng=random.Random(1), sleep=pause))
+        fetch = feed_pages(client, url, "secret")
+        following = asyncio.create_task(follow(fetch, state, note, rng=random.Random(1), sleep=pause))
         assert await asyncio.wait_for(seen.get(), 5) == ({"key"}, ["a", "b", "c", "d", "e"])
         feed.set("key", "a", None)
         assert await asyncio.wait_for(seen.get(), 5) == ({"key"}, ["b", "c", "d", "e"])
@@ -179,3 +181,18 @@ def test_a_saved_state_loads_again(tmp_path: Path) -> None:
     assert load_state(path) == state
     path.write_text("{torn")
     assert load_state(path) == FeedState()
+
+
+def test_an_id_is_one_string_wherever_it_stands(tmp_path: Path) -> None:
+    project_id, digest = f"proj_{1:026d}", "0" * 64
+    key = {"id": "key_1", "key_sha256": digest, "project_id": project_id, "models": ["a", "b"], "limits": {"n": 1}}
+    followed = FeedState()
+    for kind, document_id, body in (("project", project_id, {"id": project_id}), ("key", "key_1", key)):
+        page = FeedPage("e1.4", [Document(kind, document_id, body)])
+        followed.apply(msgspec.json.decode(msgspec.json.encode(page), type=FeedPage))
+    save_state(tmp_path / "feed.json", followed)
+    for state in (followed, load_state(tmp_path / "feed.json")):
+        [known_id] = state.documents["project"]
+        assert state.documents["key"] == {"key_1": key}
+        assert state.documents["key"]["key_1"]["project_id"] is known_id
+        assert state.documents["project"][known_id]["id"] is known_id
