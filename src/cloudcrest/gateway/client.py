@@ -1,13 +1,18 @@
 """One request to an upstream off the hot path: counting tokens, say, or what the region is asked."""
 
 import asyncio
+import contextlib
 from time import monotonic
 
-from cloudcrest.gateway.connection import Upstream
+from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.kernel.errors import EngineFault
 from cloudcrest.kernel.units import MIB
 
 MAX_ANSWER_BYTES = 16 * MIB
+
+
+class _ClosedWhileIdle(EngineFault):
+    """A kept connection was closed just as it was written to: the request was not looked at."""
 
 
 class _Gathering:
@@ -36,9 +41,9 @@ class _Gathering:
         else:
             self.answer.set_result((self._status, b"".join(self._parts)))
 
-    def answer_lost(self, reason: str, *, was_reused: bool) -> None:  # noqa: ARG002  # who asks does so again
+    def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         if not self.answer.done():
-            self.answer.set_exception(EngineFault(reason))
+            self.answer.set_exception(_ClosedWhileIdle(reason) if was_reused else EngineFault(reason))
 
     def upstream_paused(self, is_paused: bool) -> None:
         """The request is written whole."""
@@ -60,14 +65,23 @@ async def exchange(
     max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> tuple[int, bytes]:
     """The same for a whole request. `keeps`: over a connection that is kept for the next one."""
-    sink = _Gathering(max_answer_bytes)
     async with asyncio.timeout(timeout_seconds):
         upstream.prune(monotonic())
         kept = upstream.take() if keeps else None
-        connection = kept or await upstream.dial(timeout_seconds, max_idle=int(keeps))
-        connection.send(request, sink)
-        try:
-            return await sink.answer
-        finally:
-            if not keeps or sink.answer.cancelled():
-                connection.close()
+        if kept is not None:
+            with contextlib.suppress(_ClosedWhileIdle):
+                return await _ask(kept, request, max_answer_bytes, keeps=True)
+        fresh = await upstream.dial(timeout_seconds, max_idle=int(keeps))
+        return await _ask(fresh, request, max_answer_bytes, keeps=keeps)
+
+
+async def _ask(
+    connection: UpstreamConnection, request: bytes, max_answer_bytes: int, *, keeps: bool
+) -> tuple[int, bytes]:
+    sink = _Gathering(max_answer_bytes)
+    connection.send(request, sink)
+    try:
+        return await sink.answer
+    finally:
+        if not keeps or sink.answer.cancelled():
+            connection.close()

@@ -27,6 +27,24 @@ async def test_pages_come_over_one_connection_that_is_made_anew_where_it_is_gone
         assert len(region.connections) == 2
 
 
+async def test_a_connection_that_is_closed_as_it_is_asked_over_is_no_failure() -> None:
+    answer = json_answer({})
+
+    def hang_up_once(request: Received) -> None:
+        region.script = answer
+        request.transport.abort()
+
+    async with ScriptedUpstream(answer) as region:
+        ask = grants_exchange(region.url, "secret")
+        assert await ask(b"1") == b"{}"
+        region.script = hang_up_once
+        assert await ask(b"2") == b"{}"
+        assert [request.body for request in region.received] == [b"1", b"2", b"2"]
+        region.script = hang_up_once
+        with pytest.raises(Unavailable, match="did not answer"):
+            await grants_exchange(region.url, "secret")(b"3")
+
+
 async def test_grants_are_asked_for_with_a_body() -> None:
     async with ScriptedUpstream(json_answer({})) as region:
         ask = grants_exchange(region.url + "/internal/v1/grants", "secret")
