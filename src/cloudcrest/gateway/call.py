@@ -6,7 +6,7 @@ when one is ready again. What has reached the client is carried on by resuming (
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -19,7 +19,8 @@ from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
 MAX_LOSSES = 3
 """How many engines may take a request and lose it; each resume counts as one."""
-LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 1.0
+LOOK_SECONDS: Final = 0.2
+MAX_LOOK_SECONDS: Final = 1.0
 """Between two looks for a replica that is ready again: at first, and at most."""
 _log = structlog.get_logger(__name__)
 
@@ -260,11 +261,11 @@ class Call:
         if replica is None:
             return
         self._connection = connection
-        end_of_head = f"{self._request_id}\r\ncontent-length: {len(self._body)}\r\n\r\n".encode()
         if self.is_paused:
             connection.pause()
         connection.send(
-            b"".join((replica.request_start(self._path), end_of_head, self._body)),
+            b"%b%b\r\ncontent-length: %d\r\n\r\n%b"
+            % (replica.request_start(self._path), self._request_id.encode(), len(self._body), self._body),
             self,
             take_answer=None if self.wants_head else self._answered,
         )

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Final
 from urllib.parse import urlsplit
 
 from cloudcrest.gateway.http1 import JSON, framing
@@ -27,7 +28,17 @@ IDLE_SECONDS = 4.0
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
-_IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
+_now: Final = monotonic  # compiled, a name that is not Final is looked up each time
+
+# What comes next. Literals, which compiled code takes over.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH_BODY: Final = 2
+_CHUNK_LINE: Final = 3
+_CHUNK_DATA: Final = 4
+_CHUNK_END: Final = 5
+_TRAILER: Final = 6
+_UNTIL_CLOSE: Final = 7
 
 
 class Upstream:
@@ -366,13 +377,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
-        may_stay = self._is_reusable and self._is_body_sent and self.is_usable()
+        may_stay = self._is_reusable and self._is_body_sent and not self._is_lost  # who takes it looks closer
         if may_stay and upstream.has_room(self._max_idle):
             self._was_reused = True
             if self._is_paused:
                 self._is_paused = False
                 self._transport.resume_reading()
-            self.idle_since = monotonic()
+            self.idle_since = _now()
             upstream.idle.append(self)
         else:
             self._is_lost = True
