@@ -36,6 +36,7 @@ class Calls:
 
     def __init__(self, settings: GatewaySettings, monotonic: Callable[[], float]) -> None:
         self.settings = settings
+        self.replica_wait_seconds = settings.replica_wait_seconds
         self.monotonic = monotonic
         self.active: set[Timed] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -104,9 +105,10 @@ class Call:
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
-        route, now = self._route, self._calls.monotonic()
+        route, calls = self._route, self._calls
+        now = calls.monotonic()
         if not self._picked_at:
-            self._give_up_at = now + self._calls.settings.replica_wait_seconds
+            self._give_up_at = now + calls.replica_wait_seconds
         self._picked_at = now
         trip = route.balancer.pick(self._body, now, self._tried)
         if trip is None:
@@ -247,7 +249,7 @@ class Call:
         if self._trip is not None:
             self._trip.end(now, is_failure=True)
         self._losses += 1
-        self._give_up_at = now + settings.replica_wait_seconds
+        self._give_up_at = now + self._calls.replica_wait_seconds
         if self._losses > MAX_LOSSES or not self._start_over():
             self._fail(EngineFault(f"the model's engine failed: {reason}"))
 
@@ -293,7 +295,7 @@ class Call:
                 self._trip.end(now, is_failure=True)
             if had_taken_it:
                 self._losses += 1
-                self._give_up_at = now + settings.replica_wait_seconds
+                self._give_up_at = now + self._calls.replica_wait_seconds
             if self._losses > MAX_LOSSES or not self._start_over():
                 self._fail(
                     Unavailable(
