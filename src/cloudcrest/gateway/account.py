@@ -115,8 +115,9 @@ class Account:
     def open(self, replica_id: str, estimate: Usage) -> None:
         """Raises `Unavailable` where the spool cannot take it: then nothing may be served."""
         self.replica_id = replica_id
-        if self._claim is not None:
-            estimate = self._claim.within(estimate)
+        claim = self._claim
+        if claim is not None and not claim.has_room_for(estimate.input_tokens, estimate.output_tokens):
+            estimate = claim.within(estimate)
         origin = self._origin
         origin.recorder.open(self._row("gateway_lost", estimate))
         origin.metrics.in_flight += 1
@@ -202,8 +203,8 @@ class Account:
 
 
 def _is_plain(usage: Usage) -> bool:
-    """Whether tokens were used alone, none of them from a cache. Compiled, each look at a field of a usage takes long, so
-    it is looked at once for all who would ask. (What jobs hold is metered elsewhere: job_meter.py.)
+    """Whether tokens were used alone, none of them from a cache. Compiled, each look at a field of a usage takes long,
+    so it is looked at once for all who would ask. (What jobs hold is metered elsewhere: job_meter.py.)
     """
     return not (
         usage.cached_input_tokens
