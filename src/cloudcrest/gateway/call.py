@@ -235,6 +235,13 @@ class Call:
         if sink is not None:
             sink.call_end()
 
+    def answer_whole(self, body: bytes) -> None:
+        self._connection = None
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.call_answer(body)
+
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         self._connection = None
         replica = self.replica
@@ -269,16 +276,8 @@ class Call:
             b"%b%b\r\ncontent-length: %d\r\n\r\n%b"
             % (replica.request_start(self._path), self._request_id.encode(), len(self._body), self._body),
             self,
-            take_answer=None if self.wants_head else self._answered,
+            whole_sink=None if self.wants_head else self,
         )
-
-    def _answered(self, body: bytes) -> None:
-        """A whole answer in one piece, with status 200."""
-        self._connection = None
-        self._release()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.call_answer(body)
 
     async def _dial(self, replica: Upstream, *, had_taken_it: bool = False) -> None:
         """Connects and sends. `had_taken_it`: if it cannot be reached, it was lost with the request."""

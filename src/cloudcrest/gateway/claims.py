@@ -28,6 +28,7 @@ IMAGE_TOKENS: Final = 16_384
 """What an image may be beyond its bytes: as many as common models make of their largest."""
 FREE = Tariff(0, 0, 0)
 _FOREVER: Final = 2**61  # compiled, a larger number is an object
+_TEXT_BODIES: Final = TEXT_BODIES  # compiled, a name that is not Final is looked up each time
 _log = structlog.get_logger(__name__)
 
 
@@ -99,7 +100,7 @@ class Claims:
         branches = parsed.choices * prompts
         output_tokens, is_open = 0, False
         body = parsed.body
-        if isinstance(body, TEXT_BODIES):
+        if isinstance(body, _TEXT_BODIES):
             context_tokens = route.context_tokens
             if isinstance(body, ChatBody) and body.tools:
                 input_tokens += TOOLS_OVERHEAD_TOKENS
