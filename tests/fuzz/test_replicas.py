@@ -44,7 +44,7 @@ class Sink:
         assert not self.ending
         self.data += data
 
-    def take(self, body: bytes) -> None:
+    def answer_whole(self, body: bytes) -> None:
         """A whole answer of a shape seen before."""
         self.answer_head(200, b"HTTP/1.1")
         self.answer_data(body)
@@ -100,7 +100,7 @@ class Wire:
     def ask(self, reads: Sequence[bytes], *, takes_chunks: bool = False) -> Sink:
         """Sends a request over the idle connection; what comes back in these reads."""
         sink = Sink()
-        self.connection.send(b"", sink, take_answer=sink.take)
+        self.connection.send(b"", sink, whole_sink=sink)
         for data in reads:
             if takes_chunks and sink.status == 200 and self.connection.take_chunk is None and not sink.ending:
                 self.connection.take_chunk = self._take(sink)

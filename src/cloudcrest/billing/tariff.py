@@ -5,6 +5,8 @@ same to the last unit as `pricing.price_usage` books it (tests hold the two toge
 """
 
 from decimal import Context, Decimal
+from math import gcd
+from typing import Final
 
 from cloudcrest.billing.api import RateCard
 from cloudcrest.billing.pricing import parts_of_input, prices_of
@@ -13,18 +15,21 @@ from cloudcrest.kernel.usage import Tier, Usage
 
 _EXACT_DIGITS = 60
 _EXACT = Context(prec=60)
+_MAX_STEP: Final = 10**9
+"""Compiled, a product is taken at once where both factors are below 2³⁰, and this is the largest power of ten there."""
 
 
 class Tariff:
     """What one token, character, millisecond or image costs, in units of 10⁻¹⁸ of the currency. It never changes.
 
     A plain class: a gateway reads several prices for each request, and compiled it reads these at once.
-    `dearest_input`: what an input token costs at most. `is_of_tokens`: nothing but tokens costs anything.
+    `is_of_tokens`: nothing but tokens costs anything. The prices of tokens are multiples of `step`, and small numbers
+    in steps, as most prices have few decimals; `dearest_input_steps`: what an input token costs at most.
     """
 
     __slots__ = (
         "accelerator_millisecond", "audio_millisecond", "cache_write", "cached_input", "character", "cpu_millisecond",
-        "dearest_input", "image", "input", "is_of_tokens", "output",
+        "dearest_input_steps", "image", "input", "input_steps", "is_of_tokens", "output", "output_steps", "step",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - as `tariff_of` lists them
@@ -48,7 +53,10 @@ class Tariff:
         self.image = image
         self.accelerator_millisecond = accelerator_millisecond
         self.cpu_millisecond = cpu_millisecond
-        self.dearest_input = max(input, cached_input, cache_write)
+        self.step = step = gcd(input, cached_input, cache_write, output, _MAX_STEP)
+        self.input_steps = input // step
+        self.output_steps = output // step
+        self.dearest_input_steps = max(input, cached_input, cache_write) // step
         self.is_of_tokens = not (character or audio_millisecond or image or accelerator_millisecond or cpu_millisecond)
 
 
@@ -80,16 +88,21 @@ def tariff_of(card: RateCard, tier: Tier = "standard") -> Tariff:
 
 def charge_units(usage: Usage, tariff: Tariff) -> int:
     """What `usage` costs, exactly."""
-    charge: int = usage.output_tokens * tariff.output
     if usage.cached_input_tokens or usage.cache_write_tokens:
         plain, cached, written = parts_of_input(usage)
+        charge: int = usage.output_tokens * tariff.output
         charge += plain * tariff.input + cached * tariff.cached_input + written * tariff.cache_write
     else:
-        charge += usage.input_tokens * tariff.input
+        charge = plain_units(usage.input_tokens, usage.output_tokens, tariff)
     if tariff.is_of_tokens:
         return charge
     charge += beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
     return charge + compute_units(usage.accelerator_milliseconds, usage.cpu_milliseconds, tariff)
+
+
+def plain_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:
+    """What tokens cost, of which none were read from a cache or written into one."""
+    return (input_tokens * tariff.input_steps + output_tokens * tariff.output_steps) * tariff.step
 
 
 def beside_units(characters: int, audio_milliseconds: int, images: int, tariff: Tariff) -> int:
@@ -104,7 +117,7 @@ def compute_units(accelerator_milliseconds: int, cpu_milliseconds: int, tariff: 
 
 def most_units(input_tokens: int, output_tokens: int, tariff: Tariff) -> int:
     """The most that up to so many tokens can cost, whatever part of the input a cache is used for."""
-    return input_tokens * tariff.dearest_input + output_tokens * tariff.output
+    return (input_tokens * tariff.dearest_input_steps + output_tokens * tariff.output_steps) * tariff.step
 
 
 def affordable_output_tokens(units: int, input_tokens: int, tariff: Tariff) -> int | None:

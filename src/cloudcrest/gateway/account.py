@@ -115,8 +115,9 @@ class Account:
     def open(self, replica_id: str, estimate: Usage) -> None:
         """Raises `Unavailable` where the spool cannot take it: then nothing may be served."""
         self.replica_id = replica_id
-        if self._claim is not None:
-            estimate = self._claim.within(estimate)
+        claim = self._claim
+        if claim is not None and not claim.has_room_for(estimate.input_tokens, estimate.output_tokens):
+            estimate = claim.within(estimate)
         origin = self._origin
         origin.recorder.open(self._row("gateway_lost", estimate))
         origin.metrics.in_flight += 1
@@ -152,15 +153,20 @@ class Account:
         if self._is_ended:
             return
         self._is_ended = True
-        self.release(usage.input_tokens + usage.output_tokens)
-        claim = self._claim
-        if claim is not None:
-            usage = claim.within(usage)
+        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+        self.release(input_tokens + output_tokens)
+        claim, served = self._claim, self._model.served
+        if _is_plain(usage) and (claim is None or claim.has_room_for(input_tokens, output_tokens)):
+            charge = 0 if claim is None else claim.charge_of_tokens(input_tokens, output_tokens)
+            served.count_tokens(self._endpoint, outcome, input_tokens, output_tokens, self._first_token_milliseconds)
+        else:
+            usage = usage if claim is None else claim.within(usage)
+            charge = 0 if claim is None else claim.charge(usage)
+            served.count(self._endpoint, outcome, usage, self._first_token_milliseconds)
         is_written = self._origin.recorder.end(self._row(outcome, usage))
         # Until it is, the request would be charged at its last mark were this worker to die, and that may be more.
         if claim is not None and is_written:
-            claim.settle(claim.charge(usage))
-        self._model.served.count(self._endpoint, outcome, usage, self._first_token_milliseconds)
+            claim.settle(charge)
 
     def abandon(self) -> None:
         """Another account of the same request is open, and takes this one's place in the spool."""
@@ -194,3 +200,16 @@ class Account:
             "" if self._claim is None else self._claim.rate_card_id,
             self._tier,
         )
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether tokens were used alone, none of them from a cache. Compiled, each look at a field of a usage takes long,
+    so it is looked at once for all who would ask. (What jobs hold is metered elsewhere: job_meter.py.)
+    """
+    return not (
+        usage.cached_input_tokens
+        or usage.cache_write_tokens
+        or usage.characters
+        or usage.audio_milliseconds
+        or usage.images
+    )

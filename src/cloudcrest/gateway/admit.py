@@ -35,14 +35,15 @@ class OverLimit(LimitExceeded):
 class Bucket:
     """A token bucket: `capacity` at most at once (inf: unlimited), refilled evenly, all of it in a minute.
 
-    `lines` become its `x-ratelimit-*` lines with its `standing`; there are none where it is unlimited.
+    Where it is unlimited, it has no `lines`.
     """
 
-    __slots__ = ("_what", "capacity", "level", "lines", "per_second")
+    __slots__ = ("_before_left", "_before_reset", "_what", "capacity", "level", "per_second")
 
     def __init__(self, what: Literal["requests", "tokens"]) -> None:
-        self._what = what
-        self.lines = b""
+        self._what = what.encode()
+        self._before_left = b""
+        self._before_reset = b"\r\nx-ratelimit-reset-%b: " % self._what
         self.capacity = self.level = self.per_second = inf
 
     def resize(self, capacity: float) -> None:
@@ -54,13 +55,11 @@ class Bucket:
         self.per_second = capacity / 60
         if capacity == inf:
             self.level = inf
-            self.lines = b""
+            self._before_left = b""
             return
         self.level = capacity if before == inf else min(1.0, self.level / before) * capacity if before else 0.0
-        start, what = b"x-ratelimit-", self._what.encode()
-        self.lines = b"%blimit-%b: %d\r\n%bremaining-%b: %%d\r\n%breset-%b: %%b\r\n" % (
-            start, what, int(capacity), start, what, start, what
-        )  # fmt: skip
+        limit = b"x-ratelimit-limit-%b: %d\r\n" % (self._what, int(capacity))
+        self._before_left = b"%bx-ratelimit-remaining-%b: " % (limit, self._what)
 
     def wait_seconds(self, amount: int) -> float:
         """How long until `amount` can be taken (0: now). A full bucket is enough for any, so that large ones pass."""
@@ -74,11 +73,14 @@ class Bucket:
         level, capacity = self.level + amount, self.capacity
         self.level = level if level < capacity else capacity  # noqa: FURB136  # a call, and each request does it often
 
-    def standing(self) -> tuple[int, bytes]:
-        """What is left, and how long until it is full."""
+    def lines(self) -> bytes:
+        """Its `x-ratelimit-*` lines: the limit, what is left, and how long until it is full."""
+        if not self._before_left:
+            return b""
         level, per_second = self.level, self.per_second
         reset = format_reset((self.capacity - level) / per_second if per_second else 60.0)
-        return int(level) if level > 0 else 0, reset
+        left = int(level) if level > 0 else 0
+        return b"%b%d%b%b\r\n" % (self._before_left, left, self._before_reset, reset)
 
 
 class Scope:
@@ -252,12 +254,7 @@ def limit_headers(scopes: list[Scope], now: float) -> bytes:
             requests = scope.requests
         if scope.tokens.level < tokens.level:
             tokens = scope.tokens
-    if requests.lines and tokens.lines:
-        requests_left, requests_reset = requests.standing()
-        tokens_left, tokens_reset = tokens.standing()
-        return (requests.lines + tokens.lines) % (requests_left, requests_reset, tokens_left, tokens_reset)
-    limited = requests if requests.lines else tokens
-    return limited.lines % limited.standing() if limited.lines else b""
+    return requests.lines() + tokens.lines()
 
 
 def format_reset(seconds: float) -> bytes:

@@ -32,6 +32,10 @@ def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float, scope: Sc
     Raises `Unauthenticated` (unknown, expired, revoked), `PermissionDenied` (it lacks the scope) and `LimitExceeded`
     with the code insufficient_quota (the organization is suspended).
     """
+    if scope == "inference":
+        key = snapshot.usual_keys.get(digest)
+        if key is not None:
+            return key
     key = snapshot.keys.get(digest)
     if key is None:
         raise unknown_key()
@@ -46,4 +50,6 @@ def key_of(snapshot: Snapshot, digest: bytes, now_unix_seconds: float, scope: Sc
         )
     if organization.suspended_reason is not None:
         raise suspended(organization.suspended_reason)
+    if scope == "inference" and key.expires_at_unix_seconds is None:
+        snapshot.usual_keys[digest] = key
     return key

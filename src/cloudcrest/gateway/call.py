@@ -6,7 +6,7 @@ when one is ready again. What has reached the client is carried on by resuming (
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -19,7 +19,8 @@ from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
 MAX_LOSSES = 3
 """How many engines may take a request and lose it; each resume counts as one."""
-LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 1.0
+LOOK_SECONDS: Final = 0.2
+MAX_LOOK_SECONDS: Final = 1.0
 """Between two looks for a replica that is ready again: at first, and at most."""
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ class Calls:
 
     def __init__(self, settings: GatewaySettings, monotonic: Callable[[], float]) -> None:
         self.settings = settings
+        self.replica_wait_seconds = settings.replica_wait_seconds
         self.monotonic = monotonic
         self.active: set[Timed] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -103,9 +105,10 @@ class Call:
 
     def pick(self) -> Upstream:
         """Chooses a replica. Raises `Unavailable` with the deployment's reason where there is none."""
-        route, now = self._route, self._calls.monotonic()
+        route, calls = self._route, self._calls
+        now = calls.monotonic()
         if not self._picked_at:
-            self._give_up_at = now + self._calls.settings.replica_wait_seconds
+            self._give_up_at = now + calls.replica_wait_seconds
         self._picked_at = now
         trip = route.balancer.pick(self._body, now, self._tried)
         if trip is None:
@@ -232,6 +235,13 @@ class Call:
         if sink is not None:
             sink.call_end()
 
+    def answer_whole(self, body: bytes) -> None:
+        self._connection = None
+        self._release()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.call_answer(body)
+
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         self._connection = None
         replica = self.replica
@@ -246,7 +256,7 @@ class Call:
         if self._trip is not None:
             self._trip.end(now, is_failure=True)
         self._losses += 1
-        self._give_up_at = now + settings.replica_wait_seconds
+        self._give_up_at = now + self._calls.replica_wait_seconds
         if self._losses > MAX_LOSSES or not self._start_over():
             self._fail(EngineFault(f"the model's engine failed: {reason}"))
 
@@ -260,22 +270,14 @@ class Call:
         if replica is None:
             return
         self._connection = connection
-        end_of_head = f"{self._request_id}\r\ncontent-length: {len(self._body)}\r\n\r\n".encode()
         if self.is_paused:
             connection.pause()
         connection.send(
-            b"".join((replica.request_start(self._path), end_of_head, self._body)),
+            b"%b%b\r\ncontent-length: %d\r\n\r\n%b"
+            % (replica.request_start(self._path), self._request_id.encode(), len(self._body), self._body),
             self,
-            take_answer=None if self.wants_head else self._answered,
+            whole_sink=None if self.wants_head else self,
         )
-
-    def _answered(self, body: bytes) -> None:
-        """A whole answer in one piece, with status 200."""
-        self._connection = None
-        self._release()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.call_answer(body)
 
     async def _dial(self, replica: Upstream, *, had_taken_it: bool = False) -> None:
         """Connects and sends. `had_taken_it`: if it cannot be reached, it was lost with the request."""
@@ -292,7 +294,7 @@ class Call:
                 self._trip.end(now, is_failure=True)
             if had_taken_it:
                 self._losses += 1
-                self._give_up_at = now + settings.replica_wait_seconds
+                self._give_up_at = now + self._calls.replica_wait_seconds
             if self._losses > MAX_LOSSES or not self._start_over():
                 self._fail(
                     Unavailable(

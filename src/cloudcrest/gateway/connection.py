@@ -10,26 +10,35 @@ import ssl
 from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Final
 from urllib.parse import urlsplit
 
 from cloudcrest.gateway.http1 import JSON, framing
 from cloudcrest.gateway.known_head import HeadShape, head_shape
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
-from cloudcrest.gateway.sink import Sink
+from cloudcrest.gateway.sink import Sink, WholeSink
 from cloudcrest.gateway.sound.form import CONTENT_TYPES
 from cloudcrest.kernel.units import KIB
 
 MAX_HEAD_BYTES = 32 * KIB
 MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 60.0
-"""As nginx has it. Engines close sooner (llama.cpp and uvicorn after 5 s), and we are told; a request that crosses such
-a close is sent again. It is worth most before providers, to whom dialling takes longest.
-"""
+"""As nginx has it. Engines close sooner (uvicorn after 5 s), and we are told; what crosses that on its way is sent again."""
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
-_IDLE, _HEAD, _LENGTH_BODY, _CHUNK_LINE, _CHUNK_DATA, _CHUNK_END, _TRAILER, _UNTIL_CLOSE = range(8)
+_now: Final = monotonic  # compiled, a name that is not Final is looked up each time
+
+# What comes next. Literals, which compiled code takes over.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH_BODY: Final = 2
+_CHUNK_LINE: Final = 3
+_CHUNK_DATA: Final = 4
+_CHUNK_END: Final = 5
+_TRAILER: Final = 6
+_UNTIL_CLOSE: Final = 7
 
 
 class Upstream:
@@ -139,7 +148,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._was_reused = False
         self._is_lost = False
         self.take_chunk: Callable[[bytes], bool] | None = None
-        self._take_answer: Callable[[bytes], None] | None = None
+        self._whole_sink: WholeSink | None = None
         self._is_paused = False
         self.has_spoken = False
         self.idle_since = 0.0
@@ -157,14 +166,14 @@ class UpstreamConnection(asyncio.Protocol):
         *,
         is_head: bool = False,
         is_whole: bool = True,
-        take_answer: Callable[[bytes], None] | None = None,
+        whole_sink: WholeSink | None = None,
     ) -> None:
         """Writes a request. `is_whole` False: its body follows by `write`, until `body_sent`.
 
-        `take_answer`: gets the body of a usual answer (status 200, one read) in place of all that the sink would get.
+        `whole_sink`: gets the body of a usual answer in place of all that the sink would get.
         """
         self._sink = sink
-        self._take_answer = take_answer
+        self._whole_sink = whole_sink
         self._state = _HEAD
         self._is_head_request, self._is_body_sent = is_head, is_whole
         self._transport.write(data)
@@ -188,7 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drops the connection without a word to its sink: an engine stops generating."""
-        self._sink = self.take_chunk = self._take_answer = None
+        self._sink = self.take_chunk = self._whole_sink = None
         self._is_lost = True
         self._transport.abort()
 
@@ -204,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_lost = True
         if self in self._upstream.idle:
             self._upstream.idle.remove(self)
-        sink, self._sink, self.take_chunk, self._take_answer = self._sink, None, None, None
+        sink, self._sink, self.take_chunk, self._whole_sink = self._sink, None, None, None
         if sink is None:
             return
         if self._state == _UNTIL_CLOSE and error is None:
@@ -234,13 +243,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _take_whole(self, data: bytes) -> bool:
         """Takes a read that is all of an answer, under a head that came before; False: it is something else."""
-        shape, take = self._upstream.answer_shape, self._take_answer
-        body_at = shape.body_at(data) if shape is not None and take is not None and not self._buffer else 0
-        if not body_at or take is None:
+        shape, sink = self._upstream.answer_shape, self._whole_sink
+        body_at = shape.body_at(data) if shape is not None and sink is not None and not self._buffer else 0
+        if not body_at or sink is None:
             return False
         self._is_reusable = True
         self._release()
-        take(data[body_at:])
+        sink.answer_whole(data[body_at:])
         return True
 
     def _read_head(self, data: bytes) -> None:
@@ -364,24 +373,24 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self) -> None:
         """Lets go of the sink, and back into the pool where there is room."""
-        self._sink = self.take_chunk = self._take_answer = None
+        self._sink = self.take_chunk = self._whole_sink = None
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
-        may_stay = self._is_reusable and self._is_body_sent and self.is_usable()
+        may_stay = self._is_reusable and self._is_body_sent and not self._is_lost  # who takes it looks closer
         if may_stay and upstream.has_room(self._max_idle):
             self._was_reused = True
             if self._is_paused:
                 self._is_paused = False
                 self._transport.resume_reading()
-            self.idle_since = monotonic()
+            self.idle_since = _now()
             upstream.idle.append(self)
         else:
             self._is_lost = True
             self._transport.close()
 
     def _fault(self, reason: str) -> None:
-        sink, self._sink, self.take_chunk, self._take_answer = self._sink, None, None, None
+        sink, self._sink, self.take_chunk, self._whole_sink = self._sink, None, None, None
         self._state = _IDLE
         self._is_lost = True
         self._transport.abort()

@@ -3,13 +3,14 @@
 import re
 from http import HTTPStatus
 from time import gmtime, strftime
+from typing import Final
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-LAST_CHUNK = b"0\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-JSON = b"application/json"
-HTML = b"text/html; charset=utf-8"
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+JSON: Final = b"application/json"
+HTML: Final = b"text/html; charset=utf-8"
+EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -58,7 +59,7 @@ def _chunk_lines(below_bytes: int) -> list[bytes]:
     return lines
 
 
-_CHUNK_LINES = _chunk_lines(4096)
+_CHUNK_LINES: Final = _chunk_lines(4096)
 """By a whole chunk's size with its framing: the line that it begins with. No chunk has some of the sizes."""
 
 

@@ -11,31 +11,36 @@ from cloudcrest.gateway.request import Request
 from cloudcrest.kernel.units import KIB
 
 MAX_KNOWN_BYTES = 4 * KIB
-_MAX_DIGITS = 9
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n")
 
 
 class HeadShape:
     """The bytes before and after the digits of a head's content-length."""
 
-    __slots__ = ("_after", "_after_bytes", "_before", "_digits_at")
+    __slots__ = ("_after", "_around_bytes", "_before", "_digits")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = before
-        self._digits_at = len(before)
         self._after = after
-        self._after_bytes = len(after)
+        self._around_bytes = len(before) + len(after)
+        self._digits = 1
+        """How many there were last: most often there are as many the next time."""
 
     def body_at(self, data: bytes) -> int:
-        """Where the body begins, if `data` is a head of this shape, its whole body and nothing more; else 0."""
-        digits_at = self._digits_at
-        if data[:digits_at] != self._before:
+        """Where the body begins, if `data` is a head of this shape, its whole body and nothing more; else 0.
+
+        Of what is that long only one head can be the beginning, so it is made and compared.
+        """
+        rest_bytes = len(data) - self._around_bytes  # the digits and the body
+        length = b"%d" % (rest_bytes - self._digits)
+        if len(length) != self._digits:
+            self._digits = len(length)
+            length = b"%d" % (rest_bytes - self._digits)
+            if len(length) != self._digits:
+                return 0
+        if not data.startswith(self._before + length + self._after):
             return 0
-        digits_end = data.find(b"\r", digits_at, digits_at + _MAX_DIGITS + 1)
-        body_at = digits_end + self._after_bytes
-        if digits_end < 0 or data[digits_end:body_at] != self._after:
-            return 0
-        return body_at if data[digits_at:digits_end] == b"%d" % (len(data) - body_at) else 0
+        return self._around_bytes + self._digits
 
 
 def head_shape(head: bytes, length: int) -> HeadShape | None:

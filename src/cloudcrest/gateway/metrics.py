@@ -5,10 +5,13 @@ Labels are bounded: model names come from the routes and endpoints from a fixed 
 
 from bisect import bisect_left
 from collections import Counter
+from typing import Final
 
 from cloudcrest.kernel.usage import Outcome, Usage
 
-_FIRST_TOKEN_MILLISECONDS: tuple[int, ...] = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
+_FIRST_TOKEN_MILLISECONDS: Final[tuple[int, ...]] = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
+_BUCKETS: Final = bytes(bisect_left(_FIRST_TOKEN_MILLISECONDS, milliseconds) for milliseconds in range(5_001))
+"""Where most of them belong, looked up."""
 
 
 class Served:
@@ -30,22 +33,36 @@ class Served:
 
     def count(self, endpoint: str, outcome: Outcome, usage: Usage, first_token_milliseconds: int | None) -> None:
         """Adds a served request."""
+        self.count_tokens(endpoint, outcome, usage.input_tokens, usage.output_tokens, first_token_milliseconds)
+        self.tokens["cached_input"] += usage.cached_input_tokens
+        self.tokens["cache_write"] += usage.cache_write_tokens
+        self.units["characters"] += usage.characters
+        self.units["audio_milliseconds"] += usage.audio_milliseconds
+        self.units["images"] += usage.images
+
+    def count_tokens(
+        self,
+        endpoint: str,
+        outcome: Outcome,
+        input_tokens: int,
+        output_tokens: int,
+        first_token_milliseconds: int | None,
+    ) -> None:
+        """The same of one that used tokens alone, none of them from a cache."""
         ends = self.requests.get(endpoint)
         if ends is None:
             ends = self.requests[endpoint] = {}
         ends[outcome] = ends.get(outcome, 0) + 1
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
-        if usage.cached_input_tokens or usage.cache_write_tokens:
-            self.tokens["cached_input"] += usage.cached_input_tokens
-            self.tokens["cache_write"] += usage.cache_write_tokens
-        if usage.characters or usage.audio_milliseconds or usage.images:
-            self.units["characters"] += usage.characters
-            self.units["audio_milliseconds"] += usage.audio_milliseconds
-            self.units["images"] += usage.images
-        if first_token_milliseconds is not None:
-            self.first_token[bisect_left(_FIRST_TOKEN_MILLISECONDS, first_token_milliseconds)] += 1
-            self.first_token_milliseconds += first_token_milliseconds
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        milliseconds = first_token_milliseconds
+        if milliseconds is not None:
+            if 0 <= milliseconds < len(_BUCKETS):
+                bucket = _BUCKETS[milliseconds]
+            else:
+                bucket = bisect_left(_FIRST_TOKEN_MILLISECONDS, milliseconds)
+            self.first_token[bucket] += 1
+            self.first_token_milliseconds += milliseconds
 
 
 class Metrics:

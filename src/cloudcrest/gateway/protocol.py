@@ -47,22 +47,17 @@ class ServerConnection(asyncio.Protocol):
         self._state = state
         self._parser: Any = httptools.HttpRequestParser(self)
         self._peer = ""
-        self.is_tls = False
+        self.is_tls = self._is_in_head = self._is_broken = False
         self._headers: Headers = []
         self._target = b""
-        self._head_bytes = 0
-        self._read_bytes = 0
-        self._heads_in_read = 0
-        self._is_in_head = False
+        self._head_bytes = self._read_bytes = self._heads_in_read = 0
         self._incoming: Request | None = None
         self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._gathered_bytes = 0
+        self._body_bytes = self._gathered_bytes = 0
         self._current: Request | None = None
         self._responder: Responder | None = None
         self._queue: deque[Request] = deque()
         self._held = 0
-        self._is_broken = False
         self._known: KnownHead | None = None
         self._lingered_bytes = -1
         self._paused_since: float | None = None
@@ -232,9 +227,14 @@ class ServerConnection(asyncio.Protocol):
         request = self._current
         if request is None:
             return
-        if status != 204:
-            extra = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), extra)
-        self._transport.write(self._head(request, status, extra, b"" if request.is_head else body))
+        start, end = status_line(status), self._end_of_head(request)
+        if status == 204:
+            self._transport.write(start + extra + end)
+        else:
+            self._transport.write(
+                b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b"
+                % (start, content_type, len(body), extra, end, b"" if request.is_head else body)
+            )
         self.finish()
 
     def respond_error(self, error: CloudcrestError) -> None:
@@ -250,7 +250,7 @@ class ServerConnection(asyncio.Protocol):
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""
         request = self._current
         if request is not None:
-            self._transport.write(self._head(request, status, headers))
+            self._transport.write(status_line(status) + headers + self._end_of_head(request))
 
     def finish(self, *, close: bool = False) -> None:
         """The current answer is whole: the next request's turn, or the end of the connection."""
@@ -332,10 +332,10 @@ class ServerConnection(asyncio.Protocol):
     def _is_at(self, request: Request) -> bool:
         return self._current is request  # apart: a compiled caller that has just set it believes that it stays
 
-    def _head(self, request: Request, status: int, headers: bytes, body: bytes = b"") -> bytes:
+    def _end_of_head(self, request: Request) -> bytes:
         stays = request.keep_alive and not self._is_broken and not self._state.is_draining
         end = b"\r\n" if stays else b"connection: close\r\n\r\n"
-        return b"".join((status_line(status), headers, request.extra_head, self._state.date_line, end, body))
+        return request.extra_head + self._state.date_line + end
 
     def _head_size(self) -> int:
         return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)

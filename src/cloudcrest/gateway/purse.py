@@ -3,11 +3,10 @@
 Amounts are units of 10⁻¹⁸, times Unix microseconds.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cloudcrest.billing.grants import Ask, Grant
-from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, compute_units, most_units
+from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, compute_units, most_units, plain_units
 from cloudcrest.kernel.usage import Hold, Usage
 from cloudcrest.metering.rows import Row, joined
 
@@ -22,7 +21,7 @@ class Beside(NamedTuple):
     cpu_milliseconds: int = 0
 
 
-NOTHING_BESIDE = Beside()
+NOTHING_BESIDE: Final = Beside()
 
 
 class Purse:
@@ -91,7 +90,7 @@ class Claim:
 
     def __init__(
         self,
-        pockets: Sequence[Pocket],
+        pockets: tuple[Pocket, ...],
         tariff: Tariff,
         rate_card_id: str,
         *,
@@ -129,17 +128,20 @@ class Claim:
         """The same, as its records have it."""
         return tuple([(purse.source, units) for purse, units in self._priced_parts()])
 
-    def _priced_parts(self) -> Sequence[tuple[Purse, int]]:
+    def _priced_parts(self) -> list[tuple[Purse, int]]:
         """What is held for it and counts as such: nothing without a price."""
-        return self.parts if self.rate_card_id else ()
+        return self.parts if self.rate_card_id else []
+
+    def has_room_for(self, input_tokens: int, output_tokens: int) -> bool:
+        """Whether so many tokens were reserved, and nothing beside them."""
+        return (
+            input_tokens <= self.input_tokens and output_tokens <= self.output_tokens and self.beside is NOTHING_BESIDE
+        )
 
     def within(self, usage: Usage) -> Usage:
         """The usage, as far as it was reserved: an engine that counts more than was agreed is not believed."""
-        if (
-            usage.input_tokens <= self.input_tokens
-            and usage.output_tokens <= self.output_tokens
-            and self.beside is NOTHING_BESIDE
-            and not (usage.characters or usage.audio_milliseconds or usage.images)
+        if self.has_room_for(usage.input_tokens, usage.output_tokens) and not (
+            usage.characters or usage.audio_milliseconds or usage.images
         ):
             return usage
         if not self.rate_card_id:
@@ -172,6 +174,10 @@ class Claim:
     def charge(self, usage: Usage) -> int:
         """What usage costs, in units."""
         return charge_units(usage, self.tariff) if self.rate_card_id else 0
+
+    def charge_of_tokens(self, input_tokens: int, output_tokens: int) -> int:
+        """The same of tokens alone, none of them from a cache."""
+        return plain_units(input_tokens, output_tokens, self.tariff) if self.rate_card_id else 0
 
     def settle(self, charge: int) -> None:
         """Spends the charge and frees the rest, once."""

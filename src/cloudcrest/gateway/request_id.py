@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
+from typing import Final
 
 from cloudcrest.kernel.ids import encode_ulid
 
-_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_TO_CROCKFORD = _CROCKFORD.encode() * 8  # 256 bytes: of each random byte five bits count
-_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
-_COARSE_CHARACTERS = 8
-_RANDOM_CHARACTERS = 16
-_BATCH = 256
+_CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_TO_CROCKFORD: Final = _CROCKFORD.encode() * 8  # 256 bytes: of each random byte five bits count
+_PAIRS: Final = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+_COARSE_CHARACTERS: Final = 8
+_RANDOM_CHARACTERS: Final = 16
+_BATCH: Final = 256
 
 
 class RequestIds:

@@ -7,7 +7,6 @@ itself. The first write of a round goes out at once: what comes alone waits for 
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import structlog
@@ -22,21 +21,17 @@ class Rounds:
 
     def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
         self._soon = soon or call_soon
-        self._is_under_way = False
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self.is_under_way = False
+        self.waiting: list[tuple[asyncio.Transport, bytes]] = []
 
-    def write(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Writes now, or at the end of this round, after what was to be written before."""
-        if self._is_under_way:
-            self._waiting.append((transport, data))
-            return
-        self._is_under_way = True
+    def begin(self) -> None:
+        """The first write of a round is about to go out."""
+        self.is_under_way = True
         self._soon(self._end)
-        transport.write(data)
 
     def flush(self) -> None:
         """Writes what waits."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for transport, data in waiting:
             if transport.is_closing():
                 continue
@@ -47,20 +42,28 @@ class Rounds:
                 transport.abort()
 
     def _end(self) -> None:
-        self._is_under_way = False
-        if self._waiting:
+        self.is_under_way = False
+        if self.waiting:
             self.flush()
 
 
 class RoundTransport:
-    """A transport whose writes (`write`) keep to the rounds; what ends it comes after them."""
+    """A transport whose writes keep to the rounds; what ends it comes after them."""
 
-    __slots__ = ("_rounds", "_transport", "write")
+    __slots__ = ("_rounds", "_transport")
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
         self._rounds = rounds
         self._transport = cast(asyncio.Transport, transport)
-        self.write: Callable[[bytes], None] = partial(rounds.write, self._transport)
+
+    def write(self, data: bytes) -> None:
+        """Writes now, or at the end of this round, after what was to be written before."""
+        rounds = self._rounds
+        if rounds.is_under_way:
+            rounds.waiting.append((self._transport, data))
+            return
+        rounds.begin()
+        self._transport.write(data)
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)

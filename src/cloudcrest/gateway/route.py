@@ -1,15 +1,16 @@
 """The replicas of one deployment as the live gateway sees them. How one is chosen: `routing/`."""
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from cloudcrest.gateway.connection import Upstream
 from cloudcrest.gateway.routing.books import Member
 from cloudcrest.gateway.routing.prompt import BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, block_hashes
 from cloudcrest.gateway.routing.router import Ask, Router, Ticket
 
-_TOKENS_PER_SECOND = 5_000.0
-_OVERHEAD_SECONDS = 0.01
-_CROWDING_SECONDS = 0.1
+_TOKENS_PER_SECOND: Final = 5_000.0
+_OVERHEAD_SECONDS: Final = 0.01
+_CROWDING_SECONDS: Final = 0.1
 """What a full replica's decoding counts for in seconds of waiting, on the reference replica."""
 
 

@@ -23,6 +23,13 @@ class Sink(Protocol):
         """The upstream reads the request too slowly, or does so no longer."""
 
 
+class WholeSink(Protocol):
+    """Who takes a usual answer, in place of all that a `Sink` gets of it."""
+
+    def answer_whole(self, body: bytes) -> None:
+        """All of an answer with status 200, which came in one read; the connection is back in its pool."""
+
+
 class CallSink(Protocol):
     """Who the answer goes to. After `call_end` or `call_failed` nothing follows."""
 

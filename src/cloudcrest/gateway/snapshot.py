@@ -118,11 +118,16 @@ class Snapshot:
         self._key_digests: dict[str, bytes] = {}
         self._fallbacks: dict[str, dict[str, tuple[str, ...]]] = {}
         self.lenient_projects: set[str] = set()
-        self._accesses: dict[tuple[str, str], Access] = {}
+        self._accesses: dict[str, dict[str, Access]] = {}
+        """By key and model."""
+        self._accesses_held = 0
+        self.usual_keys: dict[bytes, KeyDocument] = {}
+        """Those that are known to be for inference, for as long as the feed brings nothing new."""
 
     def update(self, state: FeedState, kinds: set[str]) -> None:
         """Takes over the documents of these kinds."""
-        self._accesses.clear()
+        self._forget_accesses()
+        self.usual_keys.clear()
         self.is_loaded = self.is_loaded or bool(state.cursor)
         if ORGANIZATION_KIND in kinds:
             self._follow(
@@ -140,17 +145,24 @@ class Snapshot:
 
         Raises `NotFound` naming what comes close, and `PermissionDenied` where the key is for other models.
         """
-        found = self._accesses.get((key.id, model))
+        of_key = self._accesses.get(key.id)
+        found = of_key.get(model) if of_key is not None else None
         if found is not None:
             return found
         route = self.route_for(key, model)
         if key.models is not None and model not in key.models:
             raise model_not_allowed(model)
-        if len(self._accesses) >= MAX_ACCESSES:
-            self._accesses.clear()
+        if self._accesses_held >= MAX_ACCESSES:
+            self._forget_accesses()
         is_sole = route.split is None and not self.has_fallbacks(key, model)
-        found = self._accesses[key.id, model] = Access(route, self.scopes_of(key, route), is_sole=is_sole)
+        found = Access(route, self.scopes_of(key, route), is_sole=is_sole)
+        self._accesses.setdefault(key.id, {})[model] = found
+        self._accesses_held += 1
         return found
+
+    def _forget_accesses(self) -> None:
+        self._accesses.clear()
+        self._accesses_held = 0
 
     def scopes_of(self, key: KeyDocument, route: Route | None) -> list[Scope]:
         """The limits a request of this key for this model is held to, narrowest first. None: for no model."""

@@ -59,7 +59,10 @@ _RETRY_SECONDS = 1.0
 _QUIET_ROUNDS = 50
 _RESIDENT_BYTES = 256 * KIB
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has fsync alone
-_put_header = HEADER.pack_into
+# Compiled, a name that is not Final is looked up each time.
+_put_header: Final = HEADER.pack_into
+_encode_into: Final = encode_into
+_crc32: Final = crc32
 _log = structlog.get_logger(__name__)
 
 
@@ -92,12 +95,11 @@ class _Segment:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             allocate_file(self.fd, size_bytes)
-            self._mapped = mmap.mmap(self.fd, size_bytes)
+            self.bytes = mmap.mmap(self.fd, size_bytes)
         except OSError:
             os.close(self.fd)
             path.unlink(missing_ok=True)
             raise
-        self.bytes = memoryview(self._mapped)
         self.used_bytes = 0
         self._let_go_bytes = 0
 
@@ -105,13 +107,12 @@ class _Segment:
         """Takes what is written out of this process's memory; it stays in the kernel's."""
         start, end = self._let_go_bytes, upto_bytes // mmap.PAGESIZE * mmap.PAGESIZE
         if end - start >= _RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+            self.bytes.madvise(mmap.MADV_DONTNEED, start, end - start)
             self._let_go_bytes = end
 
     def close(self) -> None:
         """Gives the unused part back."""
-        self.bytes.release()
-        self._mapped.close()
+        self.bytes.close()
         with contextlib.suppress(OSError):
             os.ftruncate(self.fd, self.used_bytes)
         os.close(self.fd)
@@ -150,7 +151,7 @@ class SpoolWriter:
         self._retired: deque[_Segment] = deque()
         self._spare: _Segment | None = None
         self._segment: _Segment
-        self._bytes: memoryview
+        self._bytes: mmap.mmap
         self._sequence = 0
         self._at = 0
         self._body = bytearray()
@@ -178,7 +179,7 @@ class SpoolWriter:
         """Records an admitted request, over what is open under its id. Raises `SpoolUnavailable`: do not serve it."""
         if self._refused_because is not None or self._monotonic() >= self._next_check_seconds:
             self._check_room()
-        encode_into(row, self._body)
+        _encode_into(row, self._body)
         request_id: str = row[0]
         size = HEADER_BYTES + len(self._body)
         owed = size + END_GROWTH_BYTES
@@ -193,7 +194,7 @@ class SpoolWriter:
 
     def mark(self, record: MarkRecord) -> None:
         """Records a stream's progress. On a full disk marks give way to ends: they are dropped and counted."""
-        encode_into(astuple(record), self._body)
+        _encode_into(astuple(record), self._body)
         try:
             self._make_room(HEADER_BYTES + len(self._body), 0)
         except OSError:
@@ -205,7 +206,7 @@ class SpoolWriter:
         """Records how a request ended. There is room for one that was opened here. Raises `SpoolUnavailable` where the
         spool is closed, or the end is more than `END_GROWTH_BYTES` longer than the opening was.
         """
-        encode_into(row, self._body)
+        _encode_into(row, self._body)
         request_id: str = row[0]
         owed = self._owed.pop(request_id, 0)
         self._owed_bytes -= owed
@@ -241,7 +242,7 @@ class SpoolWriter:
         at, body, segment = self._at, self._body, self._bytes
         first, length = at + HEADER_BYTES, len(body)
         segment[first : first + length] = body
-        _put_header(segment, at, MARKER, kind, length, crc32(body, kind))
+        _put_header(segment, at, MARKER, kind, length, _crc32(body, kind))
         self._at = first + length
         if self._is_idle:
             self._woken.set()

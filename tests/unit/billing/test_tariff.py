@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,8 @@ from cloudcrest.billing.tariff import (
 )
 from cloudcrest.kernel.usage import Tier, Usage
 
-PRICES = st.integers(0, 10**15).map(lambda units: Decimal(units).scaleb(-12))
+UNITS = st.integers(0, 10**15) | st.integers(0, 10**6).map(lambda number: number * 10**9)  # most have few decimals
+PRICES = UNITS.map(lambda units: Decimal(units).scaleb(-12))
 TOKENS = st.integers(0, 10**9)
 CARDS = st.builds(
     RateCard, st.just("rate_a"), st.just("m"), st.just("USD"), st.just(datetime(2026, 1, 1, tzinfo=UTC)),
@@ -39,6 +41,12 @@ def test_units_are_what_is_booked(usage: Usage, card: RateCard, tier: Tier) -> N
     assert units == to_units(price_usage(usage, card, tier).amount)
     beside = beside_units(usage.characters, usage.audio_milliseconds, usage.images, tariff)
     assert units <= most_units(usage.input_tokens, usage.output_tokens, tariff) + beside
+
+
+@pytest.mark.parametrize(("price", "step"), [("0.5", 10**9), ("0.000001", 10**6), ("0.000000000003", 1), ("0", 10**9)])
+def test_prices_are_multiples_of_the_largest_step_there_is(price: str, step: int) -> None:
+    card = RateCard("rate_a", "m", "USD", datetime(2026, 1, 1, tzinfo=UTC), Decimal(price), Decimal(0), Decimal(0))
+    assert tariff_of(card).step == step
 
 
 @given(st.integers(0, 10**24), TOKENS, CARDS)

@@ -29,7 +29,7 @@ class Worker:
     def claim(self, scopes: Sequence[str], most: int, now: int, *, least: int = 0) -> Claim:
         """A claim of `most` units of each scope; `least`: it is open, and may do with that."""
         is_open = 0 < least < most
-        pockets = [self.wallet.pocket(scope, scope, FOREVER) for scope in scopes]
+        pockets = tuple(self.wallet.pocket(scope, scope, FOREVER) for scope in scopes)
         return Claim(
             pockets,
             _ONE,

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.known_head import known_head
+from cloudcrest.gateway.known_head import head_shape, known_head
 from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.rounds import Rounds
@@ -151,6 +151,18 @@ def test_only_the_length_may_differ() -> None:
         b"",
     ):
         assert known.request_in(other) is None
+
+
+def test_every_length_is_known_however_many_digits_the_one_before_had() -> None:
+    shape = head_shape(HEAD + b"2\r\n\r\n", 2)
+    assert shape is not None
+    for length in (2, 9, 10, 11, 99, 9, 100, 101, 10, 999, 1000, 9999, 10_000, 1):
+        head = HEAD + b"%d\r\n\r\n" % length
+        for _ in range(2):  # after many digits the first of few may go to the parser
+            found = shape.body_at(head + b"x" * length)
+        assert found == len(head)
+        for other in (length - 1, length + 1):
+            assert shape.body_at(head + b"x" * other) == 0
 
 
 def test_a_second_request_behind_the_first_teaches_nothing() -> None:

@@ -56,6 +56,27 @@ def test_who_is_turned_away(authorization: bytes | None, changes: dict[str, Any]
     assert caught.value.code == code
 
 
+def test_a_key_that_was_looked_at_is_looked_at_again_when_the_feed_brings_news() -> None:
+    for news in (
+        feed_state([], suspended_reason="the balance is used up"),
+        feed_state([], keys=[key_document(scopes=("management",))]),
+        feed_state([], keys=[key_document(expires_at_unix_seconds=100)]),
+        feed_state([], keys=[key_document(OTHER_KEY)]),
+    ):
+        snapshot = loaded(feed_state([]))
+        authenticate(snapshot, BEARER, 0)
+        snapshot.update(news, set(news.documents))
+        with pytest.raises(CloudcrestError):
+            authenticate(snapshot, BEARER, 100)
+
+
+def test_a_key_that_expires_is_looked_at_each_time() -> None:
+    snapshot = loaded(feed_state([], keys=[key_document(expires_at_unix_seconds=100)]))
+    assert authenticate(snapshot, BEARER, 99).id == "key_test"
+    with pytest.raises(CloudcrestError):
+        authenticate(snapshot, BEARER, 100)
+
+
 def test_a_suspended_organization_is_told_why() -> None:
     snapshot = loaded(feed_state([], suspended_reason="the balance is used up"))
     with pytest.raises(CloudcrestError, match="the balance is used up") as caught:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 UTILIZATION_WINDOW_SECONDS: Final = 120.0
-_MAX_UTILIZATION = 0.9
-_SHARE_HURT = 0.5
-_BALANCE_WEIGHT = 1.0
+_MAX_UTILIZATION: Final = 0.9
+_SHARE_HURT: Final = 0.5
+_BALANCE_WEIGHT: Final = 1.0
 PATIENCE: Final = 0.1
 """Replicas that order their queue forgive this many seconds of prefill for each second waited."""
-_OWN_WEIGHT = 1.25
+_OWN_WEIGHT: Final = 1.25
 """Prefill that another replica's cache would have spared also takes cache room from others."""
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
 
 @dataclass
