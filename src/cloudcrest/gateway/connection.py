@@ -23,7 +23,7 @@ from cloudcrest.kernel.units import KIB
 MAX_HEAD_BYTES = 32 * KIB
 MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 60.0
-"""As nginx has it. Engines close sooner (uvicorn after 5 s), and we are told; what crosses that on its way is sent again."""
+"""As nginx has it. Engines close sooner (uvicorn after 5 s), and we are told; what crosses that is sent again."""
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
