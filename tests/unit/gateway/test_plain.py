@@ -90,6 +90,29 @@ def test_a_limit_of_the_output_goes_by_the_name_that_the_engine_knows(name: str)
     assert json.loads(sent(chat(max_tokens=900), engine="vllm", context_tokens=512))["max_tokens"] == 512
 
 
+@pytest.mark.parametrize("engine", ["llamacpp", "vllm", "simulated", "upstream"])
+def test_what_a_budget_affords_is_the_limit_where_the_caller_names_none(engine: str) -> None:
+    for null in ({}, {"max_tokens": None}, {"max_completion_tokens": None}):
+        parsed, document = read_plain(CHAT, chat(**null)), route_document(engine=engine)
+        assert parsed is not None
+        assert parsed.plain is not None
+        parsed.max_tokens = 7
+        body = written_for(parsed.plain, parsed, document)
+        assert (json.loads(body)["max_tokens"], body.count(b"tokens")) == (7, 1)
+
+
+def test_what_one_engine_can_hold_does_not_limit_the_next() -> None:
+    parsed, sent = read_plain(CHAT, chat(max_completion_tokens=900)), []
+    assert parsed is not None
+    for route in (route_document(context_tokens=512), route_document(engine="upstream", context_tokens=512)):
+        twin = parsed.twin()
+        check_engine(twin, route)
+        assert twin.plain is not None
+        sent.append(json.loads(written_for(twin.plain, twin, route)))
+    assert [body.get("max_tokens") for body in sent] == [512, None]
+    assert [body.get("max_completion_tokens") for body in sent] == [None, 900]
+
+
 def test_texts_pass_as_they_were_written() -> None:
     body = b'{"model":"m" , "messages": [ {"content" : "a\\u00e9 \\"n_predict\\": 5\\/" , "role":"user"} ]}'
     assert b'"content":"a\\u00e9 \\"n_predict\\": 5\\/"' in sent(body)
