@@ -130,6 +130,7 @@ def missing() -> str | None:
 
 def build(folder: Path) -> None:
     """Compiles a copy of the package in `folder`. Raises `CalledProcessError` where it does not compile."""
+    built_of = key()  # first: what is edited meanwhile is to be built anew
     shutil.copytree(SOURCES / "cloudcrest", folder / "cloudcrest", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "setup.py").write_text(_SETUP)
     environment = {
@@ -142,7 +143,7 @@ def build(folder: Path) -> None:
     for rest in ("build", "cache"):
         shutil.rmtree(folder / rest, ignore_errors=True)
     (folder / "setup.py").unlink()
-    (folder / KEY).write_text(key())
+    (folder / KEY).write_text(built_of)
 
 
 def made() -> str | None:

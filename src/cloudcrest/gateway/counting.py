@@ -138,15 +138,15 @@ class Counting:
             job.account.end(job.outcome, job.estimate())
 
     async def _run(self, job: CountJob) -> None:
+        usage = job.estimate()
         try:
             async with self._turns:
                 usage = await self._count(job)
-        except (OSError, EngineFault, ValueError) as error:  # ValueError: its answer is no JSON or no UTF-8
+        except (OSError, EngineFault, ValueError, RecursionError) as error:  # the last two: its answer cannot be read
             _log.warning("tokens_estimated", id=job.account.id, error=str(error))
-            usage = job.estimate()
-        finally:
+        finally:  # whatever goes wrong, what was used is charged
             self._jobs.pop(id(job), None)
-        job.account.end(job.outcome, usage)
+            job.account.end(job.outcome, usage)
 
     async def _count(self, job: CountJob) -> Usage:
         """Asks the replica that served it, and others where that one is dead: they have the same tokenizer."""

@@ -28,9 +28,10 @@ Body = ChatBody | CompletionBody | EmbeddingBody | RerankBody | ImageBody | Spee
 class Parsed:
     """A checked body. `model`: the one that is asked for; `prompts`: the prompts of a completion, one or several.
 
-    `plain`: where it is a plain chat, what was read of it (plain.py). Then the body, and `fields`, its slices as it was
-    written, are read from `written` for those who ask for them: most requests end without. `kind`: what its body is;
-    `is_text`: an engine is to write on.
+    `plain`: where it is a plain chat, what was read of it (plain.py). Then the body, and `fields`, its slices, are made
+    of that for those who ask for them: most requests end without. They are not read from what the caller wrote, where a
+    name that is given twice may have something first that is refused: whoever asks late has nobody to tell.
+    `kind`: what its body is; `is_text`: an engine is to write on.
 
     `has_developer`: one of its messages is of the role developer, which engines know as system. `images`: how many its
     messages show. `outlet`: what translates the answer into the dialect that it was asked for in; None: it is
@@ -48,7 +49,6 @@ class Parsed:
         body: Body | None = None,
         fields: dict[str, bytes] | None = None,
         plain: PlainChat | None = None,
-        written: bytes = b"",
         is_stream: bool = False,
         max_tokens: int | None = None,
         sound: Sound | None = None,
@@ -58,7 +58,6 @@ class Parsed:
         self._body = body
         self._fields = fields
         self.plain = plain
-        self.written = written
         self.is_stream = is_stream
         self.max_tokens = max_tokens
         self.sound = sound
@@ -88,12 +87,12 @@ class Parsed:
 
     @property
     def fields(self) -> dict[str, bytes]:
-        """The same as it was written, by name."""
+        """The same as JSON, by name."""
         fields = self._fields
         return self._read()[1] if fields is None else fields
 
     def _read(self) -> tuple[Body, dict[str, bytes]]:
-        body, fields = decode_json(CHAT, self.written)
+        body, fields = decode_json(CHAT, msgspec.json.encode(self.plain))
         self._body, self._fields = body, fields
         return body, fields
 
@@ -105,7 +104,6 @@ class Parsed:
             body=self._body,
             fields=self._fields,
             plain=self.plain,
-            written=self.written,
             is_stream=self.is_stream,
             max_tokens=self.max_tokens,
             sound=self.sound,
@@ -119,7 +117,7 @@ class Parsed:
     def rewritten(self, body: Body, fields: dict[str, bytes]) -> "Parsed":
         """A request with another body and all else that is known of this one."""
         twin = self.twin()
-        twin._body, twin._fields, twin.plain, twin.written = body, fields, None, b""
+        twin._body, twin._fields, twin.plain = body, fields, None
         return twin
 
     def make_outlet(self, request_id: str) -> Outlet | None:

@@ -40,7 +40,7 @@ def read_plain(endpoint: str, data: bytes) -> Parsed | None:
         if not is_stream:
             return None
         wants_usage = chat.stream_options.include_usage is True
-    parsed = Parsed(endpoint, len(data), plain=chat, written=data, is_stream=is_stream, max_tokens=max_tokens)
+    parsed = Parsed(endpoint, len(data), plain=chat, is_stream=is_stream, max_tokens=max_tokens)
     parsed.wants_usage = wants_usage
     return parsed
 

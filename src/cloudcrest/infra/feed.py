@@ -11,12 +11,14 @@ bounded; a follower asks again at once while `has_more` is true.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 MAX_PAGE_DOCUMENTS = 5_000
 _MAX_SHARED_CHARACTERS = 48  # an id, a name; not a digest, which stands once
+_COUNTED = 1_000_000
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -53,9 +55,24 @@ class FeedState(msgspec.Struct):
             if document.body is None:
                 bodies.pop(document.id, None)
             else:
-                bodies[sys.intern(document.id)] = shared(document.body)
+                bodies[the_one(document.id)] = shared(document.body)
         self.cursor = page.cursor
         return changed
+
+
+def _itself(text: str) -> str:
+    return text
+
+
+def _lets_go() -> bool:
+    """Whether an interned string goes with who has it. Python 3.12 keeps each for ever up to one of its later patches:
+    what comes and goes in a feed would fill the memory.
+    """
+    return sys.getrefcount(sys.intern("".join(("let", " ", "go")))) < _COUNTED
+
+
+the_one: Callable[[str], str] = sys.intern if _lets_go() else _itself
+"""The string that stands for all equal ones."""
 
 
 def shared(value: Any) -> Any:
@@ -63,7 +80,7 @@ def shared(value: Any) -> Any:
     several documents.
     """
     if isinstance(value, str):
-        return sys.intern(value) if len(value) <= _MAX_SHARED_CHARACTERS else value
+        return the_one(value) if len(value) <= _MAX_SHARED_CHARACTERS else value
     if isinstance(value, dict):
         for name, item in value.items():
             if isinstance(item, str | dict | list):

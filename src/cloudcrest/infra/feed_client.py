@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +9,7 @@ from typing import Any, NoReturn
 import msgspec
 import structlog
 
-from cloudcrest.infra.feed import FeedPage, FeedState, shared
+from cloudcrest.infra.feed import FeedPage, FeedState, shared, the_one
 from cloudcrest.infra.files import write_atomic
 from cloudcrest.kernel.errors import Unavailable
 
@@ -89,7 +88,7 @@ def load_state(path: Path) -> FeedState:
         saved = msgspec.json.decode(path.read_bytes(), type=_SavedState)
         # One by one: what a document has in common with those before is let go of at once, and its place used again.
         documents = {
-            kind: {sys.intern(document_id): shared(_BODY.decode(raw)) for document_id, raw in bodies.items()}
+            kind: {the_one(document_id): shared(_BODY.decode(raw)) for document_id, raw in bodies.items()}
             for kind, bodies in saved.documents.items()
         }
         return FeedState(saved.cursor, documents)

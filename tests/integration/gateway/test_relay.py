@@ -127,6 +127,43 @@ async def test_what_a_replica_cannot_count_another_one_does(tmp_path: Path) -> N
         assert c.spool.ended[0].usage == Usage(3, 3)
 
 
+@pytest.mark.parametrize("answer", [b'{"x":' + b"[" * 100_000, b'{"prompt":"\xff"}', b"{}"])
+async def test_what_no_replica_can_count_is_estimated(tmp_path: Path, answer: bytes) -> None:
+    def engine(request: Received) -> None:
+        if "/v1/chat" in request.head:
+            request.write(STREAM_HEAD + framed(chunk_event()) + framed(chunk_event(" a")))
+        else:
+            request.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+
+    async with cloud(tmp_path, engine, route={"engine": "simulated"}) as c:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
+            async for line in response.aiter_lines():
+                if '" a"' in line:
+                    break
+        await c.settled()
+        assert (c.spool.ended[0].outcome, c.spool.ended[0].usage.is_estimate) == ("cancelled", True)
+
+
+async def test_who_leaves_pays_however_the_body_was_written(tmp_path: Path) -> None:
+    twice = b'{"model":"m","stream":true,"messages":[{"role":"user","content":[1],"content":"hello"}]}'
+
+    def engine(request: Received) -> None:
+        if "/v1/chat" in request.head:
+            request.write(STREAM_HEAD + framed(chunk_event()) + framed(chunk_event(" a")))
+        else:
+            json_answer({"prompt": "hello", "tokens": [1, 2, 3]})(request)
+
+    async with cloud(tmp_path, engine, route={"engine": "simulated"}) as c:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with c.client.stream("POST", CHAT, content=twice, headers=headers) as response:
+            async for line in response.aiter_lines():
+                if '" a"' in line:
+                    break
+        await c.settled()
+        assert (c.spool.ended[0].outcome, c.spool.ended[0].usage) == ("cancelled", Usage(3, 3))
+
+
 async def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it_too(tmp_path: Path) -> None:
     async with cloud(tmp_path, lambda _: None, route={"engine": "upstream"}) as c:
         asking = asyncio.create_task(c.chat())

@@ -75,6 +75,10 @@ def rest(*texts: str, finish: str = "stop") -> Script:
     return answer
 
 
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
 def events_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
 
@@ -102,9 +106,20 @@ async def test_however_a_stream_goes_wrong_it_goes_on(tmp_path: Path, end: bytes
         assert c.spool.ended[0].usage == Usage(3, 4, 2)
         assert len(c.spool.ended) == len(c.spool.opened) == 1
         sent = c.upstreams[0].received[-1].json
-        assert sent["messages"] == [*HELLO["messages"], {"role": "assistant", "content": "a b"}]
+        assert sent["messages"] == [*HELLO["messages"], said("a b")]
         assert sent["max_tokens"] == 7
         assert "cloudcrest_gateway_resumes_total{" in (await c.client.get("/metrics")).text
+
+
+async def test_a_text_given_twice_is_the_last_one_for_whoever_asks_later(tmp_path: Path) -> None:
+    twice = b'{"model":"m","stream":true,"messages":[{"role":"user","content":%b,"content":"hello"}]}'
+    first = broken(chunk_event(), chunk_event("a b"))
+    async with cloud(tmp_path, engine(first, rest(" c")), route=LLAMA, replica_pause_seconds=0) as c:
+        headers = {"authorization": f"Bearer {KEY}"}
+        response = await c.client.post(CHAT, content=twice % b"5", headers=headers, timeout=5)
+        assert text_of(response.text) == "a b c"
+        assert c.upstreams[0].received[-1].json["messages"] == [*HELLO["messages"], said("a b")]
+        assert c.spool.ended[0].usage == Usage(3, 3, 2)
 
 
 async def test_usage_that_nobody_asked_for_does_not_appear_after_a_resume(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudcrest.gateway.fields import ChatBody
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.plain import read_plain, written_for
 from cloudcrest.gateway.read import Reader
@@ -37,7 +38,8 @@ def known(parsed: Parsed) -> tuple[object, ...]:
     return (
         *(parsed.endpoint, parsed.model, parsed.kind, parsed.size_bytes, parsed.is_stream, parsed.wants_usage),
         *(parsed.max_tokens, parsed.choices, parsed.prompts, parsed.images, parsed.has_tools, parsed.input_field),
-        *(parsed.estimated_tokens(512), parsed.role_events, parsed.body, parsed.fields),
+        *(parsed.estimated_tokens(512), parsed.role_events, parsed.body),
+        {name: json.loads(raw) for name, raw in parsed.fields.items() if raw != b"null"},
     )
 
 
@@ -88,6 +90,29 @@ def test_a_limit_of_the_output_goes_by_the_name_that_the_engine_knows(name: str)
     assert json.loads(sent(chat(max_tokens=900), engine="vllm", context_tokens=512))["max_tokens"] == 512
 
 
+@pytest.mark.parametrize("engine", ["llamacpp", "vllm", "simulated", "upstream"])
+def test_what_a_budget_affords_is_the_limit_where_the_caller_names_none(engine: str) -> None:
+    for null in ({}, {"max_tokens": None}, {"max_completion_tokens": None}):
+        parsed, document = read_plain(CHAT, chat(**null)), route_document(engine=engine)
+        assert parsed is not None
+        assert parsed.plain is not None
+        parsed.max_tokens = 7
+        body = written_for(parsed.plain, parsed, document)
+        assert (json.loads(body)["max_tokens"], body.count(b"tokens")) == (7, 1)
+
+
+def test_what_one_engine_can_hold_does_not_limit_the_next() -> None:
+    parsed, sent = read_plain(CHAT, chat(max_completion_tokens=900)), []
+    assert parsed is not None
+    for route in (route_document(context_tokens=512), route_document(engine="upstream", context_tokens=512)):
+        twin = parsed.twin()
+        check_engine(twin, route)
+        assert twin.plain is not None
+        sent.append(json.loads(written_for(twin.plain, twin, route)))
+    assert [body.get("max_tokens") for body in sent] == [512, None]
+    assert [body.get("max_completion_tokens") for body in sent] == [None, 900]
+
+
 def test_texts_pass_as_they_were_written() -> None:
     body = b'{"model":"m" , "messages": [ {"content" : "a\\u00e9 \\"n_predict\\": 5\\/" , "role":"user"} ]}'
     assert b'"content":"a\\u00e9 \\"n_predict\\": 5\\/"' in sent(body)
@@ -100,6 +125,15 @@ def test_each_field_reaches_the_engine_once() -> None:
     )
     assert json.loads(sent(body)) == {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "y"}]}
     assert sent(body).count(b"messages") == sent(body).count(b"tokens") == sent(body).count(b"content") == 1
+
+
+@pytest.mark.parametrize("first", [b"5", b"null", b"[1]", b"{}", b"1e999", b"[" * 900 + b"]" * 900])
+def test_a_text_given_twice_is_the_last_one_whenever_it_is_asked_for(first: bytes) -> None:
+    parsed = read_plain(CHAT, b'{"model":"m","messages":[{"role":"user","content":%b,"content":"x"}]}' % first)
+    assert parsed is not None
+    assert parsed.fields == {"model": b'"m"', "messages": b'[{"role":"user","content":"x"}]'}
+    assert isinstance(parsed.body, ChatBody)
+    assert parsed.body.messages[0].content == "x"
 
 
 @pytest.mark.parametrize("content", [None, 5, True, ["x"], [{"type": "text", "text": "x"}], {"x": 1}])
