@@ -44,7 +44,6 @@ MODULES = (
     "gateway/plain",
     "gateway/protocol",
     "gateway/purse",
-    "gateway/read",
     "gateway/record",
     "gateway/relay",
     "gateway/request",

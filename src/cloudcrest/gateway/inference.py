@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from time import time as unix_time
+from typing import Final
 
 from cloudcrest.gateway.account import Account, Origin
 from cloudcrest.gateway.admit import Admit, Grant, OverLimit, admit, limit_headers
@@ -31,9 +32,8 @@ from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_lenie
 from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import Admitted, Parts
-from cloudcrest.gateway.plain import written_for
+from cloudcrest.gateway.plain import read_plain, written_for
 from cloudcrest.gateway.purse import Claim
-from cloudcrest.gateway.read import Reader, read_in_full
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
 from cloudcrest.gateway.rounds import call_soon
@@ -41,7 +41,7 @@ from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
 from cloudcrest.gateway.sound.request import form_for, form_type
 from cloudcrest.gateway.tools.adapt import adapted
-from cloudcrest.gateway.validate import build, check_engine, forwarded_fields
+from cloudcrest.gateway.validate import build, check_engine, forwarded_fields, parse
 from cloudcrest.gateway.waiting import Waiter, WaitingRoom, asked_wait_seconds, wait_seconds
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.identity.api import Scope as KeyScope
@@ -50,6 +50,7 @@ from cloudcrest.kernel.units import KIB
 from cloudcrest.serving.api import RouteDocument
 
 CHECKED_EARLY_BYTES = 16 * KIB
+_CHAT: Final = "/v1/chat/completions"
 
 
 class Inference:
@@ -78,7 +79,6 @@ class Inference:
         self._claims = claims
         self._desk = desk
         self._batch_accounts = BatchAccounts()
-        self._reader = Reader()
 
     def check(self, request: Request) -> None:
         """Refuses at the head what is refused without its body."""
@@ -136,8 +136,8 @@ class Inference:
     def read(self, request: Request, key: KeyDocument) -> Parsed:
         """The body, checked. Raises `InvalidInput`."""
         if key.project_id not in self._snapshot.lenient_projects:
-            return self._reader.read(request, key.id)
-        parsed, dropped = read_leniently(partial(read_in_full, request), request.body, form_type(request))
+            return _read(request, request.body)
+        parsed, dropped = read_leniently(partial(_read, request), request.body, form_type(request))
         if dropped:
             request.extra_head += ignored_header(dropped)
         return parsed
@@ -333,6 +333,14 @@ class Inference:
                 claim.settle(0)
             raise
         return relay
+
+
+def _read(request: Request, body: bytes) -> Parsed:
+    if request.dialect is not None:
+        request.body = body
+        return request.dialect.read(request)
+    plain = read_plain(body) if request.path == _CHAT else None
+    return parse(request.path, body) if plain is None else plain
 
 
 def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:

@@ -13,13 +13,14 @@ from cloudcrest.gateway.fields import PlainChat, StreamOptions
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.serving.api import RouteDocument
 
+_CHAT: Final = "/v1/chat/completions"
 _QUOTE: Final = ord('"')
 _WITH_USAGE = StreamOptions(include_usage=True)
 _decode = msgspec.json.Decoder(PlainChat).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def read_plain(endpoint: str, data: bytes) -> Parsed | None:
+def read_plain(data: bytes) -> Parsed | None:
     """The chat; None where it is to be read in full."""
     try:
         chat = _decode(data)
@@ -40,7 +41,7 @@ def read_plain(endpoint: str, data: bytes) -> Parsed | None:
         if not is_stream:
             return None
         wants_usage = chat.stream_options.include_usage is True
-    parsed = Parsed(endpoint, len(data), plain=chat, is_stream=is_stream, max_tokens=max_tokens)
+    parsed = Parsed(_CHAT, len(data), plain=chat, is_stream=is_stream, max_tokens=max_tokens)
     parsed.wants_usage = wants_usage
     return parsed
 
