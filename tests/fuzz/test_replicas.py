@@ -87,6 +87,8 @@ class Socket:
 
     def resume_reading(self) -> None: ...
 
+    def get_extra_info(self, name: str) -> None: ...
+
 
 class Wire:
     """A connection to a replica, and the pool it goes back to."""

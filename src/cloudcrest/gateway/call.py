@@ -13,7 +13,7 @@ import structlog
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.route import Trip
 from cloudcrest.gateway.settings import GatewaySettings
-from cloudcrest.gateway.sink import CallSink
+from cloudcrest.gateway.sink import CROSSING_SECONDS, CallSink
 from cloudcrest.gateway.snapshot import Route
 from cloudcrest.kernel.errors import CloudcrestError, EngineFault, Unavailable
 
@@ -244,12 +244,11 @@ class Call:
 
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
         self._connection = None
-        replica = self.replica
-        if replica is not None and was_reused and not self._has_head:
+        replica, now, settings = self.replica, self._calls.monotonic(), self._calls.settings
+        if replica is not None and was_reused and not self._has_head and now - self._picked_at < CROSSING_SECONDS:
             # Not the replica's failing, if it can be reached: it closed an idle connection just as we wrote to it.
             self._starting = self._calls.spawn(self._dial(replica, had_taken_it=True))
             return
-        now, settings = self._calls.monotonic(), self._calls.settings
         if replica is not None:
             _log.warning("replica_lost", replica=replica.name, reason=reason, request=self._request_id)
             replica.paused_until_seconds = now + settings.replica_pause_seconds

@@ -1,18 +1,19 @@
 """One request to an upstream off the hot path: counting tokens, say, or what the region is asked."""
 
 import asyncio
-import contextlib
 from time import monotonic
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.sink import CROSSING_SECONDS
 from cloudcrest.kernel.errors import EngineFault
 from cloudcrest.kernel.units import MIB
 
 MAX_ANSWER_BYTES = 16 * MIB
+CONNECT_SECONDS = 5.0
 
 
 class _ClosedWhileIdle(EngineFault):
-    """A kept connection was closed just as it was written to: the request was not looked at."""
+    """A kept connection was lost before anything came: as it was written to, or soon after."""
 
 
 class _Gathering:
@@ -69,9 +70,13 @@ async def exchange(
         upstream.prune(monotonic())
         kept = upstream.take() if keeps else None
         if kept is not None:
-            with contextlib.suppress(_ClosedWhileIdle):
+            asked_at = monotonic()
+            try:
                 return await _ask(kept, request, max_answer_bytes, keeps=True)
-        fresh = await upstream.dial(timeout_seconds, max_idle=int(keeps))
+            except _ClosedWhileIdle:
+                if monotonic() - asked_at > CROSSING_SECONDS:
+                    raise
+        fresh = await upstream.dial(min(timeout_seconds, CONNECT_SECONDS), max_idle=int(keeps))
         return await _ask(fresh, request, max_answer_bytes, keeps=keeps)
 
 

@@ -18,6 +18,7 @@ from cloudcrest.gateway.known_head import HeadShape, head_shape
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
 from cloudcrest.gateway.sink import Sink, WholeSink
 from cloudcrest.gateway.sound.form import CONTENT_TYPES
+from cloudcrest.infra.sockets import keep_watch
 from cloudcrest.kernel.units import KIB
 
 MAX_HEAD_BYTES = 32 * KIB
@@ -42,9 +43,7 @@ _UNTIL_CLOSE: Final = 7
 
 
 class Upstream:
-    """One address with its idle connections and its load. `token` goes into each request's Authorization header;
-    `rounds`: those of its worker.
-    """
+    """One address with its idle connections and load. `token`: for the Authorization header; `rounds`: its worker's."""
 
     def __init__(
         self, url: str, *, token: str = "", slots: int = 1, name: str = "", rounds: Rounds | None = None
@@ -128,9 +127,8 @@ class Upstream:
 class UpstreamConnection(asyncio.Protocol):
     """One connection: `send` a request, the sink gets the answer.
 
-    `take_chunk` may be set while an answer comes in chunks: each read that begins a chunk is offered to it as it
-    is, with its framing, and goes to the sink where it says no. `has_spoken`: something came since it was set
-    False.
+    `take_chunk` may be set while an answer comes in chunks: each read that begins a chunk is offered to it as it is,
+    with its framing, and goes to the sink where it says no. `has_spoken`: something came since it was set False.
     """
 
     _transport: RoundTransport
@@ -155,6 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = RoundTransport(self._upstream.rounds, transport)
+        keep_watch(transport.get_extra_info("socket"))
 
     def is_usable(self) -> bool:
         return not self._is_lost and not self._transport.is_closing()
@@ -216,10 +215,11 @@ class UpstreamConnection(asyncio.Protocol):
         sink, self._sink, self.take_chunk, self._whole_sink = self._sink, None, None, None
         if sink is None:
             return
+        is_unheard = self._state == _HEAD and not self._buffer
         if self._state == _UNTIL_CLOSE and error is None:
             sink.answer_end()
         else:
-            sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and self._state == _HEAD)
+            sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and is_unheard)
 
     def data_received(self, data: bytes) -> None:
         self.has_spoken = True

@@ -4,6 +4,9 @@ from typing import Protocol
 
 from cloudcrest.kernel.errors import CloudcrestError
 
+CROSSING_SECONDS = 2.0
+"""A kept connection that is lost later than this after it was written to was not closed while it was idle."""
+
 
 class Sink(Protocol):
     """Who an upstream's answer goes to."""
@@ -17,7 +20,9 @@ class Sink(Protocol):
         """The answer is whole; the connection is back in its pool."""
 
     def answer_lost(self, reason: str, *, was_reused: bool) -> None:
-        """The connection broke before the answer was whole, or could not be made."""
+        """The connection broke before the answer was whole, or could not be made. `was_reused`: it had been kept, and
+        nothing came: where it was written to just now, its other end may have closed it at the same time.
+        """
 
     def upstream_paused(self, is_paused: bool) -> None:
         """The upstream reads the request too slowly, or does so no longer."""

@@ -85,7 +85,12 @@ class TokenCounts:
         for replica in [*route.replicas, *route.leaving][:MAX_ASKED]:
             try:
                 return await count_input(replica, route.document, parsed)
-            except (OSError, EngineFault, ValueError) as error:  # ValueError: its answer is no JSON or no UTF-8
+            except (
+                OSError,
+                EngineFault,
+                ValueError,
+                RecursionError,
+            ) as error:  # the last two: no JSON, or too deep a one
                 _log.warning("prompt_not_counted", replica=replica.name, error=str(error))
         raise EngineFault(
             "the model's engine could not count these tokens",

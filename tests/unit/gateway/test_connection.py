@@ -61,6 +61,8 @@ class Gathered:
 class Socket:
     """As much of a transport as an answer needs."""
 
+    def get_extra_info(self, name: str) -> None: ...
+
     def write(self, data: bytes) -> None: ...
 
     def is_closing(self) -> bool:

@@ -5,10 +5,10 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from cloudcrest.infra.sockets import keep_watch
+
 QUEUE_BYTES = 2 * 1024 * 1024
 """More than this waits for no peer: until it is less, nothing further is read from the device."""
-_UNACKNOWLEDGED_MILLISECONDS = 30_000
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
 class Peer:
@@ -36,11 +36,7 @@ class Peer:
         self.lose()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        options = {**_KEEPALIVE, "TCP_USER_TIMEOUT": _UNACKNOWLEDGED_MILLISECONDS}
-        for name, value in options.items():
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_watch(connection)
         self._connection, self._is_gone = connection, asyncio.Event()
         asyncio.get_running_loop().add_reader(connection, self._on_readable, self)
         return self._is_gone
