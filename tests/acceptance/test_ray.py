@@ -94,7 +94,7 @@ def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_clou
         until(lambda: {*replicas(operator).values()} == {"local", "b", "c"}, "one in each zone", seconds=_JOIN_SECONDS)
         before = replicas(operator)
         with load_on(ray_cloud) as load:
-            until(lambda: load.whole >= 4, "streams run")
+            until(lambda: load.whole >= 4, "streams run", seconds=_JOIN_SECONDS)
             running["b"].kill()
             until(lambda: nodes(operator)["b"] == "not_ready", "the loss is noticed")
             until(lambda: _others(replicas(operator), before) == 1, "a new one is ready", seconds=_JOIN_SECONDS)
@@ -104,7 +104,7 @@ def test_three_nodes_serve_a_model_and_streams_go_on_when_one_is_killed(ray_clou
         assert "b" not in replicas(operator).values()
 
         with load_on(ray_cloud) as load:
-            until(lambda: load.whole >= 4, "streams run")
+            until(lambda: load.whole >= 4, "streams run", seconds=_JOIN_SECONDS)
             kept = replicas(operator)
             killed = [ray_cloud.pid_of(process) for process in ("ray", "fabric")]
             for pid in killed:
