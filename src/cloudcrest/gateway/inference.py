@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from time import time as unix_time
-from typing import Final
 
 from cloudcrest.gateway.account import Account, Origin
 from cloudcrest.gateway.admit import Admit, Grant, OverLimit, admit, limit_headers
@@ -32,7 +31,7 @@ from cloudcrest.gateway.lenient import fit_leniently, ignored_header, read_lenie
 from cloudcrest.gateway.marks import without_marks
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import Admitted, Parts
-from cloudcrest.gateway.plain import read_plain, written_for
+from cloudcrest.gateway.plain import CHAT_PATH, read_plain, written_for
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
@@ -50,7 +49,6 @@ from cloudcrest.kernel.units import KIB
 from cloudcrest.serving.api import RouteDocument
 
 CHECKED_EARLY_BYTES = 16 * KIB
-_CHAT: Final = "/v1/chat/completions"
 
 
 class Inference:
@@ -339,7 +337,7 @@ def _read(request: Request, body: bytes) -> Parsed:
     if request.dialect is not None:
         request.body = body
         return request.dialect.read(request)
-    plain = read_plain(body) if request.path == _CHAT else None
+    plain = read_plain(body) if request.path == CHAT_PATH else None
     return parse(request.path, body) if plain is None else plain
 
 
@@ -359,15 +357,13 @@ def _fitted(document: RouteDocument, parsed: Parsed) -> Parsed:
 def _relay_of(parts: Parts, branches: dict[str, bytes] | None) -> Relay | Fanout:
     """What passes an answer on. `branches`: the fields of a request that takes several to one engine."""
     parsed = parts.parsed
-    if parsed.plain is not None:
-        return StreamRelay(parts) if parsed.is_stream else PlainRelay(parts)
     if branches is not None:
         return (StreamFanout if parsed.is_stream else PlainFanout)(parts, branches)
     if parsed.sound is not None:
         return SoundRelay(parts, parsed.sound)
-    if isinstance(parsed.body, ImageBody):
+    if parsed.kind is ImageBody and isinstance(parsed.body, ImageBody):  # a plain chat's body is made when asked for
         return ImageRelay(parts, parsed.body.n or 1)
-    return (StreamRelay if parsed.is_stream else PlainRelay)(parts)
+    return StreamRelay(parts) if parsed.is_stream else PlainRelay(parts)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from cloudcrest.gateway.fields import PlainChat, StreamOptions
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.serving.api import RouteDocument
 
-_CHAT: Final = "/v1/chat/completions"
+CHAT_PATH: Final = "/v1/chat/completions"
 _QUOTE: Final = ord('"')
 _WITH_USAGE = StreamOptions(include_usage=True)
 _decode = msgspec.json.Decoder(PlainChat).decode
@@ -41,7 +41,7 @@ def read_plain(data: bytes) -> Parsed | None:
         if not is_stream:
             return None
         wants_usage = chat.stream_options.include_usage is True
-    parsed = Parsed(_CHAT, len(data), plain=chat, is_stream=is_stream, max_tokens=max_tokens)
+    parsed = Parsed(CHAT_PATH, len(data), plain=chat, is_stream=is_stream, max_tokens=max_tokens)
     parsed.wants_usage = wants_usage
     return parsed
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudcrest.kernel.usage import Usage
-from tests.integration.gateway.scripted import CHAT, HELLO, cloud, error_of
+from tests.integration.gateway.scripted import CHAT, HELLO, Cloud, cloud, error_of
 from tests.support.gateway_cloud import (
     COMPLETION,
     KEY,
@@ -24,6 +24,15 @@ from tests.support.gateway_cloud import (
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
+
+
+async def leave_at_the_first_token(c: Cloud) -> None:
+    """Asks for a stream and hangs up where it says " a"."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
+        async for line in response.aiter_lines():
+            if '" a"' in line:
+                break
 
 
 async def test_an_answer_passes_untouched_and_its_event_is_there_before_it(tmp_path: Path) -> None:
@@ -100,11 +109,7 @@ async def test_what_a_client_left_is_marked_before_it_is_counted(tmp_path: Path)
             request.write(STREAM_HEAD + framed(chunk_event()) + b"".join(framed(chunk_event(" a")) for _ in range(9)))
 
     async with cloud(tmp_path, engine, route={"engine": "simulated"}) as c:
-        headers = {"authorization": f"Bearer {KEY}"}
-        async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
-            async for line in response.aiter_lines():
-                if '" a"' in line:
-                    break
+        await leave_at_the_first_token(c)
         await until_async(lambda: c.spool.marks and c.spool.marks[-1].output_tokens == 9, "what was relayed is marked")
         assert c.spool.ended == []
 
@@ -136,11 +141,7 @@ async def test_what_no_replica_can_count_is_estimated(tmp_path: Path, answer: by
             request.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
 
     async with cloud(tmp_path, engine, route={"engine": "simulated"}) as c:
-        headers = {"authorization": f"Bearer {KEY}"}
-        async with c.client.stream("POST", CHAT, json=HELLO | {"stream": True}, headers=headers) as response:
-            async for line in response.aiter_lines():
-                if '" a"' in line:
-                    break
+        await leave_at_the_first_token(c)
         await c.settled()
         assert (c.spool.ended[0].outcome, c.spool.ended[0].usage.is_estimate) == ("cancelled", True)
 
