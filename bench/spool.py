@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import MarkRecord
-from cloudcrest.metering.rows import row_of
-from cloudcrest.metering.spool import SpoolWriter
+from cloudcrest.metering.rows import row_of, shared_of
+from cloudcrest.metering.spool import Shared, SpoolWriter
 
 TURNS = 7
 NUMBER = "0" * 26
@@ -65,9 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         writer = SpoolWriter(Path(folder), "bench")
 
+        shared = Shared(shared_of(event))
+
         def request() -> None:
-            writer.open(row_of(event))
-            writer.end(row_of(event))
+            writer.open(row_of(event), shared)
+            writer.end(row_of(event), shared)
 
         print(f"open and end  {microseconds(request, arguments.records):.2f} µs")
         print(f"mark          {microseconds(lambda: writer.mark(mark), arguments.records):.2f} µs")

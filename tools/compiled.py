@@ -136,6 +136,7 @@ def build(folder: Path) -> None:
         "PATH": sysconfig.get_path("scripts") + ":/usr/local/bin:/usr/bin:/bin",
         "MODULES": " ".join(f"cloudcrest/{module}.py" for module in MODULES),
         "MYPY_CACHE_DIR": str(folder / "cache"),
+        "CFLAGS": "-fvisibility=hidden -fno-plt -fno-semantic-interposition",
     }
     argv = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", "2"]
     subprocess.run(argv, cwd=folder, env=environment, check=True, capture_output=True, text=True)

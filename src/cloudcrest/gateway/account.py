@@ -5,37 +5,33 @@ from typing import Final
 
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.metrics import Metrics, Served
-from cloudcrest.gateway.purse import Claim
+from cloudcrest.gateway.purse import Claim, Purse
 from cloudcrest.gateway.record import Recorder
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.usage import Outcome, Tier, Usage
 from cloudcrest.metering.api import MarkRecord
-from cloudcrest.metering.rows import Row, joined
+from cloudcrest.metering.rows import Row, SharedRow
+from cloudcrest.metering.spool import Shared
 from cloudcrest.serving.api import RouteDocument
 
-MAX_KNOWN: Final = 50_000
+MAX_KNOWN: Final = 20_000
+
+Kind = tuple[str, bool, Tier, str, tuple[Purse, ...]]
+"""Endpoint, whether it streams, tier, prices, and what grants it draws on."""
 
 
-class _Key:
-    """What all records of a key have in common, until the feed says something else of it."""
+class _Standing:
+    """A key's requests for a deployment: their counters, the kind of the last one, and what its records share."""
 
-    __slots__ = ("document", "values")
+    __slots__ = ("key", "kind", "route", "served", "shared")
 
-    def __init__(self, document: KeyDocument, region: str, gateway: str) -> None:
-        self.document = document
-        self.values = joined(region, gateway, document.organization_id, document.project_id, document.id)
-
-
-class _Model:
-    """What all records of a deployment have in common, until the feed says something else of it; its counters."""
-
-    __slots__ = ("document", "served", "values")
-
-    def __init__(self, document: RouteDocument, served: Served) -> None:
-        self.document = document
-        self.values = joined(document.model_name, document.deployment_id)
+    def __init__(self, key: KeyDocument, route: RouteDocument, served: Served) -> None:
+        self.key = key
+        self.route = route
         self.served = served
+        self.kind: Kind | None = None
+        self.shared: Shared | None = None
 
 
 class Origin:
@@ -48,30 +44,53 @@ class Origin:
         self.metrics = metrics
         self.monotonic: Callable[[], float] = clock.monotonic
         self._unix_seconds: Callable[[], float] = clock.unix_seconds
-        self._keys: dict[str, _Key] = {}
-        self._models: dict[str, _Model] = {}
+        self._standings: dict[str, dict[str, _Standing]] = {}
+        self._known = 0
 
     def microseconds(self) -> int:
         """The wall time, Unix."""
         return int(self._unix_seconds() * 1_000_000 + 0.5)
 
-    def key(self, document: KeyDocument) -> _Key:
-        """What the records of a key say of it."""
-        key = self._keys.get(document.id)
-        if key is None or key.document is not document:
-            if len(self._keys) >= MAX_KNOWN:
-                self._keys.clear()
-            key = self._keys[document.id] = _Key(document, self.region, self.gateway)
-        return key
+    def standing(self, key: KeyDocument, route: RouteDocument) -> _Standing:
+        """What is known of this key's requests for a deployment, until the feed says something else of either."""
+        of_key = self._standings.get(key.id)
+        standing = None if of_key is None else of_key.get(route.deployment_id)
+        if standing is None or standing.key is not key or standing.route is not route:
+            standing = self._new_standing(key, route)
+        return standing
 
-    def model(self, document: RouteDocument) -> _Model:
-        """What the records of a deployment say of it."""
-        model = self._models.get(document.deployment_id)
-        if model is None or model.document is not document:
-            if len(self._models) >= MAX_KNOWN:
-                self._models.clear()
-            model = self._models[document.deployment_id] = _Model(document, self.metrics.of(document.model_name))
-        return model
+    def _new_standing(self, key: KeyDocument, route: RouteDocument) -> _Standing:
+        self._known += 1
+        if self._known > MAX_KNOWN:
+            self._standings.clear()
+            self._known = 1
+        standing = _Standing(key, route, self.metrics.of(route.model_name))
+        self._standings.setdefault(key.id, {})[route.deployment_id] = standing
+        return standing
+
+    def shared(self, standing: _Standing, kind: Kind) -> Shared:
+        """What a request's records have in common with those of others of its kind."""
+        shared = standing.shared
+        if shared is None or standing.kind != kind:
+            key, route = standing.key, standing.route
+            endpoint, is_stream, tier, rate_card_id, purses = kind
+            row = SharedRow(
+                self.region,
+                self.gateway,
+                key.organization_id,
+                key.project_id,
+                key.id,
+                route.model_name,
+                route.deployment_id,
+                endpoint,
+                is_stream,
+                rate_card_id,
+                tier,
+                tuple([(purse.pocket.scope, purse.id) for purse in purses]),
+            )
+            standing.kind = kind
+            shared = standing.shared = Shared(row)
+        return shared
 
 
 class Account:
@@ -97,15 +116,17 @@ class Account:
         self.id = request_id
         self._origin = origin
         self._endpoint = endpoint
-        self._key = origin.key(key)
-        self._model = origin.model(route)
         self._grant = grant
-        self._is_stream = is_stream
-        self._tier = tier
         self._started_at_seconds = origin.monotonic()
         self._started_at_microseconds = started_at
         self._claim = claim
-        self._holds = () if claim is None else claim.holds_row()
+        standing = origin.standing(key, route)
+        self._served = standing.served
+        parts = [] if claim is None else claim.priced_parts()
+        rate_card_id = "" if claim is None else claim.rate_card_id
+        purses = tuple([purse for purse, _ in parts])
+        self._shared = origin.shared(standing, (endpoint, is_stream, tier, rate_card_id, purses))
+        self._units = [units for _, units in parts]
         self._first_token_milliseconds: int | None = None
         self._lasted_milliseconds: int | None = None
         self._marked_tokens = 0
@@ -119,7 +140,7 @@ class Account:
         if claim is not None and not claim.has_room_for(estimate.input_tokens, estimate.output_tokens):
             estimate = claim.within(estimate)
         origin = self._origin
-        origin.recorder.open(self._row("gateway_lost", estimate))
+        origin.recorder.open(self._row("gateway_lost", estimate), self._shared)
         origin.metrics.in_flight += 1
 
     def first_token(self) -> None:
@@ -155,7 +176,7 @@ class Account:
         self._is_ended = True
         input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
         self.release(input_tokens + output_tokens)
-        claim, served = self._claim, self._model.served
+        claim, served = self._claim, self._served
         if _is_plain(usage) and (claim is None or claim.has_room_for(input_tokens, output_tokens)):
             charge = 0 if claim is None else claim.charge_of_tokens(input_tokens, output_tokens)
             served.count_tokens(self._endpoint, outcome, input_tokens, output_tokens, self._first_token_milliseconds)
@@ -163,7 +184,7 @@ class Account:
             usage = usage if claim is None else claim.within(usage)
             charge = 0 if claim is None else claim.charge(usage)
             served.count(self._endpoint, outcome, usage, self._first_token_milliseconds)
-        is_written = self._origin.recorder.end(self._row(outcome, usage))
+        is_written = self._origin.recorder.end(self._row(outcome, usage), self._shared)
         # Until it is, the request would be charged at its last mark were this worker to die, and that may be more.
         if claim is not None and is_written:
             claim.settle(charge)
@@ -183,23 +204,18 @@ class Account:
         return lasted if lasted is not None else int((self._origin.monotonic() - self._started_at_seconds) * 1000 + 0.5)
 
     def _row(self, outcome: Outcome, usage: Usage) -> Row:
-        """Its event, field by field."""
-        return (
+        """What its event has of its own."""
+        return [
             self.id,
             self._started_at_microseconds,
             self._milliseconds(),
             self._first_token_milliseconds,
-            self._key.values,  # from `region` to `key_id`
-            self._model.values,  # `model` and `deployment_id`
             self.replica_id,
-            self._endpoint,
             outcome,
             usage,
-            self._is_stream,
-            self._holds,
-            "" if self._claim is None else self._claim.rate_card_id,
-            self._tier,
-        )
+            self._units,
+            None,
+        ]
 
 
 def _is_plain(usage: Usage) -> bool:

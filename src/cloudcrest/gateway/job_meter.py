@@ -30,7 +30,8 @@ from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import CloudcrestError, LimitExceeded, SetupError
 from cloudcrest.kernel.ids import encode_ulid
 from cloudcrest.kernel.usage import Usage, UsageEvent
-from cloudcrest.metering.rows import row_of
+from cloudcrest.metering.rows import row_of, shared_of
+from cloudcrest.metering.spool import Shared
 
 SLICE_MILLISECONDS = 60_000
 AHEAD_MILLISECONDS = 20_000
@@ -173,9 +174,9 @@ class JobMeter:
                     continue
             claim = slices[number]
             event = self._event(member, started_at, number, milliseconds, claim)
-            row = row_of(event)
-            self._recorder.open(row)
-            self._recorder.end(row)
+            row, shared = row_of(event), Shared(shared_of(event))
+            self._recorder.open(row, shared)
+            self._recorder.end(row, shared)
             if claim is not None:
                 claim.settle(claim.charge(event.usage))
             del slices[number]

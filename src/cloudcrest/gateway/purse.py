@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 from cloudcrest.billing.grants import Ask, Grant
 from cloudcrest.billing.tariff import Tariff, beside_units, charge_units, compute_units, most_units, plain_units
 from cloudcrest.kernel.usage import Hold, Usage
-from cloudcrest.metering.rows import Row, joined
 
 
 class Beside(NamedTuple):
@@ -25,17 +24,13 @@ NOTHING_BESIDE: Final = Beside()
 
 
 class Purse:
-    """One grant in the worker's hands. What it has spent is `units` − `free` − `held`; `told`: the last promise.
+    """One grant in the worker's hands. What it has spent is `units` − `free` − `held`; `told`: the last promise."""
 
-    `source`: its scope and id, as records have them.
-    """
-
-    __slots__ = ("ends_at", "free", "held", "id", "pocket", "source", "told", "units")
+    __slots__ = ("ends_at", "free", "held", "id", "pocket", "told", "units")
 
     def __init__(self, grant: Grant, pocket: "Pocket") -> None:
         self.id = grant.id
         self.pocket = pocket
-        self.source = joined(pocket.scope, grant.id)
         self.ends_at = grant.ends_at_microseconds
         self.units = self.told = self.free = grant.units
         self.held = 0
@@ -122,13 +117,9 @@ class Claim:
 
     def holds(self) -> tuple[Hold, ...]:
         """What its event carries."""
-        return tuple([Hold(purse.pocket.scope, purse.id, units) for purse, units in self._priced_parts()])
+        return tuple([Hold(purse.pocket.scope, purse.id, units) for purse, units in self.priced_parts()])
 
-    def holds_row(self) -> tuple[Row, ...]:
-        """The same, as its records have it."""
-        return tuple([(purse.source, units) for purse, units in self._priced_parts()])
-
-    def _priced_parts(self) -> list[tuple[Purse, int]]:
+    def priced_parts(self) -> list[tuple[Purse, int]]:
         """What is held for it and counts as such: nothing without a price."""
         return self.parts if self.rate_card_id else []
 

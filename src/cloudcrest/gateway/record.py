@@ -12,6 +12,7 @@ import structlog
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.metering.api import MarkRecord
 from cloudcrest.metering.rows import Row
+from cloudcrest.metering.spool import Shared
 
 _log = structlog.get_logger(__name__)
 
@@ -19,11 +20,11 @@ _log = structlog.get_logger(__name__)
 class Spool(Protocol):
     """The writing side of a spool (metering/spool.py). All of them may raise `Unavailable`."""
 
-    def open(self, row: Row) -> None: ...
+    def open(self, row: Row, shared: Shared) -> None: ...
 
     def mark(self, record: MarkRecord) -> None: ...
 
-    def end(self, row: Row) -> None: ...
+    def end(self, row: Row, shared: Shared) -> None: ...
 
     def close(self) -> None: ...
 
@@ -33,14 +34,14 @@ class Recorder:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._unwritten: deque[Row] = deque()
+        self._unwritten: deque[tuple[Row, Shared]] = deque()
 
-    def open(self, row: Row) -> None:
+    def open(self, row: Row, shared: Shared) -> None:
         """Raises `Unavailable`: then the request is not served."""
         if self._unwritten:
             raise _unavailable()
         try:
-            self._spool.open(row)
+            self._spool.open(row, shared)
         except Unavailable as error:
             # Its own words name folders of this machine; they are for the log.
             _log.error("open_not_written", id=row[0], error=str(error))
@@ -53,12 +54,12 @@ class Recorder:
         except Unavailable as error:
             _log.warning("mark_not_written", id=record.id, error=str(error))
 
-    def end(self, row: Row) -> bool:
+    def end(self, row: Row, shared: Shared) -> bool:
         """Never raises. False: it could not be written now, and is kept for `retry`."""
         try:
-            self._spool.end(row)
+            self._spool.end(row, shared)
         except Unavailable as error:
-            self._unwritten.append(row)
+            self._unwritten.append((row, shared))
             _log.error("end_not_written", id=row[0], error=str(error))
             return False
         return True
@@ -66,8 +67,9 @@ class Recorder:
     def retry(self) -> None:
         """Writes what is kept, as far as it goes."""
         while self._unwritten:
+            row, shared = self._unwritten[0]
             try:
-                self._spool.end(self._unwritten[0])
+                self._spool.end(row, shared)
             except Unavailable:
                 return
             self._unwritten.popleft()

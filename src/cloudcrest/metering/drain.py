@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ import structlog
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord
+from cloudcrest.metering.rows import SharedRow
 from cloudcrest.metering.segments import (
     HEADER_BYTES,
     LOCK_NAME,
@@ -29,11 +31,14 @@ from cloudcrest.metering.segments import (
     is_unwritten,
     read_frames,
     segment_name,
+    shared_at,
 )
 from cloudcrest.metering.segments import segment_sequences as sequences_in
 
 SHIPPED_NAME = "shipped"
 _READ_BYTES = MIB
+_MAX_SHARED = 2_000
+"""More than can stand in what records look back on."""
 _log = structlog.get_logger(__name__)
 
 
@@ -98,6 +103,7 @@ class WorkerDrain:
         self._suspect: Position | None = None
         self._lock_fd = -1
         self._pending: DrainBatch | None = None
+        self._shared: dict[tuple[int, int], SharedRow | None] = {}
         sequences = sequences_in(folder)
         if sequences:
             self._read = Position(sequences[0], 0)
@@ -223,7 +229,7 @@ class WorkerDrain:
             return
         data = self._bytes_at(sequence, start, _READ_BYTES)
         end = 0
-        for piece in read_frames(data):
+        for piece in read_frames(data, partial(self._shared_at, sequence)):
             here = Position(sequence, start + piece.offset)
             if piece.record is None:
                 if not is_final and here != self._suspect:
@@ -259,9 +265,19 @@ class WorkerDrain:
         return True
 
     def _opened_event(self, request_id: str, entry: _Open) -> UsageEvent | None:
-        piece = frame_at(self._bytes_at(entry.sequence, entry.offset, entry.length), 0)
+        data = self._bytes_at(entry.sequence, entry.offset, entry.length)
+        piece = frame_at(data, 0, partial(self._shared_at, entry.sequence))
         record = None if piece is None else piece.record
         return record.event if isinstance(record, OpenRecord) and record.event.id == request_id else None
+
+    def _shared_at(self, sequence: int, offset: int) -> SharedRow | None:
+        """What the record at this place shares: looked up once for those that follow it."""
+        place = sequence, offset
+        if place not in self._shared:
+            if len(self._shared) >= _MAX_SHARED:
+                self._shared.clear()
+            self._shared[place] = shared_at(self._bytes_at(sequence, offset, MAX_FRAME_BYTES), 0)
+        return self._shared[place]
 
     def _bytes_at(self, sequence: int, offset: int, size: int) -> bytes:
         try:

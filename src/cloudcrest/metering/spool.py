@@ -1,9 +1,10 @@
 """The spool's writing side, used by gateway workers: a record is in the kernel's hands when the call returns.
 
     writer = SpoolWriter(folder, "gateway-0")
-    writer.open(row_of(event))    may raise SpoolUnavailable: the request is not admitted
-    writer.mark(record)           at least each second of a stream
-    writer.end(row_of(event))     before the last bytes go out
+    shared = Shared(shared_of(event))     once for many requests
+    writer.open(row_of(event), shared)    may raise SpoolUnavailable: the request is not admitted
+    writer.mark(record)                   at least each second of a stream
+    writer.end(row_of(event), shared)     before the last bytes go out
 
 Records are copied into a mapped file, which costs no system call and survives kill -9 of this process. A background
 thread, the keeper, syncs every 20 ms, so that a power cut costs at most that. Whoever is able to take `<worker>/lock`
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 from zlib import crc32
 
+import msgspec
 import structlog
 from msgspec.structs import astuple
 
@@ -34,7 +36,7 @@ from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import NewId, new_id
 from cloudcrest.kernel.units import KIB, MIB
 from cloudcrest.metering.api import MarkRecord
-from cloudcrest.metering.rows import Row, encode_into
+from cloudcrest.metering.rows import SHARED, Row, SharedRow, encode, encode_into
 from cloudcrest.metering.segments import (
     END,
     HEADER,
@@ -42,6 +44,7 @@ from cloudcrest.metering.segments import (
     LOCK_NAME,
     MARK,
     MARKER,
+    MAX_BACK_BYTES,
     MAX_FRAME_BYTES,
     OPEN,
     SPARE_NAME,
@@ -86,6 +89,17 @@ def allocate(fd: int, size_bytes: int) -> None:
     zeros = bytes(min(size_bytes, MIB))
     for start in range(0, size_bytes, MIB):
         os.write(fd, zeros[: size_bytes - start])
+
+
+class Shared:
+    """What records of many requests have in common, and where the one spool it is used with has written it."""
+
+    __slots__ = ("at", "json", "sequence")
+
+    def __init__(self, row: SharedRow) -> None:
+        self.json = msgspec.Raw(encode(row))
+        self.sequence = 0
+        self.at = 0
 
 
 class _Segment:
@@ -175,22 +189,22 @@ class SpoolWriter:
         self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
         self._keeper.start()
 
-    def open(self, row: Row) -> None:
+    def open(self, row: Row, shared: Shared) -> None:
         """Records an admitted request, over what is open under its id. Raises `SpoolUnavailable`: do not serve it."""
         if self._refused_because is not None or self._monotonic() >= self._next_check_seconds:
             self._check_room()
-        _encode_into(row, self._body)
         request_id: str = row[0]
-        size = HEADER_BYTES + len(self._body)
-        owed = size + END_GROWTH_BYTES
+        self._encode(row, shared)
+        owed = HEADER_BYTES + len(self._body) + END_GROWTH_BYTES
+        if shared.sequence:  # its end may come in another segment, where nothing stands yet that it shares
+            owed += len(shared.json)
         owed_more = owed - self._owed.get(request_id, 0)
         try:
-            self._make_room(size, owed_more)
+            self._put(OPEN, row, shared, owed_more)
         except OSError as error:
             raise self._refused(error) from error
         self._owed[request_id] = owed
         self._owed_bytes += owed_more
-        self._put(OPEN)
 
     def mark(self, record: MarkRecord) -> None:
         """Records a stream's progress. On a full disk marks give way to ends: they are dropped and counted."""
@@ -200,24 +214,23 @@ class SpoolWriter:
         except OSError:
             self.marks_dropped += 1
         else:
-            self._put(MARK)
+            self._copy(MARK)
 
-    def end(self, row: Row) -> None:
+    def end(self, row: Row, shared: Shared) -> None:
         """Records how a request ended. There is room for one that was opened here. Raises `SpoolUnavailable` where the
         spool is closed, or the end is more than `END_GROWTH_BYTES` longer than the opening was.
         """
-        _encode_into(row, self._body)
         request_id: str = row[0]
+        self._encode(row, shared)
         owed = self._owed.pop(request_id, 0)
         self._owed_bytes -= owed
         try:
-            self._make_room(HEADER_BYTES + len(self._body), 0)
+            self._put(END, row, shared, 0)
         except OSError as error:
             if owed:
                 self._owed[request_id] = owed
                 self._owed_bytes += owed
             raise self._refused(error) from error
-        self._put(END)
 
     def close(self) -> None:
         """Syncs everything and lets go of the folder. What is still open is settled at its last mark."""
@@ -237,7 +250,26 @@ class SpoolWriter:
             (self.folder / SPARE_NAME).unlink(missing_ok=True)
         os.close(self._lock_fd)
 
-    def _put(self, kind: int) -> None:
+    def _encode(self, row: Row, shared: Shared) -> None:
+        """A record's JSON, with what it shares where nothing near in this segment has that."""
+        if shared.sequence == self._sequence and self._at - shared.at <= MAX_BACK_BYTES:
+            row[SHARED] = shared.at
+        else:
+            shared.sequence = 0
+            row[SHARED] = shared.json
+        _encode_into(row, self._body)
+
+    def _put(self, kind: int, row: Row, shared: Shared, owed: int) -> None:
+        """Writes a record that is encoded. Raises `OSError` where there is no room for it."""
+        self._make_room(HEADER_BYTES + len(self._body), owed)
+        if shared.sequence != self._sequence:
+            if shared.sequence:  # it is encoded for the segment before
+                self._encode(row, shared)
+                self._make_room(HEADER_BYTES + len(self._body), owed)
+            shared.sequence, shared.at = self._sequence, self._at
+        self._copy(kind)
+
+    def _copy(self, kind: int) -> None:
         """Writes the encoded record where there is room for it. Its header is last: one that is cut off has none."""
         at, body, segment = self._at, self._body, self._bytes
         first, length = at + HEADER_BYTES, len(body)

@@ -15,12 +15,11 @@ from cloudcrest.identity.api import Caller, Membership
 from cloudcrest.kernel.errors import InvalidInput, PermissionDenied, Unavailable
 from cloudcrest.metering.api import UsageBatch
 from cloudcrest.metering.link import usage_sender
-from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.shipper import Shipper
 from cloudcrest.metering.spool import SpoolWriter
 from tests.integration.billing.conftest import Billing
 from tests.support.management import REGION_TOKEN, linked_region, management_client
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import end_event, open_event, usage_event
 
 pytestmark = pytest.mark.anyio
 CALLERS = {
@@ -239,9 +238,9 @@ async def test_the_ledger_is_verified_by_owners_and_operators(client: httpx2.Asy
 async def test_a_spool_becomes_a_bill(client: httpx2.AsyncClient, tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "gateway-0", floor_bytes=0)
     for number in range(10, 20):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
-    writer.open(row_of(usage_event(20)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
+    open_event(writer, usage_event(20))
     writer.close()
     shipper = Shipper(tmp_path, usage_sender(client, "http://control/", REGION_TOKEN), max_batch_events=4)
     while await shipper.ship_once():

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import IngestReceipt, MarkRecord, UsageBatch
-from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.shipper import Shipper
 from cloudcrest.metering.spool import SpoolUnavailable, SpoolWriter
 from tests.support.waiting import until
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import end_event, open_event, usage_event
 
 LONG = Usage(10**18, 10**18, 10**18, 10**18)
 
@@ -33,7 +32,7 @@ def admit_until_refused(writer: SpoolWriter, first: int) -> list[int]:
     admitted: list[int] = []
     while True:
         try:
-            writer.open(row_of(usage_event(first + len(admitted))))
+            open_event(writer, usage_event(first + len(admitted)))
         except SpoolUnavailable:
             return admitted
         admitted.append(first + len(admitted))
@@ -49,7 +48,7 @@ def main(folder: Path) -> None:
         for number in range(1000):
             writer.mark(MarkRecord(usage_event(admitted_now[0] if admitted_now else 0).id, number, 900))
         for number in admitted_now:
-            writer.end(row_of(usage_event(number, usage=LONG)))
+            end_event(writer, usage_event(number, usage=LONG))
         admitted += admitted_now
     was_full = bool(writer.marks_dropped)
     (folder / "filler").unlink()
@@ -80,7 +79,7 @@ def main(folder: Path) -> None:
 
 def is_admitted(writer: SpoolWriter, number: int) -> bool:
     try:
-        writer.open(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
     except SpoolUnavailable:
         return False
     return True

@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 
 from cloudcrest.metering.api import MarkRecord
-from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.spool import SpoolWriter
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import end_event, open_event, usage_event
 
 
 def main(folder: Path, first: int) -> None:
@@ -14,11 +13,11 @@ def main(folder: Path, first: int) -> None:
     number = first
     while True:
         event = usage_event(number)
-        writer.open(row_of(event))
+        open_event(writer, event)
         print("open", event.id, flush=True)  # noqa: T201 - read by the test
         writer.mark(MarkRecord(event.id, 3, 900))
         if number % 3:
-            writer.end(row_of(event))
+            end_event(writer, event)
             print("end", event.id, flush=True)  # noqa: T201 - read by the test
         number += 1
 

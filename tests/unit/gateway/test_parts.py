@@ -14,8 +14,13 @@ from cloudcrest.gateway.record import Recorder
 from cloudcrest.gateway.validate import forwarded_fields, parse
 from cloudcrest.kernel.errors import InvalidInput, LimitExceeded, Unavailable
 from cloudcrest.kernel.usage import Usage, UsageEvent
-from cloudcrest.metering.rows import row_of
+from cloudcrest.metering.rows import Row, row_of, shared_of
+from cloudcrest.metering.spool import Shared
 from tests.support.gateway_cloud import chunk_event, route_document
+
+
+def written(usage_event: UsageEvent) -> tuple[Row, Shared]:
+    return row_of(usage_event), Shared(shared_of(usage_event))
 
 
 def event(event_id: str) -> UsageEvent:
@@ -135,17 +140,17 @@ def test_kept_events_are_boiled_down_to_their_text() -> None:
 def test_an_end_that_cannot_be_written_is_kept_and_nothing_new_is_served() -> None:
     spool = MemorySpool()
     recorder = Recorder(spool)
-    recorder.open(row_of(event("req_1")))
+    recorder.open(*written(event("req_1")))
     spool.fault = Unavailable("the disk is full")
-    recorder.end(row_of(event("req_1")))
+    recorder.end(*written(event("req_1")))
     assert not recorder.is_writable()
     with pytest.raises(Unavailable):
-        recorder.open(row_of(event("req_2")))
+        recorder.open(*written(event("req_2")))
     spool.fault = None
     with pytest.raises(Unavailable):
-        recorder.open(row_of(event("req_2")))
+        recorder.open(*written(event("req_2")))
     recorder.retry()
-    recorder.open(row_of(event("req_2")))
+    recorder.open(*written(event("req_2")))
     assert [ended.id for ended in spool.ended] == ["req_1"]
 
 

@@ -1,6 +1,12 @@
 """Usage events for tests."""
 
+from pathlib import Path
+
 from cloudcrest.kernel.usage import Hold, Usage, UsageEvent
+from cloudcrest.metering.rows import SharedRow, row_of, shared_of
+from cloudcrest.metering.spool import Shared, SpoolWriter
+
+_SHARED: dict[tuple[Path, SharedRow], Shared] = {}
 
 
 def usage_event(
@@ -37,3 +43,19 @@ def usage_event(
         grants=grants,
         rate_card_id=rate_card_id,
     )
+
+
+def open_event(writer: SpoolWriter, event: UsageEvent) -> None:
+    """Records the event as one that begins."""
+    writer.open(row_of(event), _shared(writer, event))
+
+
+def end_event(writer: SpoolWriter, event: UsageEvent) -> None:
+    """Records it as one that is over."""
+    writer.end(row_of(event), _shared(writer, event))
+
+
+def _shared(writer: SpoolWriter, event: UsageEvent) -> Shared:
+    """One for all that have the same in common, as in a gateway."""
+    row = shared_of(event)
+    return _SHARED.setdefault((writer.folder, row), Shared(row))

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from cloudcrest.kernel.errors import InvalidInput, PermissionDenied, Unauthenticated, Unavailable
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import FOREIGN_REGION_CODE, IngestReceipt, MarkRecord, UsageBatch
-from cloudcrest.metering.rows import row_of
 from cloudcrest.metering.segments import segment_name, segment_sequences
 from cloudcrest.metering.shipper import REFUSED_NAME, Shipper
 from cloudcrest.metering.spool import SpoolWriter
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import end_event, open_event, usage_event
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
@@ -60,8 +59,8 @@ async def test_ended_events_arrive_and_their_segments_go(tmp_path: Path) -> None
     control, writer = ControlPlane(), spool_writer(tmp_path)
     shipper = Shipper(tmp_path, control.send, max_batch_events=10)
     for number in range(100):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
     await ship_all(shipper)
     assert control.events == {usage_event(number).id: usage_event(number) for number in range(100)}
     assert control.largest_batch == 10
@@ -74,14 +73,14 @@ async def test_ended_events_arrive_and_their_segments_go(tmp_path: Path) -> None
 
 async def test_an_open_request_keeps_its_segment_until_it_ends(tmp_path: Path) -> None:
     control, writer = ControlPlane(), spool_writer(tmp_path)
-    writer.open(row_of(usage_event(0)))
+    open_event(writer, usage_event(0))
     for number in range(1, 50):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
     await ship_all(Shipper(tmp_path, control.send))
     assert segment_sequences(writer.folder)[0] == 1
     assert usage_event(0).id not in control.events
-    writer.end(row_of(usage_event(0)))
+    end_event(writer, usage_event(0))
     shipper = Shipper(tmp_path, control.send)
     await ship_all(shipper)
     assert shipper.shipped_events == 1  # the restart repeats nothing
@@ -92,10 +91,10 @@ async def test_an_open_request_keeps_its_segment_until_it_ends(tmp_path: Path) -
 async def test_a_dead_workers_open_requests_settle_at_their_last_mark(tmp_path: Path) -> None:
     control, writer = ControlPlane(), spool_writer(tmp_path)
     for number in range(3):
-        writer.open(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
     writer.mark(MarkRecord(usage_event(0).id, 90, 5000, 33))
     writer.mark(MarkRecord(usage_event(0).id, 95, 6000, 33))
-    writer.end(row_of(usage_event(2)))
+    end_event(writer, usage_event(2))
     shipper = Shipper(tmp_path, control.send)
     await ship_all(shipper)
     assert list(control.events) == [usage_event(2).id]
@@ -112,12 +111,12 @@ async def test_a_dead_workers_open_requests_settle_at_their_last_mark(tmp_path: 
 
 async def test_a_request_that_is_opened_again_settles_as_it_was_opened_last(tmp_path: Path) -> None:
     control, writer = ControlPlane(), spool_writer(tmp_path)
-    writer.open(row_of(usage_event(0, model="asked")))
-    writer.open(row_of(usage_event(0, model="fallback")))
+    open_event(writer, usage_event(0, model="asked"))
+    open_event(writer, usage_event(0, model="fallback"))
     writer.mark(MarkRecord(usage_event(0).id, 30, 5000, 33))
-    writer.open(row_of(usage_event(1, model="asked")))
-    writer.open(row_of(usage_event(1, model="fallback")))
-    writer.end(row_of(usage_event(1, model="fallback")))
+    open_event(writer, usage_event(1, model="asked"))
+    open_event(writer, usage_event(1, model="fallback"))
+    end_event(writer, usage_event(1, model="fallback"))
     writer.close()
     await ship_all(Shipper(tmp_path, control.send))
     lost, ended = control.events[usage_event(0).id], control.events[usage_event(1).id]
@@ -198,10 +197,10 @@ async def kill_and_fail(folder: Path, rng: random.Random) -> None:
 
     for number in range(60):
         writer, event = rng.choice(writers), usage_event(number)
-        writer.open(row_of(event))
+        open_event(writer, event)
         opened.add(event.id)
         if rng.random() < 0.8:
-            writer.end(row_of(event))
+            end_event(writer, event)
             ended.add(event.id)
         if rng.random() < 0.1:
             writers.remove(writer)
@@ -222,8 +221,8 @@ async def kill_and_fail(folder: Path, rng: random.Random) -> None:
 async def test_damage_stops_nothing(tmp_path: Path) -> None:
     control, writer = ControlPlane(), spool_writer(tmp_path)
     for number in range(5):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
     writer.close()
     segment = writer.folder / segment_name(1)
     data = bytearray(segment.read_bytes())
@@ -239,7 +238,7 @@ async def test_damage_stops_nothing(tmp_path: Path) -> None:
 
 async def test_rubbish_of_any_size_is_passed_over(tmp_path: Path) -> None:
     control, writer = ControlPlane(), spool_writer(tmp_path)
-    writer.open(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
     writer.close()
     segment = writer.folder / segment_name(1)
     segment.write_bytes(bytes(3_000_000) + segment.read_bytes() + b"x" * 3_000_000)
@@ -254,8 +253,8 @@ async def test_a_folder_of_an_older_version_is_kept_and_said(
     control, writer = ControlPlane(), spool_writer(tmp_path)
     (tmp_path / "gateway-old").mkdir()
     (tmp_path / "gateway-old" / "0000000001.log").write_text("00000000 {}\n")
-    writer.open(row_of(usage_event(1)))
-    writer.end(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
+    end_event(writer, usage_event(1))
     writer.close()
     shipper = Shipper(tmp_path, control.send)
     await ship_all(shipper)
@@ -269,8 +268,8 @@ async def test_a_refused_event_is_set_aside_and_the_rest_arrives(tmp_path: Path)
     control, writer = ControlPlane(), spool_writer(tmp_path)
     control.poison = {usage_event(7).id}
     for number in range(20):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
     shipper = Shipper(tmp_path, control.send)
     await ship_all(shipper)
     assert len(control.events) == 19
@@ -282,8 +281,8 @@ async def test_a_refused_event_is_set_aside_and_the_rest_arrives(tmp_path: Path)
 @pytest.mark.parametrize("error", [Unauthenticated("who?"), PermissionDenied("no"), OSError("reset")])
 async def test_a_link_that_fails_sets_nothing_aside(tmp_path: Path, error: Exception) -> None:
     writer = spool_writer(tmp_path)
-    writer.open(row_of(usage_event(1)))
-    writer.end(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
+    end_event(writer, usage_event(1))
 
     async def refuse(batch: UsageBatch) -> IngestReceipt:
         raise error
@@ -300,8 +299,8 @@ async def test_a_link_that_fails_sets_nothing_aside(tmp_path: Path, error: Excep
 
 async def test_a_foreign_regions_event_is_set_aside(tmp_path: Path) -> None:
     writer = spool_writer(tmp_path)
-    writer.open(row_of(usage_event(1)))
-    writer.end(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
+    end_event(writer, usage_event(1))
 
     async def refuse(batch: UsageBatch) -> IngestReceipt:
         raise PermissionDenied("not yours", code=FOREIGN_REGION_CODE)
@@ -314,8 +313,8 @@ async def test_a_foreign_regions_event_is_set_aside(tmp_path: Path) -> None:
 
 async def test_waits_grow_to_their_limit_while_the_link_is_down(tmp_path: Path) -> None:
     writer = spool_writer(tmp_path)
-    writer.open(row_of(usage_event(1)))
-    writer.end(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
+    end_event(writer, usage_event(1))
     control = ControlPlane()
     waits: list[float] = []
 

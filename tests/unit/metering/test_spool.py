@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,17 @@ from cloudcrest.kernel.clock import ManualClock
 from cloudcrest.kernel.usage import Usage, UsageEvent
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 from cloudcrest.metering.drain import WorkerDrain
-from cloudcrest.metering.rows import row_of
-from cloudcrest.metering.segments import SPARE_NAME, read_frames, segment_name, segment_sequences
+from cloudcrest.metering.segments import (
+    MAX_BACK_BYTES,
+    SPARE_NAME,
+    read_frames,
+    segment_name,
+    segment_sequences,
+    shared_at,
+)
 from cloudcrest.metering.spool import SpoolUnavailable, SpoolWriter
 from tests.support.waiting import until
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import end_event, open_event, usage_event
 
 KIB = 1024
 LONG = Usage(10**18, 10**18, 10**18, 10**18, is_estimate=True)
@@ -29,7 +36,8 @@ def records_of(folder: Path) -> list[SpoolRecord]:
     return [
         piece.record
         for sequence in segment_sequences(folder)
-        for piece in read_frames((folder / segment_name(sequence)).read_bytes())
+        for data in [(folder / segment_name(sequence)).read_bytes()]
+        for piece in read_frames(data, partial(shared_at, data))
         if piece.record is not None
     ]
 
@@ -80,14 +88,39 @@ def writer(tmp_path: Path, disk: Disk, clock: ManualClock) -> Iterator[SpoolWrit
 
 def test_records_are_in_their_segments_when_the_call_returns(writer: SpoolWriter) -> None:
     expected = []
-    for number in range(80):
+    for number in range(160):
         event = usage_event(number)
-        writer.open(row_of(event))
+        open_event(writer, event)
         writer.mark(MarkRecord(event.id, 3, 900))
-        writer.end(row_of(event))
+        end_event(writer, event)
         expected += [event]
         assert ends_of(writer.folder) == expected
     assert len(segment_sequences(writer.folder)) > 2
+
+
+def test_what_is_shared_is_written_once_in_a_segment(writer: SpoolWriter) -> None:
+    events = [usage_event(number, model=("one", "other")[number % 2]) for number in range(120)]
+    for event in events:
+        open_event(writer, event)
+        end_event(writer, event)
+    sequences = segment_sequences(writer.folder)
+    assert len(sequences) > 2
+    for sequence in sequences:
+        data = (writer.folder / segment_name(sequence)).read_bytes()
+        assert [data.count(f'"{model}"'.encode()) for model in ("one", "other")] == [1, 1]
+    assert ends_of(writer.folder) == events
+
+
+def test_what_is_shared_is_written_again_where_it_is_far_back(tmp_path: Path, disk: Disk, clock: ManualClock) -> None:
+    writer = spool_writer(tmp_path, disk, clock, segment_bytes=4 * MAX_BACK_BYTES)
+    events = [usage_event(number) for number in range(2 * MAX_BACK_BYTES // 300)]
+    for event in events:
+        open_event(writer, event)
+        end_event(writer, event)
+    data = (writer.folder / segment_name(1)).read_bytes()
+    assert data.count(events[0].model.encode()) == 3
+    assert ends_of(writer.folder) == events
+    writer.close()
 
 
 def test_each_start_has_a_folder_of_its_own(writer: SpoolWriter, tmp_path: Path) -> None:
@@ -100,17 +133,19 @@ def test_each_start_has_a_folder_of_its_own(writer: SpoolWriter, tmp_path: Path)
 
 
 def test_what_is_not_used_is_given_back(writer: SpoolWriter) -> None:
-    for number in range(50):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+    for number in range(100):
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
     first = writer.folder / segment_name(1)
     until((writer.folder / SPARE_NAME).exists, "the next segment is made ahead of its use")
     until(lambda: first.stat().st_size < 16 * KIB, "the keeper closes full segments")
-    assert [piece.record for piece in read_frames(first.read_bytes())][-1] is not None
+    assert [piece.record for piece in read_frames(first.read_bytes(), partial(shared_at, first.read_bytes()))][
+        -1
+    ] is not None
     writer.close()
     assert not (writer.folder / SPARE_NAME).exists()
     assert sum(path.stat().st_size for path in writer.folder.iterdir()) < 50 * KIB
-    assert ends_of(writer.folder) == [usage_event(number) for number in range(50)]
+    assert ends_of(writer.folder) == [usage_event(number) for number in range(100)]
 
 
 def test_written_memory_is_let_go_and_stays_in_the_file(tmp_path: Path, clock: ManualClock) -> None:
@@ -119,8 +154,8 @@ def test_written_memory_is_let_go_and_stays_in_the_file(tmp_path: Path, clock: M
     if not smaps.exists() or not hasattr(mmap, "MADV_DONTNEED"):
         pytest.skip("there is no /proc/self/smaps here")
     for number in range(4000):
-        writer.open(row_of(usage_event(number)))
-        writer.end(row_of(usage_event(number)))
+        open_event(writer, usage_event(number))
+        end_event(writer, usage_event(number))
 
     def resident_kib() -> int:
         text = smaps.read_text()
@@ -135,16 +170,16 @@ def test_written_memory_is_let_go_and_stays_in_the_file(tmp_path: Path, clock: M
 def test_little_free_space_refuses_new_work_and_ends_the_old(
     writer: SpoolWriter, disk: Disk, clock: ManualClock
 ) -> None:
-    writer.open(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
     disk.free_bytes = 999 * KIB
     clock.advance(1)
     with pytest.raises(SpoolUnavailable, match="almost full") as caught:
-        writer.open(row_of(usage_event(2)))
+        open_event(writer, usage_event(2))
     assert (caught.value.status, caught.value.code) == (503, "spool_unavailable")
-    writer.end(row_of(usage_event(1)))
+    end_event(writer, usage_event(1))
     disk.free_bytes = 1 << 40
     clock.advance(1.1)
-    writer.open(row_of(usage_event(2)))
+    open_event(writer, usage_event(2))
     assert [type(record) for record in records_of(writer.folder)] == [OpenRecord, EndRecord, OpenRecord]
 
 
@@ -156,21 +191,21 @@ def test_a_full_disk_takes_the_ends_of_all_that_is_open(
     opened = 0
     with pytest.raises(SpoolUnavailable):  # noqa: PT012 - how many go through is not ours to say
         while True:
-            writer.open(row_of(usage_event(opened)))
+            open_event(writer, usage_event(opened))
             opened += 1
     assert opened >= 20
     for number in range(1000):
         writer.mark(MarkRecord(usage_event(0).id, number, 900))
     assert writer.marks_dropped > 0
     with pytest.raises(SpoolUnavailable):
-        writer.open(row_of(usage_event(1000)))
+        open_event(writer, usage_event(1000))
     for number in range(opened):
-        writer.end(row_of(usage_event(number, usage=LONG)))
+        end_event(writer, usage_event(number, usage=LONG))
     assert ends_of(writer.folder) == [usage_event(number, usage=LONG) for number in range(opened)]
 
     disk.fails_with = None
     clock.advance(2)
-    writer.open(row_of(usage_event(1001)))
+    open_event(writer, usage_event(1001))
     assert records_of(writer.folder)[-1] == OpenRecord(usage_event(1001))
 
 
@@ -199,7 +234,7 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
             case "open":
                 event = usage_event(number, model="m" * value)
                 try:
-                    writer.open(row_of(event))
+                    open_event(writer, event)
                 except SpoolUnavailable:
                     continue
                 is_open.append(event)
@@ -207,33 +242,31 @@ def test_who_was_let_in_can_always_end(tmp_path_factory: pytest.TempPathFactory,
                 place = value % len(is_open)
                 event = usage_event(int(is_open[place].id[4:]), model="m" * 10 * value)
                 with contextlib.suppress(SpoolUnavailable):
-                    writer.open(row_of(event))
+                    open_event(writer, event)
                     is_open[place] = event
             case "mark" if is_open:
                 writer.mark(MarkRecord(is_open[value % len(is_open)].id, value, 900))
             case "end" if is_open:
                 event = is_open.pop(value % len(is_open))
                 ended.append(usage_event(int(event.id[4:]), model=event.model, usage=LONG))
-                writer.end(row_of(ended[-1]))
+                end_event(writer, ended[-1])
     assert ends_of(writer.folder) == ended
     disk.fails_with = None
     clock.advance(2)
-    writer.open(
-        row_of(usage_event(1000, model="m" * 15_000))
-    )  # nothing is owed any more: there is room for the longest
+    open_event(writer, usage_event(1000, model="m" * 15_000))  # nothing is owed any more: there is room for the longest
     writer.close()
 
 
 @pytest.mark.parametrize("length", [16 * KIB, 70_000])  # longer than this writer's segments, and than any record
 def test_a_record_that_is_too_long_is_refused(writer: SpoolWriter, clock: ManualClock, length: int) -> None:
     with pytest.raises(SpoolUnavailable, match="too long"):
-        writer.open(row_of(usage_event(1, model="m" * length)))
+        open_event(writer, usage_event(1, model="m" * length))
     clock.advance(2)
-    writer.open(row_of(usage_event(2)))
+    open_event(writer, usage_event(2))
     with pytest.raises(SpoolUnavailable, match="too long"):
-        writer.end(row_of(usage_event(2, model="m" * length)))
+        end_event(writer, usage_event(2, model="m" * length))
     clock.advance(2)
-    writer.end(row_of(usage_event(2)))
+    end_event(writer, usage_event(2))
     assert records_of(writer.folder) == [OpenRecord(usage_event(2)), EndRecord(usage_event(2))]
 
 
@@ -245,16 +278,16 @@ def test_a_sync_that_fails_refuses_new_work(
 
     def is_refused() -> bool:
         try:
-            writer.open(row_of(usage_event(2)))
+            open_event(writer, usage_event(2))
         except SpoolUnavailable as error:
             return "failed to sync" in str(error)
         return False
 
-    writer.open(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
     with monkeypatch.context() as patch:
         patch.setattr("cloudcrest.metering.spool._sync", sync)
         until(is_refused, "the keeper says what the disk said")
-        writer.end(row_of(usage_event(1)))
+        end_event(writer, usage_event(1))
 
     def is_admitted() -> bool:
         clock.advance(2)
@@ -269,7 +302,7 @@ def test_a_resting_keeper_is_woken_by_a_record(tmp_path: Path, monkeypatch: pyte
     writer = SpoolWriter(tmp_path, "gateway-0", segment_bytes=16 * KIB, sync_interval_seconds=0.0001, floor_bytes=0)
     until(lambda: writer._is_idle, "nothing is written for a while")
     before = len(synced)
-    writer.open(row_of(usage_event(1)))
+    open_event(writer, usage_event(1))
     until(lambda: len(synced) > before, "it is synced")
     writer.close()
 
@@ -277,9 +310,9 @@ def test_a_resting_keeper_is_woken_by_a_record(tmp_path: Path, monkeypatch: pyte
 def test_a_closed_spool_refuses(writer: SpoolWriter) -> None:
     writer.close()
     with pytest.raises(SpoolUnavailable):
-        writer.open(row_of(usage_event(1)))
+        open_event(writer, usage_event(1))
     with pytest.raises(SpoolUnavailable):
-        writer.end(row_of(usage_event(1)))
+        end_event(writer, usage_event(1))
     writer.mark(MarkRecord("req_1", 1, 1))
     writer.close()
 
