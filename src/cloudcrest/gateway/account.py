@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import astuple
+
 from cloudcrest.gateway.admit import Grant
 from cloudcrest.gateway.metrics import Metrics, Served
 from cloudcrest.gateway.purse import Claim, Purse
 from cloudcrest.gateway.record import Recorder
 from cloudcrest.identity.api import KeyDocument
 from cloudcrest.kernel.clock import Clock
-from cloudcrest.kernel.usage import Outcome, Tier, Usage
+from cloudcrest.kernel.usage import Outcome, Tier, Usage, UsageCounts
 from cloudcrest.metering.api import MarkRecord
 from cloudcrest.metering.rows import Row, SharedRow
 from cloudcrest.metering.spool import Shared
@@ -174,10 +176,13 @@ class Account:
         if self._is_ended:
             return
         self._is_ended = True
-        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+        counts: UsageCounts = astuple(usage)  # all at once: compiled, each look at a field takes long
+        input_tokens, output_tokens, cached, _, _, written, characters, sound, images, _, _ = counts
         self.release(input_tokens + output_tokens)
         claim, served = self._claim, self._served
-        if _is_plain(usage) and (claim is None or claim.has_room_for(input_tokens, output_tokens)):
+        # What jobs hold is metered elsewhere (job_meter.py).
+        is_plain = not (cached or written or characters or sound or images)
+        if is_plain and (claim is None or claim.has_room_for(input_tokens, output_tokens)):
             charge = 0 if claim is None else claim.charge_of_tokens(input_tokens, output_tokens)
             served.count_tokens(self._endpoint, outcome, input_tokens, output_tokens, self._first_token_milliseconds)
         else:
@@ -216,16 +221,3 @@ class Account:
             self._units,
             None,
         ]
-
-
-def _is_plain(usage: Usage) -> bool:
-    """Whether tokens were used alone, none of them from a cache. Compiled, each look at a field of a usage takes long,
-    so it is looked at once for all who would ask. (What jobs hold is metered elsewhere: job_meter.py.)
-    """
-    return not (
-        usage.cached_input_tokens
-        or usage.cache_write_tokens
-        or usage.characters
-        or usage.audio_milliseconds
-        or usage.images
-    )

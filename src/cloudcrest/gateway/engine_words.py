@@ -38,6 +38,12 @@ class UsageBody(msgspec.Struct):
     """As Anthropic has them; proxies before it leave them there."""
 
 
+UsageCounts = tuple[
+    int | None, int, int, InputDetails | None, OutputDetails | None, int | None, int | None, int | None, int | None
+]
+"""Its fields, in their order."""
+
+
 class EndOfAnswer(msgspec.Struct):
     usage: UsageBody
 

@@ -15,9 +15,9 @@ from cloudcrest.serving.api import RouteDocument
 
 CHAT_PATH: Final = "/v1/chat/completions"
 _QUOTE: Final = ord('"')
-_WITH_USAGE = StreamOptions(include_usage=True)
-_decode = msgspec.json.Decoder(PlainChat).decode
-_encode = msgspec.json.Encoder().encode
+_WITH_USAGE: Final = StreamOptions(include_usage=True)
+_decode: Final = msgspec.json.Decoder(PlainChat).decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def read_plain(data: bytes) -> Parsed | None:

@@ -6,8 +6,11 @@ that talks about usage does not match.
 """
 
 import re
+from typing import Final
 
-from cloudcrest.gateway.engine_words import UsageBody, chunk_of, end_of_answer, slices_of, usage_of
+from msgspec.structs import astuple
+
+from cloudcrest.gateway.engine_words import UsageBody, UsageCounts, chunk_of, end_of_answer, slices_of, usage_of
 from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import Usage
@@ -15,7 +18,8 @@ from cloudcrest.kernel.usage import Usage
 MAX_EVENT_BYTES = 4 * MIB
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 _USAGE_OBJECT = re.compile(rb'"usage"\s*+:\s*+(\{(?:[^{}"]++|"[^"\\]*+"|\{[^{}]*+\})*+\})')
-_DONE = b"[DONE]"
+_DONE: Final = b"[DONE]"
+_end_of_answer: Final = end_of_answer
 
 
 class StreamScanner:
@@ -124,7 +128,7 @@ def usage_in_answer(body: bytes) -> Usage | None:
         return None
     try:
         # Where it is a field of the answer itself, the rest of the answer is an object that begins with it.
-        return to_usage(end_of_answer(b"{" + body[start:]).usage)
+        return to_usage(_end_of_answer(b"{" + body[start:]).usage)
     except (ValueError, RecursionError):  # no JSON or no UTF-8
         match = _USAGE_OBJECT.match(body, start)
     try:
@@ -135,12 +139,13 @@ def usage_in_answer(body: bytes) -> Usage | None:
 
 def to_usage(body: UsageBody) -> Usage:
     """An engine's counts, as far as they can be true."""
-    details, output_details = body.prompt_tokens_details, body.completion_tokens_details
-    output_tokens = max(0, body.completion_tokens)
+    counts: UsageCounts = astuple(body)  # all at once: compiled, each look at a field takes long
+    prompt_tokens, completion_tokens, total_tokens, details, output_details, hit, kept, read, written_there = counts
+    output_tokens = max(0, completion_tokens)
     # vLLM's rankings say the sum alone.
-    input_tokens = max(0, body.total_tokens - output_tokens if body.prompt_tokens is None else body.prompt_tokens)
-    cached = body.prompt_cache_hit_tokens or body.cached_tokens or body.cache_read_input_tokens or 0
-    written, reasoning = body.cache_creation_input_tokens or 0, 0
+    input_tokens = max(0, total_tokens - output_tokens if prompt_tokens is None else prompt_tokens)
+    cached = hit or kept or read or 0
+    written, reasoning = written_there or 0, 0
     if details is not None:
         cached = details.cached_tokens or cached
         written = (

@@ -37,6 +37,10 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_milliseconds: int = 0
 
 
+UsageCounts = tuple[int, int, int, int, bool, int, int, int, int, int, int]
+"""Its fields, in their order."""
+
+
 class Hold(msgspec.Struct, frozen=True, array_like=True):
     """The most a request may draw from a grant of a budget or balance (`scope`), in units of 10⁻¹⁸ of the currency."""
 

@@ -21,7 +21,6 @@ from typing import Final
 import msgspec
 from msgspec.structs import astuple
 
-from cloudcrest.kernel.units import KIB
 from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolRecord
 from cloudcrest.metering.rows import (
     SHARED,
@@ -42,7 +41,7 @@ OPEN: Final = 4
 END: Final = 5
 OLDER_OPEN: Final = 1
 OLDER_END: Final = 3
-MAX_BACK_BYTES: Final = 256 * KIB
+MAX_BACK_BYTES: Final = 262_144
 MAX_BODY_BYTES: Final = 0xFFFF
 MAX_FRAME_BYTES: Final = HEADER_BYTES + MAX_BODY_BYTES
 SEGMENT_SUFFIX = ".seg"

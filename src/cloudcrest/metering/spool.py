@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import struct
 import threading
 import time
 from collections import deque
@@ -39,7 +40,6 @@ from cloudcrest.metering.api import MarkRecord
 from cloudcrest.metering.rows import SHARED, Row, SharedRow, encode, encode_into
 from cloudcrest.metering.segments import (
     END,
-    HEADER,
     HEADER_BYTES,
     LOCK_NAME,
     MARK,
@@ -63,7 +63,7 @@ _QUIET_ROUNDS = 50
 _RESIDENT_BYTES = 256 * KIB
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has fsync alone
 # Compiled, a name that is not Final is looked up each time.
-_put_header: Final = HEADER.pack_into
+_put_header: Final = struct.Struct("<II").pack_into  # as `HEADER` has it, with fewer numbers to make objects of
 _encode_into: Final = encode_into
 _crc32: Final = crc32
 _log = structlog.get_logger(__name__)
@@ -274,7 +274,7 @@ class SpoolWriter:
         at, body, segment = self._at, self._body, self._bytes
         first, length = at + HEADER_BYTES, len(body)
         segment[first : first + length] = body
-        _put_header(segment, at, MARKER, kind, length, _crc32(body, kind))
+        _put_header(segment, at, MARKER | kind << 8 | length << 16, _crc32(body, kind))
         self._at = first + length
         if self._is_idle:
             self._woken.set()
