@@ -2,7 +2,8 @@
 
 Whoever reads the other end of a connection most often sleeps. To wake it takes the kernel longer than to write, and
 between two requests that are thought about it falls asleep again. One that has just been woken finds what follows by
-itself. The first write of a round goes out at once: what comes alone waits for nothing.
+itself. Where the round before had a single write, the first of this one goes out at once: what comes alone waits for
+nothing.
 """
 
 import asyncio
@@ -17,15 +18,19 @@ _log = structlog.get_logger(__name__)
 class Rounds:
     """What a worker is about to write: at most what came in one round asks for. `soon`: has something called when the
     round is over.
+
+    `writes`: so many were asked for in this round. `is_busy`: in the one before there were several.
     """
 
     def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
         self._soon = soon or call_soon
         self.is_under_way = False
+        self.is_busy = False
+        self.writes = 0
         self.waiting: list[tuple[asyncio.Transport, bytes]] = []
 
     def begin(self) -> None:
-        """The first write of a round is about to go out."""
+        """The first write of a round is asked for."""
         self.is_under_way = True
         self._soon(self._end)
 
@@ -43,6 +48,8 @@ class Rounds:
 
     def _end(self) -> None:
         self.is_under_way = False
+        self.is_busy = self.writes > 1
+        self.writes = 0
         if self.waiting:
             self.flush()
 
@@ -59,11 +66,13 @@ class RoundTransport:
     def write(self, data: bytes) -> None:
         """Writes now, or at the end of this round, after what was to be written before."""
         rounds = self._rounds
-        if rounds.is_under_way:
-            rounds.waiting.append((self._transport, data))
-            return
-        rounds.begin()
-        self._transport.write(data)
+        rounds.writes += 1
+        if not rounds.is_under_way:
+            rounds.begin()
+            if not rounds.is_busy:
+                self._transport.write(data)
+                return
+        rounds.waiting.append((self._transport, data))
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)

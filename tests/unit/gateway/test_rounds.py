@@ -1,4 +1,4 @@
-"""Writes of a round: the first at once, the others after it in their order, and what ends a transport after them."""
+"""Writes of a round: what comes alone at once, else all in their order at its end, and what ends a transport after them."""
 
 import asyncio
 from collections.abc import Callable
@@ -67,6 +67,20 @@ def test_the_others_of_a_round_wait_for_its_end() -> None:
     assert worker.log == [(0, b"a")]
     worker.end_round()
     assert worker.log == [(0, b"a"), (1, b"b"), (0, b"c")]
+
+
+def test_the_first_waits_too_where_several_came_just_before() -> None:
+    worker = Worker(2)
+    first, second = worker.transports
+    first.write(b"a")
+    second.write(b"b")
+    worker.end_round()
+    first.write(b"c")
+    assert worker.log == [(0, b"a"), (1, b"b")]
+    worker.end_round()
+    assert worker.log == [(0, b"a"), (1, b"b"), (0, b"c")]
+    first.write(b"d")  # the last one came alone
+    assert worker.log[-1] == (0, b"d")
 
 
 @pytest.mark.parametrize("end", [RoundTransport.close, RoundTransport.abort, RoundTransport.write_eof])
