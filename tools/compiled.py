@@ -66,6 +66,9 @@ MODULES = (
     "metering/spool",
 )
 
+FLAGS = "-fvisibility=hidden -fno-plt -fno-semantic-interposition"
+"""Nobody else calls what is in it: then the compiler need not leave each function as it is."""
+
 _SETUP = """
 import os
 from mypyc.build import mypycify
@@ -76,8 +79,8 @@ setup(name="compiled", ext_modules=mypycify(modules, opt_level="3", debug_level=
 
 
 def key() -> str:
-    """What a build depends on: every source, the modules that are compiled, the Python and the compiler of it."""
-    digest = hashlib.sha256(f"{sys.version} {version('mypy')} {MODULES}".encode())
+    """What a build depends on: every source, the modules that are compiled, the Python, the compiler and its flags."""
+    digest = hashlib.sha256(f"{sys.version} {version('mypy')} {MODULES} {FLAGS}".encode())
     for path in sorted(SOURCES.rglob("*.py")):
         digest.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
@@ -136,7 +139,7 @@ def build(folder: Path) -> None:
         "PATH": sysconfig.get_path("scripts") + ":/usr/local/bin:/usr/bin:/bin",
         "MODULES": " ".join(f"cloudcrest/{module}.py" for module in MODULES),
         "MYPY_CACHE_DIR": str(folder / "cache"),
-        "CFLAGS": "-fvisibility=hidden -fno-plt -fno-semantic-interposition",
+        "CFLAGS": FLAGS,
     }
     argv = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", "2"]
     subprocess.run(argv, cwd=folder, env=environment, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Writes of a round: what comes alone at once, else all in their order at its end, and what ends a transport after them."""
+"""Writes of a round: what comes alone at once, else all of them in order at its end, before what ends a transport."""
 
 import asyncio
 from collections.abc import Callable
