@@ -46,7 +46,7 @@ _REPLICA: list[Column] = [
 Wait = Annotated[bool, Parameter(negative=(), help="Wait until it is ready.")]
 WaitSeconds = Annotated[float, Parameter(help="How long to wait at most.")]
 Memory = Annotated[str | None, Parameter(help="Memory for each replica, as in 2GiB.")]
-Threads = Annotated[int | None, Parameter(name="--cpu-threads", help="Threads for each replica.")]
+Threads = Annotated[int | None, Parameter(name="--cpu-threads", help="Threads for each replica; else its cores.")]
 Context = Annotated[int | None, Parameter(name="--context-tokens", help="Context of each request, in tokens.")]
 Weight = Annotated[
     int | None, Parameter(help="Its share of the requests for its name, beside other deployments of it; 0: none.")

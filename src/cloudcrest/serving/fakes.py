@@ -85,7 +85,9 @@ class FakeArtifacts:
 
 
 class FakeEngine:
-    """An engine whose replicas are as `probes` says, by url; where it says nothing, as `probe_all`."""
+    """An engine whose replicas are as `probes` says, by url; where it says nothing, as `probe_all`. `launches`: what
+    was started, in order.
+    """
 
     name: ClassVar[EngineName] = "llamacpp"
     artifact_format: ClassVar[ArtifactFormat | None] = "gguf"
@@ -96,6 +98,7 @@ class FakeEngine:
         self.probe_all = Probe(is_ready=True, in_flight=0)
         self.probes: dict[str, Probe] = {}
         self.needed_bytes = 1
+        self.launches: list[Launch] = []
 
     def validate(self, deployment: DeploymentDocument) -> None:
         check_shape(deployment, ("chat",))
@@ -110,6 +113,7 @@ class FakeEngine:
         return 0
 
     def process_spec(self, deployment: DeploymentDocument, launch: Launch) -> ProcessSpec:
+        self.launches.append(launch)
         return ProcessSpec(
             id=launch.replica_id,
             argv=("fake-engine", str(launch.artifact_path)),

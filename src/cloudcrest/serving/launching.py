@@ -12,6 +12,7 @@ from cloudcrest.compute.placement.labels import place_labels
 from cloudcrest.kernel.clock import Clock
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.serving.engines.api import Engine, Launch
+from cloudcrest.serving.places import cores_of
 from cloudcrest.serving.preparation import Preparing, Said
 from cloudcrest.serving.replicas import Replica, replica_token
 
@@ -83,6 +84,7 @@ class Launcher:
             token=replica_token(self._secret, replica.id),
             artifact_path=path,
             host=node.address,
+            cores=cores_of(running.workload.demand.cpu_milli, node.cpu_milli),
         )
         spec = engine.process_spec(document, launch)
         labels = spec.labels | place_labels(running)

@@ -9,6 +9,7 @@ from cloudcrest.serving.engines.api import Engine, find_artifact
 from cloudcrest.serving.settings import ServingSettings
 
 SOURCE = "serving"
+_CORE_MILLI = 1000
 
 
 def workload_of(
@@ -44,6 +45,16 @@ def needed_memory_bytes(document: DeploymentDocument, engine: Engine) -> int:
     artifact = find_artifact(document.model, engine.artifact_format) if engine.artifact_format is not None else None
     weights_bytes = sum(file.size_bytes or 0 for file in artifact.files) if artifact is not None else 0
     return weights_bytes + engine.memory_bytes(document, None)
+
+
+def cores_of(kept_milli: int, node_milli: int) -> int:
+    """How many cores a replica computes on, where its deployment does not say. Both in thousandths of a core.
+
+    A whole core or more that is kept for it is what it counts on; less says only that it shares, and it may have all
+    that its node has. A part of a core takes a thread, too.
+    """
+    node_cores = max(1, -(-node_milli // _CORE_MILLI))
+    return min(-(-kept_milli // _CORE_MILLI), node_cores) if kept_milli >= _CORE_MILLI else node_cores
 
 
 def found_running(process: ProcessStatus, workload: Workload, since: float) -> Running:

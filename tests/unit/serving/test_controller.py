@@ -321,9 +321,10 @@ async def test_what_no_node_could_ever_hold_has_failed_until_one_could(region: R
 async def test_starts_a_replica_on_its_node_at_its_address(region: Region) -> None:
     region.placer.nodes = ("far",)
     region.placer.addresses = {"far": "10.1.2.3"}
-    region.want(deployment(placement=Placement(accelerators=2, accelerator_milli=1000)))
+    region.want(deployment(placement=Placement(accelerators=2, accelerator_milli=1000, cpu_milli=3_000)))
     await region.steps()
     (spec,) = region.fabric.specs.values()
+    assert [launch.cores for launch in region.engine.launches] == [3]
     assert (spec.node_id, spec.accelerators) == ("far", (0, 1))
     assert spec.labels["node"] == "far"
     assert region.routes["dep_1"].replicas[0].url == f"http://10.1.2.3:{spec.labels['port']}"

@@ -53,6 +53,22 @@ def test_secrets_are_in_the_environment_alone(engines: dict[str, Engine], name: 
         assert spec.environment[SEALED_KEY_VARIABLE] == "sealed-key"
 
 
+@pytest.mark.parametrize("name", ["llamacpp", "moonshine", "piper"])
+def test_threads_are_the_places_cores_unless_the_deployment_says(
+    engines: dict[str, Engine], name: str, tmp_path: Path
+) -> None:
+    def threads(cores: int, **changes: Any) -> int:
+        given = msgspec.structs.replace(launch(tmp_path / "model"), cores=cores)
+        spec = engines[name].process_spec(deployment(engine=name, **changes), given)
+        said = msgspec.json.decode(spec.argv[-1])["threads"]
+        assert isinstance(said, int)
+        return said
+
+    assert [threads(1), threads(3)] == [1, 3]
+    assert threads(1000) < 1000
+    assert threads(3, cpu_threads=24) == 24
+
+
 def test_vllm_is_started_under_a_guard_with_its_own_names(engines: dict[str, Engine], tmp_path: Path) -> None:
     document = deployment(engine="vllm", model=VLLM_MODEL, cpu_threads=2)
     spec = engines["vllm"].process_spec(document, launch(tmp_path / "model.safetensors"))

@@ -41,7 +41,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
 
 class Launch(msgspec.Struct, frozen=True):
     """What one replica is started with. `artifact_path` is the entry file (llama.cpp) or lies beside it (vLLM). `host`:
-    the address of its node, at which it listens.
+    the address of its node, at which it listens. `cores`: of that node, those it is to compute on.
     """
 
     replica_id: str
@@ -49,6 +49,7 @@ class Launch(msgspec.Struct, frozen=True):
     token: str
     artifact_path: Path | None
     host: str = "127.0.0.1"
+    cores: int = 1
 
 
 class Probe(msgspec.Struct, frozen=True):

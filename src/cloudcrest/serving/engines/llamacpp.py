@@ -4,7 +4,6 @@ Known of it: for `n > 1` its `usage` counts the output of one choice, so a gatew
 divides its context among its slots, so a replica is given `slots × context_tokens`.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -67,7 +66,7 @@ class LlamaCppEngine:
             "port": launch.port,
             "slots": deployment.slots,
             "context_tokens": deployment.context_tokens,
-            "threads": deployment.cpu_threads or min(os.cpu_count() or 1, _MAX_DEFAULT_THREADS),
+            "threads": deployment.cpu_threads or min(launch.cores, _MAX_DEFAULT_THREADS),
             "task": deployment.model.task,
             "gpu_layers": options.get("gpu_layers", -1),
             "prompt_cache_mib": options.get("prompt_cache_mib", _PROMPT_CACHE_MIB),

@@ -1,6 +1,5 @@
 """Moonshine (https://github.com/moonshine-ai/moonshine): speech to text from ONNX weights, in a runtime of its own."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -79,7 +78,7 @@ class MoonshineEngine:
             host=launch.host,
             port=launch.port,
             slots=deployment.slots,
-            threads=deployment.cpu_threads or min(os.cpu_count() or 1, MAX_THREADS),
+            threads=deployment.cpu_threads or min(launch.cores, MAX_THREADS),
             folder=str(launch.artifact_path.parent),
             packages=str(self._runtimes.packages(RUNTIME)),
             language=_language(deployment),

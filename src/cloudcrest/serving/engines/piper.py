@@ -1,6 +1,5 @@
 """Piper (https://github.com/OHF-Voice/piper1-gpl): text to speech from ONNX voices, in a runtime of its own."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -79,7 +78,7 @@ class PiperEngine:
             host=launch.host,
             port=launch.port,
             slots=deployment.slots,
-            threads=deployment.cpu_threads or min(os.cpu_count() or 1, MAX_THREADS),
+            threads=deployment.cpu_threads or min(launch.cores, MAX_THREADS),
             voice=str(launch.artifact_path),
             packages=str(self._runtimes.packages(RUNTIME)),
             voice_aliases=_aliases(deployment),
