@@ -69,6 +69,17 @@ def test_threads_are_the_places_cores_unless_the_deployment_says(
     assert threads(3, cpu_threads=24) == 24
 
 
+def test_threads_of_llama_cpp_do_not_spin_for_long_unless_the_deployment_says(
+    engines: dict[str, Engine], tmp_path: Path
+) -> None:
+    def spins(**options: Any) -> str:
+        document = deployment(engine_options=options)
+        return engines["llamacpp"].process_spec(document, launch(tmp_path / "m.gguf")).environment["GOMP_SPINCOUNT"]
+
+    assert spins() == "1000"
+    assert spins(barrier_spins=0) == "0"
+
+
 def test_vllm_is_started_under_a_guard_with_its_own_names(engines: dict[str, Engine], tmp_path: Path) -> None:
     document = deployment(engine="vllm", model=VLLM_MODEL, cpu_threads=2)
     spec = engines["vllm"].process_spec(document, launch(tmp_path / "model.safetensors"))
@@ -92,6 +103,8 @@ def test_vllm_is_started_under_a_guard_with_its_own_names(engines: dict[str, Eng
         ({"slots": 1025}, "slots"),
         ({"engine_options": {"gpu_layers": True}}, "engine_options.gpu_layers"),
         ({"engine_options": {"prompt_cache_mib": -1}}, "engine_options.prompt_cache_mib"),
+        ({"engine_options": {"barrier_spins": -1}}, "engine_options.barrier_spins"),
+        ({"engine_options": {"barrier_spins": 1.5}}, "engine_options.barrier_spins"),
         ({"engine": "simulated", "engine_options": {"jitter": 2.0}}, "engine_options.jitter"),
         ({"engine": "simulated", "engine_options": {"answer_tokens": 0}}, "engine_options.answer_tokens"),
         ({"engine": "upstream"}, "engine_options.base_url"),

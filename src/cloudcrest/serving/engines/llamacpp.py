@@ -1,7 +1,10 @@
 """llama.cpp: the default engine for GGUF weights, on any machine. Each replica is a process of its own.
 
 Known of it: for `n > 1` its `usage` counts the output of one choice, so a gateway asks it for one choice at a time; it
-divides its context among its slots, so a replica is given `slots × context_tokens`.
+divides its context among its slots, so a replica is given `slots × context_tokens`. Its threads meet at a barrier after
+each operation, hundreds of times a token, and libgomp has them spin there, for milliseconds by default. Where others
+want the cores, whoever is waited for does not run because the waiting do: several replicas on one machine then hardly
+get on at all. So they spin for as long as a barrier takes among threads that all run, and sleep after that.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +31,11 @@ from cloudcrest.serving.engines.api import (
 _MAX_DEFAULT_THREADS = 16
 _OVERHEAD_BYTES = 96 * MIB
 _PROMPT_CACHE_MIB = 256
+_BARRIER_SPINS = 1000
+"""Some twenty microseconds: longer than threads that all run wait for each other, far shorter than a time slice."""
+_MAX_BARRIER_SPINS = 10**9
+_SPINS_VARIABLE = "GOMP_SPINCOUNT"
+"""Read when libgomp is loaded. ggml's own `poll` does nothing in a build with OpenMP, as ours is."""
 
 
 class LlamaCppEngine:
@@ -36,15 +44,20 @@ class LlamaCppEngine:
     name: ClassVar[EngineName] = "llamacpp"
     artifact_format: ClassVar[ArtifactFormat | None] = "gguf"
     start_timeout_seconds: ClassVar[float] = 600.0
-    options: ClassVar[Mapping[str, type]] = {"gpu_layers": int, "prompt_cache_mib": int, "flash_attention": bool}
+    options: ClassVar[Mapping[str, type]] = {
+        "gpu_layers": int,
+        "prompt_cache_mib": int,
+        "flash_attention": bool,
+        "barrier_spins": int,
+    }
 
     def validate(self, deployment: DeploymentDocument) -> None:
         check_shape(deployment, ("chat", "completion", "embedding", "rerank"))
         check_options(deployment, self.options)
         require_artifact(deployment, "gguf")
-        cache_mib = deployment.engine_options.get("prompt_cache_mib", 0)
-        if not 0 <= int(cache_mib) <= 1_000_000:
-            raise InvalidInput("must be between 0 and 1000000", param="engine_options.prompt_cache_mib")
+        for name, most in (("prompt_cache_mib", 1_000_000), ("barrier_spins", _MAX_BARRIER_SPINS)):
+            if not 0 <= int(deployment.engine_options.get(name, 0)) <= most:
+                raise InvalidInput(f"must be between 0 and {most}", param=f"engine_options.{name}")
 
     async def prepare(self, deployment: DeploymentDocument, on_progress: Callable[[str], None]) -> None:
         """Nothing to make: the engine comes with Cloudcrest."""
@@ -74,6 +87,7 @@ class LlamaCppEngine:
         }
         # An abort then ends in one line, not in a debugger's pages.
         environment = {"GGML_NO_BACKTRACE": "1"}
+        environment[_SPINS_VARIABLE] = str(options.get("barrier_spins", _BARRIER_SPINS))
         return own_server("llamacpp_server", arguments, deployment, launch, environment)
 
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
