@@ -35,6 +35,7 @@ MODULES = (
     "gateway/http1",
     "gateway/images",
     "gateway/inference",
+    "gateway/kept",
     "gateway/known_head",
     "gateway/metrics",
     "gateway/outlet",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import chunk
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.resume_rewrite import Repetition, Rewriter, ToolHold
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from cloudcrest.gateway.call import Call
-from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.counting import CountJob, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import TEXT_BODIES
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import GREEDY_TEMPERATURE

@@ -5,14 +5,16 @@ through, and whose word is one JSON string, has nothing else to be found in it.
 """
 
 from collections.abc import Callable
+from typing import Final
 
-from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import one_chunk_at
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.sse import StreamScanner
 
-_WORD = b'"content":"'
-_QUOTE, _LINE_FEED = b'"\n'
-_MAX_SHAPES = 16
+_WORD: Final = b'"content":"'
+_QUOTE: Final = 0x22
+_LINE_FEED: Final = 0x0A
+_MAX_SHAPES: Final = 16
 """Of a stream: one whose chunks differ in more than a word is looked through."""
 
 

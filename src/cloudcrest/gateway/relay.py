@@ -10,9 +10,10 @@ from abc import ABC, abstractmethod
 import structlog
 
 from cloudcrest.gateway.call import Call
-from cloudcrest.gateway.counting import CountJob, Kept, estimated_output_tokens
+from cloudcrest.gateway.counting import CountJob, estimated_output_tokens
 from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.resume import Impossible, decide

@@ -9,10 +9,11 @@ import asyncio
 import structlog
 
 from cloudcrest.gateway.call import LOOK_SECONDS, MAX_LOOK_SECONDS, MAX_LOSSES, Call, no_replica
-from cloudcrest.gateway.counting import CountJob, Kept, count_input, text_tokens
+from cloudcrest.gateway.counting import CountJob, count_input, text_tokens
 from cloudcrest.gateway.deadline import deadline_passed
 from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.fields import ChatBody
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
 from cloudcrest.gateway.resume import Continue, Finish, Impossible, Repeat, Restart, decide, next_body, tokens_left
 from cloudcrest.gateway.resume_rewrite import DONE, Repetition, Rewriter, ToolHold, finish_event, usage_event

@@ -12,6 +12,7 @@ from typing import cast
 
 import structlog
 
+Write = Callable[[bytes], None]
 _log = structlog.get_logger(__name__)
 
 
@@ -27,7 +28,7 @@ class Rounds:
         self.is_under_way = False
         self.is_busy = False
         self.writes = 0
-        self.waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self.waiting: list[tuple[asyncio.Transport, Write, bytes]] = []
 
     def begin(self) -> None:
         """The first write of a round is asked for."""
@@ -37,14 +38,13 @@ class Rounds:
     def flush(self) -> None:
         """Writes what waits."""
         waiting, self.waiting = self.waiting, []
-        for transport, data in waiting:
-            if transport.is_closing():
-                continue
+        for transport, write, data in waiting:
             try:
-                transport.write(data)
+                write(data)
             except (OSError, RuntimeError) as error:  # what is wrong with one is no reason to lose the others'
-                _log.error("write_failed", error=str(error))
-                transport.abort()
+                if not transport.is_closing():
+                    _log.error("write_failed", error=str(error))
+                    transport.abort()
 
     def _end(self) -> None:
         self.is_under_way = False
@@ -57,11 +57,12 @@ class Rounds:
 class RoundTransport:
     """A transport whose writes keep to the rounds; what ends it comes after them."""
 
-    __slots__ = ("_rounds", "_transport")
+    __slots__ = ("_rounds", "_transport", "_write")
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
         self._rounds = rounds
         self._transport = cast(asyncio.Transport, transport)
+        self._write: Write = self._transport.write  # looked up once
 
     def write(self, data: bytes) -> None:
         """Writes now, or at the end of this round, after what was to be written before."""
@@ -70,9 +71,9 @@ class RoundTransport:
         if not rounds.is_under_way:
             rounds.begin()
             if not rounds.is_busy:
-                self._transport.write(data)
+                self._write(data)
                 return
-        rounds.waiting.append((self._transport, data))
+        rounds.waiting.append((self._transport, self._write, data))
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
-from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.passage import passage
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.sse import StreamScanner

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from cloudcrest.gateway.counting import Kept
 from cloudcrest.gateway.errors import engine_error, error_document
 from cloudcrest.gateway.fakes import MemorySpool
 from cloudcrest.gateway.fanout import merged_usage, split
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.pages import home, may_read_metrics
 from cloudcrest.gateway.proxy import is_internal
 from cloudcrest.gateway.record import Recorder

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.counting import Kept
+from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.resume import (
     MAX_TEXT_CHARACTERS,
     Continue,
