@@ -140,7 +140,8 @@ def build(folder: Path) -> None:
         "PATH": sysconfig.get_path("scripts") + ":/usr/local/bin:/usr/bin:/bin",
         "MODULES": " ".join(f"cloudcrest/{module}.py" for module in MODULES),
         "MYPY_CACHE_DIR": str(folder / "cache"),
-        "CFLAGS": FLAGS,
+        # In place of Python's own, so those go before: without -DNDEBUG, what Python's headers assert would be checked.
+        "CFLAGS": f"{sysconfig.get_config_var('CFLAGS') or ''} {FLAGS}",
     }
     argv = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", "2"]
     subprocess.run(argv, cwd=folder, env=environment, check=True, capture_output=True, text=True)
