@@ -200,6 +200,8 @@ class SpoolWriter:
             owed += len(shared.json)
         owed_more = owed - self._owed.get(request_id, 0)
         try:
+            if owed > MAX_FRAME_BYTES:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
             self._put(OPEN, row, shared, owed_more)
         except OSError as error:
             raise self._refused(error) from error
@@ -262,12 +264,16 @@ class SpoolWriter:
     def _put(self, kind: int, row: Row, shared: Shared, owed: int) -> None:
         """Writes a record that is encoded. Raises `OSError` where there is no room for it."""
         self._make_room(HEADER_BYTES + len(self._body), owed)
-        if shared.sequence != self._sequence:
-            if shared.sequence:  # it is encoded for the segment before
-                self._encode(row, shared)
-                self._make_room(HEADER_BYTES + len(self._body), owed)
-            shared.sequence, shared.at = self._sequence, self._at
+        if shared.sequence == self._sequence:
+            self._copy(kind)
+            return
+        if shared.sequence:  # it is encoded for the segment before
+            self._encode(row, shared)
+            self._make_room(HEADER_BYTES + len(self._body), owed)
+        at = self._at
         self._copy(kind)
+        # Not before it stands there: where the copy fails, others' may come to this place, and would be charged for it.
+        shared.sequence, shared.at = self._sequence, at
 
     def _copy(self, kind: int) -> None:
         """Writes the encoded record where there is room for it. Its header is last: one that is cut off has none."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,13 +19,15 @@ from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolReco
 from cloudcrest.metering.drain import WorkerDrain
 from cloudcrest.metering.segments import (
     MAX_BACK_BYTES,
+    MAX_FRAME_BYTES,
     SPARE_NAME,
+    encode_frame,
     read_frames,
     segment_name,
     segment_sequences,
     shared_at,
 )
-from cloudcrest.metering.spool import SpoolUnavailable, SpoolWriter
+from cloudcrest.metering.spool import END_GROWTH_BYTES, SpoolUnavailable, SpoolWriter
 from tests.support.waiting import until
 from tests.unit.metering.events import end_event, open_event, usage_event
 
@@ -268,6 +271,37 @@ def test_a_record_that_is_too_long_is_refused(writer: SpoolWriter, clock: Manual
     clock.advance(2)
     end_event(writer, usage_event(2))
     assert records_of(writer.folder) == [OpenRecord(usage_event(2)), EndRecord(usage_event(2))]
+
+
+def test_who_could_not_be_ended_is_refused(tmp_path: Path, disk: Disk, clock: ManualClock) -> None:
+    writer = spool_writer(tmp_path, disk, clock, segment_bytes=256 * KIB)
+    whole = len(encode_frame(OpenRecord(usage_event(1, model=""))))
+    longest = usage_event(1, model="m" * (MAX_FRAME_BYTES - END_GROWTH_BYTES - whole))
+    open_event(writer, longest)
+    end_event(writer, msgspec.structs.replace(longest, usage=LONG))
+    for longer in (
+        msgspec.structs.replace(longest, model=longest.model + "m"),
+        msgspec.structs.replace(longest, replica_id=longest.replica_id + "r"),  # short: it shares what stands there
+    ):
+        with pytest.raises(SpoolUnavailable, match="too long"):
+            open_event(writer, longer)
+        clock.advance(2)
+    assert [type(record) for record in records_of(writer.folder)] == [OpenRecord, EndRecord]
+    writer.close()
+
+
+def test_what_could_not_be_copied_is_no_place_for_others(writer: SpoolWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [usage_event(number, key_id=key_id) for number, key_id in enumerate(("key_a", "key_b", "key_a"))]
+    gone = mmap.mmap(-1, mmap.PAGESIZE)
+    gone.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_bytes", gone)
+        with pytest.raises(ValueError, match="closed"):
+            open_event(writer, events[0])
+    for event in events[1:]:
+        open_event(writer, event)
+        end_event(writer, event)
+    assert ends_of(writer.folder) == events[1:]
 
 
 def test_a_sync_that_fails_refuses_new_work(
