@@ -23,6 +23,7 @@ from cloudcrest.metering.rows import SharedRow
 from cloudcrest.metering.segments import (
     HEADER_BYTES,
     LOCK_NAME,
+    MAX_BACK_BYTES,
     MAX_FRAME_BYTES,
     OLD_SEGMENT_SUFFIX,
     SPARE_NAME,
@@ -88,7 +89,8 @@ def settled_at_mark(event: UsageEvent, mark: MarkRecord | None) -> UsageEvent:
 
 
 class WorkerDrain:
-    """Follows one worker's folder. Memory: a chunk of 1 MiB, a batch, and a few numbers for each request still open.
+    """Follows one worker's folder. Memory: a chunk of 1 MiB and what that looks back on, a batch, and a few numbers for
+    each request still open.
 
     Use: `batch = next_batch(500)`; send it; `acknowledge(batch)`; again until it is empty. When the worker is dead and
     `next_batch` is empty, `settle` gives what was still open, and `remove` ends the folder. Calls block on the disk.
@@ -103,7 +105,7 @@ class WorkerDrain:
         self._suspect: Position | None = None
         self._lock_fd = -1
         self._pending: DrainBatch | None = None
-        self._shared: dict[tuple[int, int], SharedRow | None] = {}
+        self._shared: dict[tuple[int, int], SharedRow] = {}
         sequences = sequences_in(folder)
         if sequences:
             self._read = Position(sequences[0], 0)
@@ -227,9 +229,11 @@ class WorkerDrain:
         is_final = self._is_final(sequence)  # before reading: what is read afterwards is then all there will be
         if not is_final and is_unwritten(self._bytes_at(sequence, start, HEADER_BYTES)):
             return
-        data = self._bytes_at(sequence, start, _READ_BYTES)
+        near_start = max(0, start - MAX_BACK_BYTES)
+        near = self._bytes_at(sequence, near_start, start - near_start + _READ_BYTES)
+        data = near[start - near_start :]
         end = 0
-        for piece in read_frames(data, partial(self._shared_at, sequence)):
+        for piece in read_frames(data, partial(self._shared_at, sequence, near, near_start)):
             here = Position(sequence, start + piece.offset)
             if piece.record is None:
                 if not is_final and here != self._suspect:
@@ -266,18 +270,29 @@ class WorkerDrain:
 
     def _opened_event(self, request_id: str, entry: _Open) -> UsageEvent | None:
         data = self._bytes_at(entry.sequence, entry.offset, entry.length)
-        piece = frame_at(data, 0, partial(self._shared_at, entry.sequence))
+        piece = frame_at(data, 0, partial(self._shared_at, entry.sequence, data, entry.offset))
         record = None if piece is None else piece.record
         return record.event if isinstance(record, OpenRecord) and record.event.id == request_id else None
 
-    def _shared_at(self, sequence: int, offset: int) -> SharedRow | None:
-        """What the record at this place shares: looked up once for those that follow it."""
+    def _shared_at(self, sequence: int, near: bytes, near_start: int, offset: int) -> SharedRow | None:
+        """What the record at this place shares: looked up once for those that follow it.
+
+        `near`: what was read of the segment, from `near_start` on. To open the file for each would cost more than all
+        the rest where many keys take turns.
+        """
         place = sequence, offset
-        if place not in self._shared:
+        found = self._shared.get(place)
+        if found is None:
+            if offset >= near_start:
+                found = shared_at(near, offset - near_start)
+            if found is None:
+                found = shared_at(self._bytes_at(sequence, offset, MAX_FRAME_BYTES), 0)
+            if found is None:  # not remembered: it may have been read while it was written
+                return None
             if len(self._shared) >= _MAX_SHARED:
                 self._shared.clear()
-            self._shared[place] = shared_at(self._bytes_at(sequence, offset, MAX_FRAME_BYTES), 0)
-        return self._shared[place]
+            self._shared[place] = found
+        return found
 
     def _bytes_at(self, sequence: int, offset: int, size: int) -> bytes:
         try:

@@ -1,9 +1,13 @@
 """Usage events for tests."""
 
+import zlib
 from pathlib import Path
+from typing import Any
 
 from cloudcrest.kernel.usage import Hold, Usage, UsageEvent
-from cloudcrest.metering.rows import SharedRow, row_of, shared_of
+from cloudcrest.metering.api import EndRecord, OpenRecord
+from cloudcrest.metering.rows import SHARED, SharedRow, encode, row_of, shared_of
+from cloudcrest.metering.segments import END, HEADER, MARKER, OPEN
 from cloudcrest.metering.spool import Shared, SpoolWriter
 
 _SHARED: dict[tuple[Path, SharedRow], Shared] = {}
@@ -43,6 +47,17 @@ def usage_event(
         grants=grants,
         rate_card_id=rate_card_id,
     )
+
+
+def frame(kind: int, record: list[Any]) -> bytes:
+    """A frame of whatever is written there."""
+    body = encode(record)
+    return HEADER.pack(MARKER, kind, len(body), zlib.crc32(body, kind)) + body
+
+
+def borrowing_frame(record: OpenRecord | EndRecord, lender: int) -> bytes:
+    """One that names the place of the record that has what it shares."""
+    return frame(OPEN if isinstance(record, OpenRecord) else END, [*row_of(record.event)[:SHARED], lender])
 
 
 def open_event(writer: SpoolWriter, event: UsageEvent) -> None:

@@ -12,7 +12,7 @@ from cloudcrest.metering.api import EndRecord, MarkRecord, OpenRecord, SpoolReco
 from cloudcrest.metering.drain import WorkerDrain
 from cloudcrest.metering.segments import HEADER_BYTES, SPARE_NAME, encode_frame, segment_name
 from cloudcrest.metering.spool import SpoolWriter
-from tests.unit.metering.events import usage_event
+from tests.unit.metering.events import borrowing_frame, end_event, open_event, usage_event
 
 SIZE = 4096
 RECORDS: list[SpoolRecord] = [
@@ -26,6 +26,10 @@ RECORDS: list[SpoolRecord] = [
 ]
 FRAMES = [encode_frame(record) for record in RECORDS]
 WHOLE = b"".join(FRAMES)
+SHARING = FRAMES[:1] + [
+    encode_frame(record) if isinstance(record, MarkRecord) else borrowing_frame(record, 0) for record in RECORDS[1:]
+]
+"""The same, where all name the place of the first one for what they share, as they do when they are written."""
 ENDS = [record.event for record in RECORDS if isinstance(record, EndRecord)]
 
 no_fixture_check = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,27 +69,38 @@ def worker(tmp_path: Path) -> Worker:
 
 
 @no_fixture_check
-@given(lengths=st.lists(st.integers(0, len(WHOLE)), max_size=8), headers_last=st.booleans())
-def test_what_is_read_while_it_is_written_comes_once(tmp_path: Path, lengths: list[int], headers_last: bool) -> None:
+@given(
+    lengths=st.lists(st.integers(0, len(WHOLE)), max_size=8),
+    headers_last=st.booleans(),
+    frames=st.sampled_from((FRAMES, SHARING)),
+)
+def test_what_is_read_while_it_is_written_comes_once(
+    tmp_path: Path, lengths: list[int], headers_last: bool, frames: list[bytes]
+) -> None:
     worker, events = Worker(tmp_path), []
     for length in [*sorted(lengths), len(WHOLE)]:
-        worker.holds(written(length, headers_last=headers_last))
+        worker.holds(written(length, frames, headers_last=headers_last))
         events += worker.read()
     assert events == ENDS
     assert worker.drain.corrupt_pieces == 0
 
 
 @no_fixture_check
-@given(length=st.integers(0, len(WHOLE)), headers_last=st.booleans(), was_read=st.booleans())
+@given(
+    length=st.integers(0, len(WHOLE)),
+    headers_last=st.booleans(),
+    was_read=st.booleans(),
+    frames=st.sampled_from((FRAMES, SHARING)),
+)
 def test_a_kill_at_any_byte_costs_what_was_not_written_yet(
-    tmp_path: Path, length: int, headers_last: bool, was_read: bool
+    tmp_path: Path, length: int, headers_last: bool, was_read: bool, frames: list[bytes]
 ) -> None:
     worker, events = Worker(tmp_path), []
-    worker.holds(written(length, headers_last=headers_last))
+    worker.holds(written(length, frames, headers_last=headers_last))
     if was_read:
         events += worker.read()
     events += worker.settle()
-    whole = [record for index, record in enumerate(RECORDS) if sum(map(len, FRAMES[: index + 1])) <= length]
+    whole = [record for index, record in enumerate(RECORDS) if sum(map(len, frames[: index + 1])) <= length]
     ended = [record.event for record in whole if isinstance(record, EndRecord)]
     opened = [record.event.id for record in whole if isinstance(record, OpenRecord)]
     assert sorted(event.id for event in events) == sorted(opened)
@@ -97,11 +112,11 @@ def test_a_kill_at_any_byte_costs_what_was_not_written_yet(
         assert worker.drain.corrupt_pieces == 0
 
 
-def written(length: int, *, headers_last: bool) -> bytes:
+def written(length: int, frames: list[bytes], *, headers_last: bool) -> bytes:
     """The first bytes of the segment; the header of a record that is not whole may not be there yet."""
-    data = bytearray(WHOLE[:length])
+    data = bytearray(b"".join(frames)[:length])
     start = 0
-    for frame in FRAMES:
+    for frame in frames:
         if start + len(frame) > length:
             if headers_last:
                 data[start : start + HEADER_BYTES] = bytes(len(data[start : start + HEADER_BYTES]))
@@ -124,6 +139,44 @@ def test_a_record_that_was_only_late_is_not_damaged(worker: Worker) -> None:
     worker.holds(WHOLE)
     assert worker.read() == ENDS
     assert worker.drain.corrupt_pieces == 0
+
+
+def test_what_others_share_may_be_late_too(worker: Worker) -> None:
+    whole, first = b"".join(SHARING), len(SHARING[0])
+    worker.holds(bytes(first) + whole[first:])
+    assert worker.read() == []
+    worker.holds(b"\xff" * first + whole[first:])
+    assert worker.read() == []
+    worker.holds(whole)
+    assert worker.read() == ENDS
+    assert worker.drain.corrupt_pieces == 0
+
+
+def test_keys_that_take_turns_do_not_open_the_file_for_each_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [usage_event(number, key_id=f"key_{number % 1_000}") for number in range(3_000)]
+    writer = SpoolWriter(tmp_path, "gateway-0", floor_bytes=0)
+    for event in events:
+        open_event(writer, event)
+        end_event(writer, event)
+    looks = 0
+    look = WorkerDrain._bytes_at
+
+    def counted(drain: WorkerDrain, sequence: int, offset: int, size: int) -> bytes:
+        nonlocal looks
+        looks += 1
+        return look(drain, sequence, offset, size)
+
+    monkeypatch.setattr(WorkerDrain, "_bytes_at", counted)
+    drain = WorkerDrain(writer.folder)
+    read: list[UsageEvent] = []
+    while batch := drain.next_batch(500).events:
+        read += batch
+        drain.acknowledge(drain.next_batch(500))
+    writer.close()
+    assert read == events
+    assert looks < 50
 
 
 def test_a_record_without_its_header_in_the_middle_costs_itself_alone(worker: Worker) -> None:

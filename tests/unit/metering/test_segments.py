@@ -2,7 +2,6 @@
 
 import zlib
 from functools import partial
-from typing import Any
 
 import msgspec
 from hypothesis import given
@@ -18,20 +17,13 @@ from cloudcrest.metering.segments import (
     MARKER,
     OLDER_END,
     OLDER_OPEN,
-    OPEN,
     encode_frame,
     frame_at,
     is_unwritten,
     read_frames,
     shared_at,
 )
-from tests.unit.metering.events import usage_event
-
-
-def frame(kind: int, record: list[Any]) -> bytes:
-    body = msgspec.json.encode(record)
-    return HEADER.pack(MARKER, kind, len(body), zlib.crc32(body, kind)) + body
-
+from tests.unit.metering.events import borrowing_frame, frame, usage_event
 
 HIDDEN = encode_frame(EndRecord(usage_event(9))).decode("latin-1")
 RECORDS: list[SpoolRecord] = [
@@ -47,9 +39,9 @@ FRAMES = [encode_frame(record) for record in RECORDS[:5]]
 LENDERS = {5: 2, 6: 3}
 """Whose places the last two name for what they share."""
 FRAMES += [
-    frame(kind, [*row_of(record.event)[:SHARED], sum(map(len, FRAMES[: LENDERS[index]]))])
-    for index, kind, record in ((5, OPEN, RECORDS[5]), (6, END, RECORDS[6]))
-    if not isinstance(record, MarkRecord)
+    borrowing_frame(record, sum(map(len, FRAMES[: LENDERS[index]])))
+    for index, record in enumerate(RECORDS)
+    if index in LENDERS and not isinstance(record, MarkRecord)
 ]
 SEGMENT = b"".join(FRAMES)
 
@@ -60,10 +52,10 @@ def records_in(data: bytes) -> list[SpoolRecord]:
 
 def owners_of(offset: int) -> set[int]:
     """Which records are of the byte at `offset`: the one it belongs to, and who shares what that has."""
-    for index, frame in enumerate(FRAMES):
-        if offset < len(frame):
+    for index, written in enumerate(FRAMES):
+        if offset < len(written):
             return {index} | {borrower for borrower, lender in LENDERS.items() if lender == index}
-        offset -= len(frame)
+        offset -= len(written)
     raise AssertionError("beyond the segment")
 
 
@@ -89,7 +81,7 @@ def test_a_row_that_holds_more_than_its_sources_say_is_damaged() -> None:
 
 
 def test_a_record_that_shares_what_is_not_there_is_damaged() -> None:
-    borrower = frame(END, [*row_of(usage_event(1))[:SHARED], 0])
+    borrower = borrowing_frame(EndRecord(usage_event(1)), 0)
     for data in (borrower, encode_frame(MarkRecord("req_1", 5, 900)) + borrower, bytes(100) + borrower):
         assert [record for record in records_in(data) if not isinstance(record, MarkRecord)] == []
 
