@@ -20,8 +20,8 @@ from cloudcrest.kernel.errors import CloudcrestError, InvalidInput, PermissionDe
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import UsageEvent
 from cloudcrest.metering.api import FOREIGN_REGION_CODE, IngestReceipt, UsageBatch
+from cloudcrest.metering.disk import NEW_FOLDER_PREFIX
 from cloudcrest.metering.drain import WorkerDrain, is_of_older_version
-from cloudcrest.metering.spool import NEW_FOLDER_PREFIX
 
 REFUSED_NAME = "refused.jsonl"
 MAX_REFUSED_BYTES = 64 * MIB

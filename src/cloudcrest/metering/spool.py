@@ -17,7 +17,6 @@ fit into what is allocated; marks give way to them. Below `floor_bytes` of free 
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -35,13 +34,13 @@ from msgspec.structs import astuple
 
 from cloudcrest.kernel.errors import Unavailable
 from cloudcrest.kernel.ids import NewId, new_id
-from cloudcrest.kernel.units import KIB, MIB
+from cloudcrest.kernel.units import MIB
 from cloudcrest.metering.api import MarkRecord
+from cloudcrest.metering.disk import Segment, allocate, claim_folder, free_bytes, sync_folder
 from cloudcrest.metering.rows import SHARED, Row, SharedRow, encode, encode_into
 from cloudcrest.metering.segments import (
     END,
     HEADER_BYTES,
-    LOCK_NAME,
     MARK,
     MARKER,
     MAX_BACK_BYTES,
@@ -51,7 +50,6 @@ from cloudcrest.metering.segments import (
     segment_name,
 )
 
-NEW_FOLDER_PREFIX = ".new-"
 END_GROWTH_BYTES: Final = 256
 """How much longer than a request's open record its end may be: counts that come in with their names, another replica's
 name.
@@ -60,7 +58,6 @@ name.
 _RECHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _QUIET_ROUNDS = 50
-_RESIDENT_BYTES = 256 * KIB
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has fsync alone
 # Compiled, a name that is not Final is looked up each time.
 _put_header: Final = struct.Struct("<II").pack_into  # as `HEADER` has it, with fewer numbers to make objects of
@@ -75,22 +72,6 @@ class SpoolUnavailable(Unavailable):
     default_code: ClassVar[str] = "spool_unavailable"
 
 
-def free_bytes(folder: Path) -> int:
-    """What an ordinary process may still write on the file system of `folder`."""
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
-def allocate(fd: int, size_bytes: int) -> None:
-    """Gives a file blocks that no other program can take. Raises `OSError` where there are not enough."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size_bytes)
-        return
-    zeros = bytes(min(size_bytes, MIB))
-    for start in range(0, size_bytes, MIB):
-        os.write(fd, zeros[: size_bytes - start])
-
-
 class Shared:
     """What records of many requests have in common, and where the one spool it is used with has written it."""
 
@@ -100,36 +81,6 @@ class Shared:
         self.json = msgspec.Raw(encode(row))
         self.sequence = 0
         self.at = 0
-
-
-class _Segment:
-    """A mapped file of zeros. `used_bytes` is how much of it was written, once nothing more is."""
-
-    def __init__(self, path: Path, size_bytes: int, allocate_file: Callable[[int, int], None]) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            allocate_file(self.fd, size_bytes)
-            self.bytes = mmap.mmap(self.fd, size_bytes)
-        except OSError:
-            os.close(self.fd)
-            path.unlink(missing_ok=True)
-            raise
-        self.used_bytes = 0
-        self._let_go_bytes = 0
-
-    def let_go(self, upto_bytes: int) -> None:
-        """Takes what is written out of this process's memory; it stays in the kernel's."""
-        start, end = self._let_go_bytes, upto_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        if end - start >= _RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self.bytes.madvise(mmap.MADV_DONTNEED, start, end - start)
-            self._let_go_bytes = end
-
-    def close(self) -> None:
-        """Gives the unused part back."""
-        self.bytes.close()
-        with contextlib.suppress(OSError):
-            os.ftruncate(self.fd, self.used_bytes)
-        os.close(self.fd)
 
 
 class SpoolWriter:
@@ -162,9 +113,9 @@ class SpoolWriter:
         self._owed: dict[str, int] = {}
         self._owed_bytes = 0
         self._allocating = threading.Lock()
-        self._retired: deque[_Segment] = deque()
-        self._spare: _Segment | None = None
-        self._segment: _Segment
+        self._retired: deque[Segment] = deque()
+        self._spare: Segment | None = None
+        self._segment: Segment
         self._bytes: mmap.mmap
         self._sequence = 0
         self._at = 0
@@ -174,9 +125,9 @@ class SpoolWriter:
         self._sync_failed = False
         self._next_check_seconds = -1.0
         try:
-            self.folder, self._lock_fd = _claim(folder, make_id(worker).replace("_", "-"))
+            self.folder, self._lock_fd = claim_folder(folder, make_id(worker).replace("_", "-"))
             self._start_segment(self._make_spare())
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             self._make_spare()
         except OSError as error:
             raise SpoolUnavailable(
@@ -308,14 +259,14 @@ class SpoolWriter:
         if owed > whole - after:
             self._make_spare()
 
-    def _make_spare(self) -> _Segment:
+    def _make_spare(self) -> Segment:
         """Allocates the next segment, where that is not done yet. Raises `OSError`: the disk is full."""
         with self._allocating:
             if self._spare is None:
-                self._spare = _Segment(self.folder / SPARE_NAME, self._segment_bytes, self._allocate_file)
+                self._spare = Segment(self.folder / SPARE_NAME, self._segment_bytes, self._allocate_file)
             return self._spare
 
-    def _start_segment(self, spare: _Segment) -> None:
+    def _start_segment(self, spare: Segment) -> None:
         """Goes on in the spare; the keeper looks after the present segment from now on."""
         (self.folder / SPARE_NAME).rename(self.folder / segment_name(self._sequence + 1))
         self._sequence += 1
@@ -362,7 +313,7 @@ class SpoolWriter:
 
     def _keep(self) -> None:
         """The keeper's thread: syncs what was written, in groups, and makes the next spare ahead of its use."""
-        synced: tuple[_Segment, int] | None = None
+        synced: tuple[Segment, int] | None = None
         quiet_rounds = 0
         while True:
             is_last = self._stop.is_set()
@@ -395,7 +346,7 @@ class SpoolWriter:
     def _sync_retired(self) -> None:
         while self._retired:
             _sync(self._retired[0].fd)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             self._retired.popleft().close()
 
     def _spare_or_refuse(self) -> None:
@@ -404,24 +355,3 @@ class SpoolWriter:
         except OSError as error:
             _log.error("spool_not_allocated", folder=str(self.folder), error=str(error))
             self._refused(error)
-
-
-def _claim(folder: Path, name: str) -> tuple[Path, int]:
-    """Makes a worker's folder with its lock held, so that nobody ever sees it without."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    building = folder / f"{NEW_FOLDER_PREFIX}{name}"
-    building.mkdir(mode=0o700)
-    lock_fd = os.open(building / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    final = folder / name
-    building.rename(final)
-    _sync_folder(folder)
-    return final, lock_fd
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
