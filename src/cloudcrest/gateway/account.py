@@ -19,18 +19,21 @@ from cloudcrest.serving.api import RouteDocument
 
 MAX_KNOWN: Final = 20_000
 
-Kind = tuple[str, bool, Tier, str, tuple[Purse, ...]]
-"""Endpoint, whether it streams, tier, prices, and what grants it draws on."""
+Kind = tuple[str, Tier, str, tuple[Purse, ...]]
+"""Endpoint, tier, prices, and what grants it draws on."""
 
 
 class _Standing:
-    """A key's requests for a deployment: their counters, the kind of the last one, and what its records share."""
+    """A key's requests for a deployment, streams or others: their counters, the kind of the last one, and what its
+    records share.
+    """
 
-    __slots__ = ("key", "kind", "route", "served", "shared")
+    __slots__ = ("is_stream", "key", "kind", "route", "served", "shared")
 
-    def __init__(self, key: KeyDocument, route: RouteDocument, served: Served) -> None:
+    def __init__(self, key: KeyDocument, route: RouteDocument, is_stream: bool, served: Served) -> None:
         self.key = key
         self.route = route
+        self.is_stream = is_stream
         self.served = served
         self.kind: Kind | None = None
         self.shared: Shared | None = None
@@ -46,28 +49,31 @@ class Origin:
         self.metrics = metrics
         self.monotonic: Callable[[], float] = clock.monotonic
         self._unix_seconds: Callable[[], float] = clock.unix_seconds
-        self._standings: dict[str, dict[str, _Standing]] = {}
+        self._of_streams: dict[str, dict[str, _Standing]] = {}
+        self._of_others: dict[str, dict[str, _Standing]] = {}
         self._known = 0
 
     def microseconds(self) -> int:
         """The wall time, Unix."""
         return int(self._unix_seconds() * 1_000_000 + 0.5)
 
-    def standing(self, key: KeyDocument, route: RouteDocument) -> _Standing:
+    def standing(self, key: KeyDocument, route: RouteDocument, is_stream: bool) -> _Standing:
         """What is known of this key's requests for a deployment, until the feed says something else of either."""
-        of_key = self._standings.get(key.id)
+        of_key = (self._of_streams if is_stream else self._of_others).get(key.id)
         standing = None if of_key is None else of_key.get(route.deployment_id)
         if standing is None or standing.key is not key or standing.route is not route:
-            standing = self._new_standing(key, route)
+            standing = self._new_standing(key, route, is_stream)
         return standing
 
-    def _new_standing(self, key: KeyDocument, route: RouteDocument) -> _Standing:
+    def _new_standing(self, key: KeyDocument, route: RouteDocument, is_stream: bool) -> _Standing:
         self._known += 1
         if self._known > MAX_KNOWN:
-            self._standings.clear()
+            self._of_streams.clear()
+            self._of_others.clear()
             self._known = 1
-        standing = _Standing(key, route, self.metrics.of(route.model_name))
-        self._standings.setdefault(key.id, {})[route.deployment_id] = standing
+        standing = _Standing(key, route, is_stream, self.metrics.of(route.model_name))
+        standings = self._of_streams if is_stream else self._of_others
+        standings.setdefault(key.id, {})[route.deployment_id] = standing
         return standing
 
     def shared(self, standing: _Standing, kind: Kind) -> Shared:
@@ -75,7 +81,7 @@ class Origin:
         shared = standing.shared
         if shared is None or standing.kind != kind:
             key, route = standing.key, standing.route
-            endpoint, is_stream, tier, rate_card_id, purses = kind
+            endpoint, tier, rate_card_id, purses = kind
             row = SharedRow(
                 self.region,
                 self.gateway,
@@ -85,7 +91,7 @@ class Origin:
                 route.model_name,
                 route.deployment_id,
                 endpoint,
-                is_stream,
+                standing.is_stream,
                 rate_card_id,
                 tier,
                 tuple([(purse.pocket.scope, purse.id) for purse in purses]),
@@ -122,12 +128,12 @@ class Account:
         self._started_at_seconds = origin.monotonic()
         self._started_at_microseconds = started_at
         self._claim = claim
-        standing = origin.standing(key, route)
+        standing = origin.standing(key, route, is_stream)
         self._served = standing.served
         parts = [] if claim is None else claim.priced_parts()
         rate_card_id = "" if claim is None else claim.rate_card_id
         purses = tuple([purse for purse, _ in parts])
-        self._shared = origin.shared(standing, (endpoint, is_stream, tier, rate_card_id, purses))
+        self._shared = origin.shared(standing, (endpoint, tier, rate_card_id, purses))
         self._units = [units for _, units in parts]
         self._first_token_milliseconds: int | None = None
         self._lasted_milliseconds: int | None = None
@@ -213,7 +219,7 @@ class Account:
         return [
             self.id,
             self._started_at_microseconds,
-            self._milliseconds(),
+            self._lasted_milliseconds or 0,  # known of one that is over
             self._first_token_milliseconds,
             self.replica_id,
             outcome,
