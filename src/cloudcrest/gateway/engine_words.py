@@ -38,10 +38,10 @@ class UsageBody(msgspec.Struct):
     """As Anthropic has them; proxies before it leave them there."""
 
 
-UsageCounts = tuple[
+SaidCounts = tuple[
     int | None, int, int, InputDetails | None, OutputDetails | None, int | None, int | None, int | None, int | None
 ]
-"""Its fields, in their order."""
+"""The fields of a `UsageBody`, in their order."""
 
 
 class EndOfAnswer(msgspec.Struct):

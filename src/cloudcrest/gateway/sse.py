@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import astuple
 
-from cloudcrest.gateway.engine_words import UsageBody, UsageCounts, chunk_of, end_of_answer, slices_of, usage_of
+from cloudcrest.gateway.engine_words import SaidCounts, UsageBody, chunk_of, end_of_answer, slices_of, usage_of
 from cloudcrest.gateway.validate import build
 from cloudcrest.kernel.units import MIB
 from cloudcrest.kernel.usage import Usage
@@ -139,7 +139,7 @@ def usage_in_answer(body: bytes) -> Usage | None:
 
 def to_usage(body: UsageBody) -> Usage:
     """An engine's counts, as far as they can be true."""
-    counts: UsageCounts = astuple(body)  # all at once: compiled, each look at a field takes long
+    counts: SaidCounts = astuple(body)  # all at once: compiled, each look at a field takes long
     prompt_tokens, completion_tokens, total_tokens, details, output_details, hit, kept, read, written_there = counts
     output_tokens = max(0, completion_tokens)
     # vLLM's rankings say the sum alone.

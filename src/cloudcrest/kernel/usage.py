@@ -38,7 +38,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 UsageCounts = tuple[int, int, int, int, bool, int, int, int, int, int, int]
-"""Its fields, in their order."""
+"""The fields of a `Usage`, in their order."""
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):

@@ -42,6 +42,7 @@ END: Final = 5
 OLDER_OPEN: Final = 1
 OLDER_END: Final = 3
 MAX_BACK_BYTES: Final = 262_144
+"""How far before a record may stand what it shares: what the disk loses there costs no more than that much more."""
 MAX_BODY_BYTES: Final = 0xFFFF
 MAX_FRAME_BYTES: Final = HEADER_BYTES + MAX_BODY_BYTES
 SEGMENT_SUFFIX = ".seg"

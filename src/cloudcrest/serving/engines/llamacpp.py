@@ -85,9 +85,10 @@ class LlamaCppEngine:
             "prompt_cache_mib": options.get("prompt_cache_mib", _PROMPT_CACHE_MIB),
             "flash_attention": options.get("flash_attention", True),
         }
-        # An abort then ends in one line, not in a debugger's pages.
-        environment = {"GGML_NO_BACKTRACE": "1"}
-        environment[_SPINS_VARIABLE] = str(options.get("barrier_spins", _BARRIER_SPINS))
+        environment = {
+            "GGML_NO_BACKTRACE": "1",  # an abort then ends in one line, not in a debugger's pages
+            _SPINS_VARIABLE: str(options.get("barrier_spins", _BARRIER_SPINS)),
+        }
         return own_server("llamacpp_server", arguments, deployment, launch, environment)
 
     async def probe(self, client: httpx2.AsyncClient, url: str, token: str) -> Probe:
