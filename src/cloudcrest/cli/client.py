@@ -181,10 +181,18 @@ def refusal(response: httpx2.Response) -> Refused:
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
         message, code = str(body["error"].get("message") or message), body["error"].get("code")
     elif isinstance(body, dict) and "detail" in body:
-        message, code, hint = str(body["detail"]), body.get("code"), body.get("hint")
+        message, code, hint = _with_field(str(body["detail"]), body.get("errors")), body.get("code"), body.get("hint")
     if hint is None and response.status_code == 401:
         hint = "log in with `cloudcrest login`, or hand in a key with --key"
     return Refused(message, status_code=response.status_code, code=code, hint=hint)
+
+
+def _with_field(detail: str, errors: object) -> str:
+    """What is wrong, and of which field where the sentence does not name it."""
+    match errors:
+        case [{"field": str(field)}] if field.rpartition(".")[2] not in detail:
+            return f"{field}: {detail}"
+    return detail
 
 
 def _json(response: httpx2.Response) -> Json:
