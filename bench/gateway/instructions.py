@@ -32,7 +32,7 @@ from cloudcrest.kernel.clock import SystemClock
 from cloudcrest.metering.spool import SpoolWriter
 
 FEW, MANY = 100, 600
-KINDS = ("plain", "prompt", "chunk")
+KINDS = ("plain", "prompt", "stream", "chunk")
 _TEXT = "Lisbon lies at the mouth of the Tagus. " * 20
 _COUNTED = re.compile(r"Collected : (\d+)")
 
@@ -124,7 +124,7 @@ async def work(kind: str, count: int, folder: Path) -> None:
     """So much of one kind of work."""
     target = Target("bench", 1, 0, 0.0)
     padding_bytes = BIG_PROMPT_BYTES if kind == "prompt" else 0
-    request = chat_request(target, is_stream=kind == "chunk", padding_bytes=padding_bytes)
+    request = chat_request(target, is_stream=kind in {"chunk", "stream"}, padding_bytes=padding_bytes)
     answer = _whole_answer()
     async with _worker(folder) as worker:
         if kind == "chunk":
@@ -135,7 +135,9 @@ async def work(kind: str, count: int, folder: Path) -> None:
                 worker.answered()
             return
         for number in range(count):
-            (await worker.ask(request)).data_received(answer)
+            connection = await worker.ask(request)
+            for data in _SHORT_STREAM if kind == "stream" else (answer,):
+                connection.data_received(data)
             if not worker.answered().startswith(b"HTTP/1.1 200 "):
                 raise RuntimeError("the request was not answered")
             if number % 64 == 0:
@@ -152,17 +154,30 @@ def _whole_answer() -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def _chunk() -> bytes:
-    event = msgspec.json.encode({
+def _event(choices: list[dict[str, object]], **more: object) -> bytes:
+    event = {
         "id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": MODEL,
-        "choices": [{"index": 0, "delta": {"content": " word"}, "finish_reason": None}],
-    })  # fmt: skip
-    data = b"data: %b\n\n" % event
+        "choices": choices,
+    }  # fmt: skip
+    return b"data: %b\n\n" % msgspec.json.encode(event | more)
+
+
+def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_CHUNK = _chunk()
+_CHUNK = _chunk(_event([{"index": 0, "delta": {"content": " word"}, "finish_reason": None}]))
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+_SHORT_STREAM = (
+    _STREAM_HEAD,
+    _CHUNK,
+    _chunk(
+        _event([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+        + _event([], usage={"prompt_tokens": 42, "completion_tokens": 1, "total_tokens": 43})
+        + b"data: [DONE]\n\n"
+    )
+    + b"0\r\n\r\n",
+)
 
 
 def instructions(kind: str, count: int, profile: Path) -> int:

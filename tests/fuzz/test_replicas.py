@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.connection import MAX_HEAD_BYTES, Upstream, UpstreamConnection
-from cloudcrest.gateway.http1 import one_chunk_at
+from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.http1 import MAX_HEAD_BYTES, one_chunk_at
 from cloudcrest.gateway.rounds import Rounds
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudcrest.gateway.http1 import chunk
 from cloudcrest.gateway.kept import Kept
-from cloudcrest.gateway.passage import passage
+from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.resume_rewrite import Repetition, Rewriter, ToolHold
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
@@ -61,7 +61,7 @@ def test_the_short_way_takes_only_what_would_pass_untouched(
 ) -> None:
     scanner, alone = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     kept, written = Kept(200), list[bytes]()
-    take = passage(scanner, kept, written.append)
+    take = Passage(scanner, kept, written.append).take
     for data in pieces(edited(*stream), places):
         expected = alone.feed(data)
         if take(chunk(data)):

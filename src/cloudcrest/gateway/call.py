@@ -123,16 +123,17 @@ class Call:
         if trip is None:
             raise ValueError("pick a replica first")
         replica = trip.replica
-        trip.begin(self._picked_at, is_stream=self._is_stream)
-        self._calls.active.add(self)
-        self._tried.append(replica)
-        replica.in_flight += 1
-        self._is_in_flight = self._was_active = True
         connection = replica.take()
         if connection is not None:
             self._send(connection)
         else:
             self._starting = self._calls.spawn(self._dial(replica))
+        # What nobody waits for comes after the request is out.
+        trip.begin(self._picked_at, is_stream=self._is_stream)
+        self._calls.active.add(self)
+        self._tried.append(replica)
+        replica.in_flight += 1
+        self._is_in_flight = self._was_active = True
 
     def start_or_wait(self) -> None:
         """Picks and starts, now or as soon as there is a replica."""

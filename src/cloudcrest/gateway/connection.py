@@ -5,7 +5,6 @@ Idle connections wait in a last-in-first-out pool, so the fewest stay warm.
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable
 from math import inf
@@ -13,7 +12,7 @@ from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
-from cloudcrest.gateway.http1 import JSON, framing
+from cloudcrest.gateway.http1 import CHUNKED, JSON, LAST_CHUNK, UNTIL_CLOSE, answer_head, chunk_size, one_chunk_at
 from cloudcrest.gateway.known_head import HeadShape, head_shape
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
 from cloudcrest.gateway.sink import Sink, WholeSink
@@ -21,13 +20,9 @@ from cloudcrest.gateway.sound.form import CONTENT_TYPES
 from cloudcrest.infra.sockets import keep_watch
 from cloudcrest.kernel.units import KIB
 
-MAX_HEAD_BYTES = 32 * KIB
 MAX_CHUNK_LINE_BYTES = 4 * KIB
 IDLE_SECONDS = 60.0
 """As nginx has it. Engines close sooner (uvicorn after 5 s), and we are told; what crosses that is sent again."""
-
-_STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
-_HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 _now: Final = monotonic  # compiled, a name that is not Final is looked up each time
 
@@ -59,6 +54,8 @@ class Upstream:
         self.host_header = (f"[{self.host}]" if ":" in self.host else self.host).encode() + b":%d" % self.port
         self.answer_shape: HeadShape | None = None
         """Of the head of a whole answer with status 200, as this one sends it."""
+        self.stream_head = b""
+        """The head of the last answer with status 200 in chunks, its empty line included."""
         self._request_starts: dict[str, bytes] = {}
         self.head_lines = b"host: %b\r\n" % self.host_header
         if token:
@@ -256,50 +253,36 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        status, head, rest = 0, b"", data
-        while status < 200:  # interim answers come before the one that counts, any number of them
-            data = rest
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self._buffer = data
-                if len(data) > MAX_HEAD_BYTES:
-                    self._fault("the head of its answer is too large")
+        known = self._upstream.stream_head
+        if known and data.startswith(known) and not self._is_head_request:
+            status, head, rest = 200, known[:-4], data[len(known) :]
+            length, self._is_reusable = CHUNKED, True
+        else:
+            try:
+                status, head, length, self._is_reusable, rest = answer_head(data, is_of_head=self._is_head_request)
+            except ValueError as error:
+                self._fault(str(error))
                 return
-            head, rest = data[:end], data[end + 4 :]
-            match = _STATUS.match(head + b"\r")
-            if match is None or end > MAX_HEAD_BYTES or match[2] == b"101":
-                self._fault("its answer is not HTTP/1.1")
+            if not status:
+                self._buffer = rest
                 return
-            status = int(match[2])
-        if not self._set_framing(status, head, is_http_1_0=head.startswith(b"HTTP/1.0")):
-            self._fault("its answer has two lengths")
-            return
+        self._needed_bytes = max(0, length)
+        self._state = _CHUNK_LINE if length == CHUNKED else _UNTIL_CLOSE if length == UNTIL_CLOSE else _LENGTH_BODY
         sink = self._sink
         if sink is None:
             return
-        if status == 200 and self._state == _LENGTH_BODY and self._is_reusable and not self._is_head_request:
-            self._upstream.answer_shape = head_shape(head + b"\r\n\r\n", self._needed_bytes)
+        if status == 200 and self._is_reusable and not self._is_head_request:
+            whole_head = head + b"\r\n\r\n"
+            if length == CHUNKED:
+                self._upstream.stream_head = whole_head
+            else:
+                self._upstream.answer_shape = head_shape(whole_head, length)
         sink.answer_head(status, head)
         if self._state == _LENGTH_BODY and self._needed_bytes == 0:
             self._is_reusable = self._is_reusable and not rest
             self._done()
         elif rest and self._sink is not None:
             self.data_received(rest)
-
-    def _set_framing(self, status: int, head: bytes, *, is_http_1_0: bool) -> bool:
-        lengths, is_chunked, closes = framing(head)
-        self._is_reusable = not is_http_1_0 and not closes
-        if len(lengths) > 1 or (lengths and is_chunked):
-            return False
-        if self._is_head_request or status in (204, 304):
-            self._state, self._needed_bytes = _LENGTH_BODY, 0
-        elif is_chunked:
-            self._state = _CHUNK_LINE
-        elif lengths:
-            self._state, self._needed_bytes = _LENGTH_BODY, lengths.pop()
-        else:
-            self._state, self._is_reusable = _UNTIL_CLOSE, False
-        return True
 
     def _read_length_body(self, data: bytes) -> None:
         if len(data) > self._needed_bytes:
@@ -316,6 +299,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        elif self._state == _CHUNK_LINE and self._read_whole_chunk(data):
+            return
         payload: list[bytes] = []
         position, size = 0, len(data)
         while position < size:
@@ -346,6 +331,18 @@ class UpstreamConnection(asyncio.Protocol):
         elif len(self._buffer) > MAX_CHUNK_LINE_BYTES:
             self._fault("its chunks are malformed")
 
+    def _read_whole_chunk(self, data: bytes) -> bool:
+        """Takes a read that is one chunk, or one and the end, as most are; False: it is something else."""
+        is_last = data.endswith(LAST_CHUNK)
+        chunk = data[: -len(LAST_CHUNK)] if is_last else data
+        at = one_chunk_at(chunk)
+        if not at or self._sink is None:
+            return False
+        self._sink.answer_data(chunk[at:-2])
+        if is_last and self._sink is not None:
+            self._done()
+        return True
+
     def _read_line(self, line: bytes) -> bool:
         """Reads a line of chunk framing; `_IDLE` is the state after the last. False: it was malformed."""
         if self._state == _CHUNK_END:
@@ -357,11 +354,11 @@ class UpstreamConnection(asyncio.Protocol):
             if not line:
                 self._state = _IDLE
             return True
-        match = _HEXADECIMAL.fullmatch(line)
-        if match is None:
+        size = chunk_size(line)
+        if size is None:
             self._fault("its chunks are malformed")
             return False
-        self._needed_bytes = int(match[1], 16)
+        self._needed_bytes = size
         self._state = _CHUNK_DATA if self._needed_bytes else _TRAILER
         return True
 

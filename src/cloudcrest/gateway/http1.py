@@ -3,7 +3,7 @@
 import re
 from http import HTTPStatus
 from time import gmtime, strftime
-from typing import Final
+from typing import Final, NamedTuple
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -25,6 +25,12 @@ HOP_BY_HOP = frozenset(
     )
 )
 
+MAX_HEAD_BYTES: Final = 32 * 1024
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
+_HEXADECIMAL = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 # For heads in lower case: a pattern that begins with fixed bytes is searched for fast.
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n|$)")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|$)")
@@ -59,7 +65,8 @@ def _chunk_lines(below_bytes: int) -> list[bytes]:
     return lines
 
 
-_CHUNK_LINES: Final = _chunk_lines(4096)
+MAX_LINE_KNOWN_BYTES: Final = 4096
+CHUNK_LINES: Final = _chunk_lines(MAX_LINE_KNOWN_BYTES)
 """By a whole chunk's size with its framing: the line that it begins with. No chunk has some of the sizes."""
 
 
@@ -67,18 +74,63 @@ def one_chunk_at(data: bytes) -> int:
     """Where the payload begins, if this is one whole chunk with its framing, of less than 4 KiB, as most write it; else
     0.
     """
-    if len(data) >= 4096:
+    if len(data) >= MAX_LINE_KNOWN_BYTES:
         return 0
-    line = _CHUNK_LINES[len(data)]
+    line = CHUNK_LINES[len(data)]
     return len(line) if data.startswith(line) and data.endswith(b"\r\n") else 0
 
 
-def framing(head: bytes) -> tuple[set[int], bool, bool]:
-    """Of an answer's header lines, each after a CRLF: the lengths it announces, whether it is chunked, and closes."""
-    lower = head.lower()
+def chunk_size(line: bytes) -> int | None:
+    """Of the chunk that begins with this line; None where it is none."""
+    match = _HEXADECIMAL.fullmatch(line)
+    return None if match is None else int(match[1], 16)
+
+
+class AnswerHead(NamedTuple):
+    """`lines`: the status line and the header lines. `length`: of the body, or `CHUNKED` or `UNTIL_CLOSE`. `stays`:
+    whether its connection does. `rest`: what follows. Status 0: the head is not whole, `rest` is all there is of it.
+    """
+
+    status: int
+    lines: bytes
+    length: int
+    stays: bool
+    rest: bytes
+
+
+def answer_head(data: bytes, *, is_of_head: bool) -> AnswerHead:
+    """The head at the beginning of an answer, to a HEAD or another request. Interim answers before it are passed over.
+
+    Raises `ValueError` with what is wrong.
+    """
+    while True:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD_BYTES:
+                raise ValueError("the head of its answer is too large")
+            return AnswerHead(0, b"", 0, False, data)
+        lines, data = data[:end], data[end + 4 :]
+        match = _STATUS.match(lines + b"\r")
+        if match is None or end > MAX_HEAD_BYTES or match[2] == b"101":
+            raise ValueError("its answer is not HTTP/1.1")
+        status = int(match[2])
+        if status >= 200:
+            length, stays = _framing(status, lines, is_of_head)
+            return AnswerHead(status, lines, length, stays and match[1] == b"1", data)
+
+
+def _framing(status: int, lines: bytes, is_of_head: bool) -> tuple[int, bool]:
+    lower = lines.lower()
     lengths = {int(length) for length in _LENGTH.findall(lower)}
     is_chunked = b"\r\ntransfer-encoding:" in lower and _CHUNKED.search(lower) is not None
-    return lengths, is_chunked, b"\r\nconnection:" in lower and _CLOSE.search(lower) is not None
+    if len(lengths) > 1 or (lengths and is_chunked):
+        raise ValueError("its answer has two lengths")
+    stays = b"\r\nconnection:" not in lower or not _CLOSE.search(lower)
+    if is_of_head or status in (204, 304):
+        return 0, stays
+    if is_chunked:
+        return CHUNKED, stays
+    return (lengths.pop(), stays) if lengths else (UNTIL_CLOSE, False)
 
 
 def http_date(unix_seconds: float) -> bytes:

@@ -35,7 +35,6 @@ from cloudcrest.gateway.plain import CHAT_PATH, read_plain, written_for
 from cloudcrest.gateway.purse import Claim
 from cloudcrest.gateway.relay import PlainRelay, Relay, StreamRelay
 from cloudcrest.gateway.request import Connection, Request, Responder
-from cloudcrest.gateway.rounds import call_soon
 from cloudcrest.gateway.snapshot import Access, Route, Snapshot
 from cloudcrest.gateway.sound.relay import SoundRelay
 from cloudcrest.gateway.sound.request import form_for, form_type
@@ -116,7 +115,7 @@ class Inference:
             parsed,
             metrics=self._origin.metrics,
             go_on=lambda screened: self.serve(connection, request, self.authenticate(request), screened),
-            soon=call_soon,
+            soon=_call_soon,
         ).start()
 
     def serve(self, connection: Connection, request: Request, key: KeyDocument, parsed: Parsed) -> Responder:
@@ -244,14 +243,14 @@ class Inference:
         try:
             self.waiting.check(scopes)
             grant = self._admit(scopes, parsed.estimated_tokens(document.context_tokens), now)
-        finally:
+            grant.freed = self.waiting.freed
+            if claim is not None and not self._desk.wallet.reserve(claim):
+                admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
+                return self._wait_for_budget(admitted, claim)
+            return self._open(connection, request, key, route, parsed, grant, claim, started_at, fallback)
+        finally:  # for the answer: the engine need not wait for them
             if scopes:
                 request.extra_head += limit_headers(scopes, now)
-        grant.freed = self.waiting.freed
-        if claim is not None and not self._desk.wallet.reserve(claim):
-            admitted = Admitted(connection, request, key, route, parsed, grant, claim, started_at, fallback)
-            return self._wait_for_budget(admitted, claim)
-        return self._open(connection, request, key, route, parsed, grant, claim, started_at, fallback)
 
     def _wait_for_budget(self, admitted: Admitted, claim: Claim) -> Responder:
         """Has a request wait for its budget; refused, it gives back what it took of its limits."""
@@ -364,6 +363,10 @@ def _relay_of(parts: Parts, branches: dict[str, bytes] | None) -> Relay | Fanout
     if parsed.kind is ImageBody and isinstance(parsed.body, ImageBody):  # a plain chat's body is made when asked for
         return ImageRelay(parts, parsed.body.n or 1)
     return StreamRelay(parts) if parsed.is_stream else PlainRelay(parts)
+
+
+def _call_soon(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
 def _call_later(seconds: float, call: Callable[[], None]) -> None:

@@ -7,62 +7,76 @@ through, and whose word is one JSON string, has nothing else to be found in it.
 from collections.abc import Callable
 from typing import Final
 
-from cloudcrest.gateway.http1 import one_chunk_at
+from cloudcrest.gateway.http1 import CHUNK_LINES, MAX_LINE_KNOWN_BYTES, one_chunk_at
 from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.sse import StreamScanner
 
 _WORD: Final = b'"content":"'
 _QUOTE: Final = 0x22
 _LINE_FEED: Final = 0x0A
+_BACKSLASH: Final = 0x5C
 _MAX_SHAPES: Final = 16
 """Of a stream: one whose chunks differ in more than a word is looked through."""
 
 
-def passage(scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
-    """Takes a read that is one whole chunk with its framing. False: nothing was done, and the scanner is to be fed.
+class Passage:
+    """Of one stream. What it writes, it counts for the scanner and keeps."""
 
-    What it writes, it counts for the scanner and keeps. It takes chunks of whole events, each a JSON object, none of
-    which the scanner would look into. A quotation mark inside text is escaped, so text is never taken for a field.
-    """
-    keep, max_bytes = kept.parts.append, kept.max_bytes
-    before = after = b""
-    heads: dict[int, bytes] = {}  # by a chunk's size: its line, and what comes before its word
-    shapes_left = _MAX_SHAPES
+    __slots__ = ("_after", "_before", "_kept", "_scanner", "_shapes_left", "_write")
 
-    def take(chunk: bytes) -> bool:
-        nonlocal before, after, shapes_left
+    def __init__(self, scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) -> None:
+        self._scanner = scanner
+        self._kept = kept
+        self._write = write
+        self._before = self._after = b""
+        self._shapes_left = _MAX_SHAPES
+
+    def take(self, chunk: bytes) -> bool:
+        """Takes a read that is one whole chunk with its framing. False: nothing was done, the scanner is to be fed.
+
+        It takes chunks of whole events, each a JSON object, none of which the scanner would look into. A quotation mark
+        inside text is escaped, so text is never taken for a field.
+        """
+        scanner = self._scanner
         if scanner.partial:
             return False
-        size_bytes = len(chunk)
-        head = heads.get(size_bytes)
-        if head is not None and chunk[: len(head)] == head and chunk[-len(after) :] == after:
-            word = chunk[len(head) : -len(after)]
-            is_word = _QUOTE not in word and _LINE_FEED not in word
-        else:
-            is_word = False
-        if is_word:
-            scanner.events += 1
-        else:
+        if not self._take_word(chunk):
             at = one_chunk_at(chunk)
             if not at or not _has_nothing_to_read(chunk):
                 return False
             events = chunk.count(b"\n\n", at)
             scanner.events += events
-            is_alike = before and size_bytes - at >= len(before) + len(after)  # else the two lie over each other
-            if is_alike and chunk.startswith(before, at) and chunk.endswith(after):
-                heads[size_bytes] = chunk[: at + len(before)]
-            elif events == 1 and shapes_left:
-                shapes_left -= 1
-                heads.clear()
-                before, after = _around_word(chunk, at)
-        keep(chunk)
-        kept.size_bytes += size_bytes
-        if kept.size_bytes > max_bytes:
-            kept.said()
-        write(chunk)
+            if events == 1:
+                self._learn(chunk, at)
+            self._kept.add(chunk)
+        self._write(chunk)
         return True
 
-    return take
+    def _take_word(self, chunk: bytes) -> bool:
+        """Counts and keeps a chunk that differs from an earlier one in its word."""
+        before, after, size_bytes = self._before, self._after, len(chunk)
+        if not before or size_bytes >= MAX_LINE_KNOWN_BYTES:
+            return False
+        line = CHUNK_LINES[size_bytes]
+        at = len(line)
+        word_at, word_end = at + len(before), size_bytes - len(after)
+        if word_at > word_end or chunk[word_end:] != after or chunk[:at] != line or chunk[at:word_at] != before:
+            return False
+        word = chunk[word_at:word_end]
+        # A string that seems to end in a backslash may end elsewhere.
+        if _QUOTE in word or _LINE_FEED in word or (word and word[-1] == _BACKSLASH):
+            return False
+        self._scanner.events += 1
+        self._kept.add_word(before, word, after)
+        return True
+
+    def _learn(self, chunk: bytes, at: int) -> None:
+        """Knows the next chunk that is like this one but for its word."""
+        before, after = self._before, self._after
+        is_known = before and chunk.startswith(before, at) and chunk.endswith(after)
+        if self._shapes_left and not (is_known and len(chunk) - at >= len(before) + len(after)):
+            self._shapes_left -= 1
+            self._before, self._after = _around_word(chunk, at)
 
 
 def _has_nothing_to_read(chunk: bytes) -> bool:

@@ -15,7 +15,7 @@ from cloudcrest.gateway.deadline import deadline_passed, refuse
 from cloudcrest.gateway.errors import engine_error
 from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.parts import MAX_ENGINE_ERROR_BYTES, Parts
-from cloudcrest.gateway.passage import passage
+from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.resume import Impossible, decide
 from cloudcrest.gateway.resume_rewrite import DONE, ToolHold
 from cloudcrest.gateway.resume_stream import BEING_STOPPED, DRAINED, RestOfStream
@@ -351,4 +351,4 @@ class StreamRelay(Relay):
         self._account.first_token()
         self._parts.begin_stream()
         if self._hold is None and self._parts.outlet is None and not self._parts.request.is_http_1_0:
-            self._call.pass_chunks(passage(self._scanner, self._kept, self._connection.write))
+            self._call.pass_chunks(Passage(self._scanner, self._kept, self._connection.write).take)

@@ -18,29 +18,35 @@ _log = structlog.get_logger(__name__)
 
 class Rounds:
     """What a worker is about to write: at most what came in one round asks for. `soon`: has something called when the
-    round is over.
+    round is over, in place of the loop that runs.
 
     `writes`: so many were asked for in this round. `is_busy`: in the one before there were several.
     """
 
     def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
-        self._soon = soon or call_soon
+        self._soon = soon
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.is_under_way = False
         self.is_busy = False
         self.writes = 0
-        self.waiting: list[tuple[asyncio.Transport, Write, bytes]] = []
+        self.waiting: list[tuple[RoundTransport, bytes]] = []
 
     def begin(self) -> None:
         """The first write of a round is asked for."""
         self.is_under_way = True
-        self._soon(self._end)
+        if self._soon is not None:
+            self._soon(self._end)
+            return
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # once: it is a system call
+        self._loop.call_soon(self._end)
 
     def flush(self) -> None:
         """Writes what waits."""
         waiting, self.waiting = self.waiting, []
-        for transport, write, data in waiting:
+        for transport, data in waiting:
             try:
-                write(data)
+                transport.send(data)
             except (OSError, RuntimeError) as error:  # what is wrong with one is no reason to lose the others'
                 if not transport.is_closing():
                     _log.error("write_failed", error=str(error))
@@ -57,12 +63,12 @@ class Rounds:
 class RoundTransport:
     """A transport whose writes keep to the rounds; what ends it comes after them."""
 
-    __slots__ = ("_rounds", "_transport", "_write")
+    __slots__ = ("_rounds", "_transport", "send")
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
         self._rounds = rounds
         self._transport = cast(asyncio.Transport, transport)
-        self._write: Write = self._transport.write  # looked up once
+        self.send: Write = self._transport.write  # looked up once; past all that waits
 
     def write(self, data: bytes) -> None:
         """Writes now, or at the end of this round, after what was to be written before."""
@@ -71,9 +77,9 @@ class RoundTransport:
         if not rounds.is_under_way:
             rounds.begin()
             if not rounds.is_busy:
-                self._write(data)
+                self.send(data)
                 return
-        rounds.waiting.append((self._transport, self._write, data))
+        rounds.waiting.append((self, data))
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)
@@ -101,8 +107,3 @@ class RoundTransport:
 
     def resume_reading(self) -> None:
         self._transport.resume_reading()
-
-
-def call_soon(call: Callable[[], None]) -> None:
-    """Has the running loop call it when the present round is over."""
-    asyncio.get_running_loop().call_soon(call)

@@ -19,6 +19,8 @@ MAX_EVENT_BYTES = 4 * MIB
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 _USAGE_OBJECT = re.compile(rb'"usage"\s*+:\s*+(\{(?:[^{}"]++|"[^"\\]*+"|\{[^{}]*+\})*+\})')
 _DONE: Final = b"[DONE]"
+_LINE_FEED: Final = 0x0A
+_CARRIAGE_RETURN: Final = 0x0D
 _end_of_answer: Final = end_of_answer
 
 
@@ -64,17 +66,15 @@ class StreamScanner:
 
     def _sift(self, data: bytes) -> bytes:
         kept: list[bytes] = []
-        end = 0
-        for match in _EVENT.finditer(data):
-            end = match.end()
-            whole = match[0]
+        wholes, rest = _split(data)
+        for whole in wholes:
             event = self._sifted(whole)
             if event is not whole:  # empty lines before it go on: cut elsewhere they would have, before it was seen
                 kept.append(whole[: len(whole) - len(whole.lstrip(b"\n"))])
             if event:
                 kept.append(event)
                 self.events += 1
-        kept.append(data[end:])
+        kept.append(rest)
         return b"".join(kept)
 
     def _sifted(self, event: bytes) -> bytes:
@@ -83,7 +83,7 @@ class StreamScanner:
         if text == _DONE:
             self.is_finished = True
             return event
-        if b'"usage"' not in text and b'"error"' not in text:
+        if text.find(b'"usage"') < 0 and text.find(b'"error"') < 0:
             return event
         try:
             chunk = chunk_of(text)
@@ -109,6 +109,19 @@ def _without_usage(event: bytes, text: bytes) -> bytes:
     return b"data: " + build({name: bytes(raw) for name, raw in slices.items() if name != "usage"}) + b"\n\n"
 
 
+def _split(data: bytes) -> tuple[list[bytes], bytes]:
+    """Whole events, and the beginning of one."""
+    if _CARRIAGE_RETURN not in data:
+        pieces = data.split(b"\n\n")
+        return [piece + b"\n\n" for piece in pieces[:-1]], pieces[-1]
+    wholes: list[bytes] = []
+    at = 0
+    for match in _EVENT.finditer(data):
+        wholes.append(match[0])
+        at = match.end()
+    return wholes, data[at:]
+
+
 def _last_event_end(data: bytes) -> int:
     """Where the last whole event ends; 0 where there is none."""
     bare, full = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
@@ -117,6 +130,9 @@ def _last_event_end(data: bytes) -> int:
 
 def event_data(event: bytes) -> bytes:
     """The data of one server-sent event, its lines joined; empty for a comment."""
+    line = event[:-2] if event[-2:] == b"\n\n" else event
+    if line[:5] == b"data:" and _LINE_FEED not in line and _CARRIAGE_RETURN not in line:  # all there is to most
+        return line[5:].strip()
     lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
 from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
 from cloudcrest.gateway.kept import Kept
-from cloudcrest.gateway.passage import passage
+from cloudcrest.gateway.passage import Passage
+from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.sse import StreamScanner
 
@@ -28,6 +29,7 @@ payloads = st.lists(
             b'data: {"usage":1}\n\n',
             b"data: [DONE]\n\n",
             b"5\r\n",
+            b"0\r\n",
             b"\n",
             b"\n\n",
         ]),
@@ -87,7 +89,8 @@ def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], 
     framed = b"".join(map(chunk, payloads)) + LAST_CHUNK
     places = sorted({0, len(framed), *(cut % (len(framed) + 1) for cut in cuts)})
     by_chunk = [*map(chunk, payloads), LAST_CHUNK]
-    for reads in (by_chunk, [framed[start:end] for start, end in itertools.pairwise(places)]):
+    with_end = [*by_chunk[:-2], b"".join(by_chunk[-2:])]
+    for reads in (by_chunk, with_end, [framed[start:end] for start, end in itertools.pairwise(places)]):
         sink = Gathered()
         connection = asked(sink)
 
@@ -108,17 +111,31 @@ def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], 
 
 
 @settings(deadline=None)
+@given(payloads=payloads, cuts=st.lists(st.integers(0, 30_000)))
+def test_an_answer_under_a_head_that_came_before_is_read_as_the_first(payloads: list[bytes], cuts: list[int]) -> None:
+    first, second = Gathered(), Gathered()
+    connection = asked(first)
+    connection.data_received(LAST_CHUNK)
+    assert first.is_whole
+    data = HEAD + b"".join(map(chunk, payloads)) + LAST_CHUNK
+    connection.send(b"", second)
+    for start, end in itertools.pairwise(sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})):
+        connection.data_received(data[start:end])
+    assert (second.data, second.is_whole) == (b"".join(payloads), True)
+
+
+@settings(deadline=None)
 @given(payloads=payloads)
 def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[bytes]) -> None:
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
     kept = Kept(1_000)
-    take = passage(scanner, kept, written.append)
+    take = Passage(scanner, kept, written.append).take
     for payload in payloads:
         expected = fed.feed(payload)
         if take(chunk(payload)):
             assert written.pop() == chunk(expected) == chunk(payload)
-            assert kept.size_bytes == sum(map(len, kept.parts)) <= kept.max_bytes
+            assert kept.size_bytes <= kept.max_bytes
         else:
             assert scanner.feed(payload) == expected
         assert scanner.partial == fed.partial
@@ -134,11 +151,18 @@ words = st.one_of(
 
 
 @settings(deadline=None)
-@given(words=st.lists(words, max_size=12), ends=st.lists(st.sampled_from([b"null", b'"stop"', b"{}"]), min_size=1))
-def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(words: list[bytes], ends: list[bytes]) -> None:
+@given(
+    words=st.lists(words, max_size=12),
+    ends=st.lists(st.sampled_from([b"null", b'"stop"', b"{}"]), min_size=1),
+    max_bytes=st.sampled_from([0, 200, 1_000_000]),
+)
+def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(
+    words: list[bytes], ends: list[bytes], max_bytes: int
+) -> None:
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
-    take = passage(scanner, Kept(1_000_000), written.append)
+    kept, every = Kept(max_bytes), Said()
+    take = Passage(scanner, kept, written.append).take
     for index, word in enumerate(words):
         end = ends[index % len(ends)]
         event = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n' % (word, end)
@@ -147,8 +171,15 @@ def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(words: list[byt
             assert written.pop() == chunk(expected) == chunk(event)
         else:
             assert scanner.feed(event) == expected
+            kept.add(expected)
         assert (scanner.events, scanner.usage, scanner.error) == (fed.events, fed.usage, fed.error)
         assert (scanner.partial, scanner.is_finished) == (fed.partial, fed.is_finished)
+        assert kept.size_bytes <= max_bytes
+        for each in expected.split(b"\n\n"):
+            every.add(each)
+    said = kept.said()
+    assert (said.text, said.identity, said.finish_reason) == (every.text, every.identity, every.finish_reason)
+    assert (said.has_role, said.hindrance) == (every.has_role, every.hindrance)
 
 
 def test_an_answer_is_noticed_until_it_is_looked_at() -> None:
