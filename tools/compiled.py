@@ -63,6 +63,7 @@ MODULES = (
     "gateway/state",
     "gateway/validate",
     "gateway/validate_chat",
+    "gateway/vigil",
     "gateway/waiting",
     "metering/spool",
 )

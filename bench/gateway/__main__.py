@@ -1,4 +1,4 @@
-"""The gateway under load, as it is and compiled, beside nginx, a proxy that looks at nothing, and other gateways.
+"""The gateway under load, as it is, compiled, and awake, beside nginx, a proxy that looks at nothing, and others.
 
     python -m bench.gateway [--rounds N] [--seconds S] [--peers NAME …] [--long]
 
@@ -29,6 +29,8 @@ OUT = SOURCES.parent / "out"
 REPLICAS = 4
 CHUNKS = 100
 PACE_MICROSECONDS = 20_000
+POLL_SECONDS = 0.1
+"""How long the worker named "awake" looks for more before it sleeps: for latency, at the price of its core."""
 CONNECTIONS = 32
 STREAMS = 200
 LONG_REQUESTS = 1_000_000
@@ -88,6 +90,8 @@ def start_all(stack: ExitStack, folder: Path, ports: Sequence[int], wanted: Sequ
     if reason is None:
         made = stage.cloudcrest(folder / "compiled", ports, "compiled", compiled.OUT)
         targets.append(stack.enter_context(made))
+        awake = stage.cloudcrest(folder / "awake", ports, "awake", compiled.OUT, poll_seconds=POLL_SECONDS)
+        targets.append(stack.enter_context(awake))
     else:
         print(f"the compiled gateway is left out: {reason}")
     targets.append(stack.enter_context(stage.floor(folder / "floor", ports)))

@@ -88,7 +88,11 @@ def upstream(program: Path, log: Path, *, replicas: int, chunks: int, pace_micro
 
 @contextmanager
 def cloudcrest(
-    folder: Path, replica_ports: Sequence[int], name: str = "cloudcrest", packages: Path | None = None
+    folder: Path,
+    replica_ports: Sequence[int],
+    name: str = "cloudcrest",
+    packages: Path | None = None,
+    poll_seconds: float = 0.0,
 ) -> Iterator[Target]:
     """One worker with 10,000 limited keys, balances, a budget, several replicas, a durable spool, ids and metrics.
 
@@ -116,6 +120,7 @@ def cloudcrest(
             feed_token=KEY,
             port=port,
             log_level="WARNING",
+            poll_seconds=poll_seconds,
         )
         (folder / "settings.json").write_bytes(msgspec.json.encode(settings, enc_hook=encode_path))
         began = time.monotonic()

@@ -280,6 +280,7 @@ def _gateway_service(plan: Plan, worker: int, shared: Path | None) -> Service:
         metrics_token=plan.settings.metrics_token,
         presidio=plan.settings.presidio,
         request_timeout_seconds=plan.settings.request_timeout_seconds,
+        poll_seconds=plan.settings.gateway_poll_seconds,
         log_level=plan.log.level.upper(),
         log_json=plan.log.json,
         drain_seconds=_GATEWAY_DRAIN_SECONDS,

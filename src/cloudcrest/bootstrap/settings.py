@@ -39,6 +39,7 @@ starts into `run/settings/`, readable by its owner alone. Environment variables 
     CLOUDCREST_RAY_PORT          with ray (--ray-port): at which nodes join; default 6379; 0 takes a free one
     CLOUDCREST_RAY_ADDRESS       with ray (--ray-address): HOST:PORT of a cluster's head that runs already
     CLOUDCREST_REQUEST_TIMEOUT_SECONDS  how long an inference request may take in all; default 1800
+    CLOUDCREST_GATEWAY_POLL_SECONDS  how long gateway workers stay awake after a request; default 0, they sleep at once
 """
 
 import hashlib
@@ -77,6 +78,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     presidio: bool = False
     request_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
     gateway_workers: int = 1
+    gateway_poll_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
     operator_email: str = "operator@cloudcrest.internal"
     operator_password: str | None = None
     fabric: Literal["local", "ray"] = "local"

@@ -31,6 +31,7 @@ from cloudcrest.gateway.shared_limits import SharedLimits
 from cloudcrest.gateway.snapshot import Snapshot
 from cloudcrest.gateway.state import ServerState
 from cloudcrest.gateway.token_count import TokenCounts
+from cloudcrest.gateway.vigil import Vigil
 from cloudcrest.gateway.worker_metrics import WorkerMetrics
 from cloudcrest.governance.api import presidio_detector
 from cloudcrest.infra.feed import FeedState
@@ -56,7 +57,7 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
-        rounds = Rounds()
+        rounds = Rounds(Vigil(settings.poll_seconds).soon if settings.poll_seconds > 0 else None)
         self.snapshot = Snapshot(clock.monotonic, settings.workers, rounds=rounds)
         if settings.presidio:
             self.snapshot.policies.extra = (presidio_detector(),)

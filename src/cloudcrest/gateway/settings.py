@@ -21,8 +21,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `leave_ahead_seconds`: how long before its replica is stopped a stream goes on elsewhere.
     `replica_wait_seconds`: how long an answer whose replica was lost waits for one that takes it over.
     `request_timeout_seconds`: how long a request may take, waiting, retries and its answer included; keys, projects and
-    organizations may have less. `presidio`: its recognizers are a detector of guardrails too. `metrics_token`: who
-    brings it may read /metrics; without one only this machine may.
+    organizations may have less. `poll_seconds`: how long a worker stays awake after a round (vigil.py). `presidio`: its
+    recognizers are a detector of guardrails too. `metrics_token`: who brings it may read /metrics; without one only
+    this machine may.
     """
 
     name: str
@@ -72,3 +73,4 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replica_wait_seconds: float = 10
     leave_ahead_seconds: float = 5
     drain_seconds: float = 20
+    poll_seconds: float = 0

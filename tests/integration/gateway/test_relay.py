@@ -48,8 +48,9 @@ async def test_an_answer_passes_untouched_and_its_event_is_there_before_it(tmp_p
         assert c.upstreams[0].received[0].json == HELLO
 
 
-async def test_a_stream_passes_without_the_usage_nobody_asked_for(tmp_path: Path) -> None:
-    async with cloud(tmp_path, stream_answer(["a", "b", "c"])) as c:
+@pytest.mark.parametrize("poll_seconds", [0, 0.02])  # asleep between rounds, or awake
+async def test_a_stream_passes_without_the_usage_nobody_asked_for(tmp_path: Path, poll_seconds: float) -> None:
+    async with cloud(tmp_path, stream_answer(["a", "b", "c"]), poll_seconds=poll_seconds) as c:
         response = await c.chat(stream=True)
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.content == b"".join(

@@ -48,6 +48,13 @@ def test_wrong_flags_are_said_in_a_sentence(arguments: list[str], sentence: str)
         up_settings(arguments, DATA)
 
 
+def test_gateway_workers_sleep_unless_they_are_told_to_stay_awake() -> None:
+    assert up_settings([], DATA).gateway_poll_seconds == 0
+    assert up_settings([], {**DATA, "CLOUDCREST_GATEWAY_POLL_SECONDS": "0.1"}).gateway_poll_seconds == 0.1
+    with pytest.raises(SetupError, match="CLOUDCREST_GATEWAY_POLL_SECONDS"):
+        up_settings([], {**DATA, "CLOUDCREST_GATEWAY_POLL_SECONDS": "61"})
+
+
 def test_gateway_workers_are_as_told_or_follow_the_cores() -> None:
     assert up_settings(["--gateway-workers", "3"], {**DATA, "CLOUDCREST_GATEWAY_WORKERS": "2"}).gateway_workers == 3
     assert up_settings([], {**DATA, "CLOUDCREST_GATEWAY_WORKERS": "2"}).gateway_workers == 2
