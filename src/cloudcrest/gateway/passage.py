@@ -37,37 +37,36 @@ class Passage:
         It takes chunks of whole events, each a JSON object, none of which the scanner would look into. A quotation mark
         inside text is escaped, so text is never taken for a field.
         """
-        scanner = self._scanner
-        if scanner.partial:
+        if self._scanner.partial:
             return False
-        if not self._take_word(chunk):
-            at = one_chunk_at(chunk)
-            if not at or not _has_nothing_to_read(chunk):
-                return False
-            events = chunk.count(b"\n\n", at)
-            scanner.events += events
-            if events == 1:
-                self._learn(chunk, at)
-            self._kept.add(chunk)
-        self._write(chunk)
-        return True
-
-    def _take_word(self, chunk: bytes) -> bool:
-        """Counts and keeps a chunk that differs from an earlier one in its word."""
         before, after, size_bytes = self._before, self._after, len(chunk)
         if not before or size_bytes >= MAX_LINE_KNOWN_BYTES:
-            return False
+            return self._look_through(chunk)
         line = CHUNK_LINES[size_bytes]
         at = len(line)
         word_at, word_end = at + len(before), size_bytes - len(after)
         if word_at > word_end or chunk[word_end:] != after or chunk[:at] != line or chunk[at:word_at] != before:
-            return False
+            return self._look_through(chunk)
         word = chunk[word_at:word_end]
         # A string that seems to end in a backslash may end elsewhere.
         if _QUOTE in word or _LINE_FEED in word or (word and word[-1] == _BACKSLASH):
-            return False
+            return self._look_through(chunk)
         self._scanner.events += 1
         self._kept.add_word(before, word, after)
+        self._write(chunk)
+        return True
+
+    def _look_through(self, chunk: bytes) -> bool:
+        """Takes a chunk that is not known to be like an earlier one."""
+        at = one_chunk_at(chunk)
+        if not at or not _has_nothing_to_read(chunk):
+            return False
+        events = chunk.count(b"\n\n", at)
+        self._scanner.events += events
+        if events == 1:
+            self._learn(chunk, at)
+        self._kept.add(chunk)
+        self._write(chunk)
         return True
 
     def _learn(self, chunk: bytes, at: int) -> None:
