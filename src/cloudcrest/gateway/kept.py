@@ -13,7 +13,7 @@ class Kept:
     """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size.
 
     `size_bytes`: of those that are not boiled down yet. Of events that differ in a word only the words are kept: it is
-    a sixth of the memory, and the next read takes the place of the last, which the processor still has in its cache.
+    a fifth of the memory, and the next read takes the place of the last, which the processor still has in its cache.
     """
 
     __slots__ = ("_after", "_before", "_runs", "_said", "_words", "max_bytes", "size_bytes")
