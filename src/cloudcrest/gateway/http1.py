@@ -56,7 +56,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def _chunk_lines(below_bytes: int) -> list[bytes]:
-    lines = [b"no chunk"] * below_bytes
+    lines = [b"-" * below_bytes] * below_bytes  # longer than all that is looked up: nothing begins with it
     for size_bytes in range(1, below_bytes):
         line = b"%x\r\n" % size_bytes
         whole_bytes = len(line) + size_bytes + 2

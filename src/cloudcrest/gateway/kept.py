@@ -4,16 +4,14 @@ from typing import Final
 
 from cloudcrest.gateway.resume import Said
 
-WORD_BYTES: Final = 41
-"""What a word takes beside its letters: as an object, and in the list of them."""
 _NOTHING: Final = b""
 
 
 class Kept:
     """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size.
 
-    `size_bytes`: of those that are not boiled down yet. Of events that differ in a word only the words are kept: it is
-    a fifth of the memory, and the next read takes the place of the last, which the processor still has in its cache.
+    `size_bytes`: of those that are not boiled down yet, as they came. Of events that differ in a word only the words
+    are kept: mostly a fifth of that, and the next read takes the place of the last, which the cache still has.
     """
 
     __slots__ = ("_after", "_before", "_runs", "_said", "_words", "max_bytes", "size_bytes")
@@ -37,7 +35,7 @@ class Kept:
             self._before, self._after, self._words = before, after, []
             self._runs.append((before, after, self._words))
         self._words.append(word)
-        self.size_bytes += len(word) + WORD_BYTES
+        self.size_bytes += len(before) + len(word) + len(after)
         if self.size_bytes > self.max_bytes:
             self.said()
 

@@ -50,7 +50,7 @@ class Rounds:
             except (OSError, RuntimeError) as error:  # what is wrong with one is no reason to lose the others'
                 if not transport.is_closing():
                     _log.error("write_failed", error=str(error))
-                    transport.abort()
+                    transport.drop()
 
     def _end(self) -> None:
         self.is_under_way = False
@@ -94,6 +94,10 @@ class RoundTransport:
 
     def abort(self) -> None:
         self._rounds.flush()
+        self._transport.abort()
+
+    def drop(self) -> None:
+        """Aborts it past all that waits."""
         self._transport.abort()
 
     def is_closing(self) -> bool:

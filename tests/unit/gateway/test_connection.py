@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
-from cloudcrest.gateway.http1 import LAST_CHUNK, chunk, one_chunk_at
+from cloudcrest.gateway.http1 import CHUNK_LINES, LAST_CHUNK, MAX_LINE_KNOWN_BYTES, chunk, one_chunk_at
 from cloudcrest.gateway.kept import Kept
 from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.resume import Said
@@ -188,3 +188,10 @@ def test_an_answer_is_noticed_until_it_is_looked_at() -> None:
     connection.has_spoken = False
     connection.data_received(chunk(b"data: {}\n\n"))
     assert connection.has_spoken
+
+
+def test_no_read_passes_for_a_chunk_of_a_size_that_no_chunk_has() -> None:
+    sizes = {len(chunk(b"x" * size)) for size in range(1, MAX_LINE_KNOWN_BYTES)}
+    for size in set(range(1, MAX_LINE_KNOWN_BYTES)) - sizes:
+        line = CHUNK_LINES[size]
+        assert not one_chunk_at((line + b"x" * size)[: size - 2] + b"\r\n")

@@ -43,8 +43,8 @@ class Worker:
         self.log: list[tuple[int, bytes]] = []
         self.wires = [Wire(number, self.log) for number in range(wires)]
         self._ends: list[Callable[[], None]] = []
-        rounds = Rounds(self._ends.append)
-        self.transports = [RoundTransport(rounds, wire) for wire in self.wires]
+        self.rounds = Rounds(self._ends.append)
+        self.transports = [RoundTransport(self.rounds, wire) for wire in self.wires]
 
     def end_round(self) -> None:
         while self._ends:
@@ -111,6 +111,23 @@ def test_a_write_that_fails_costs_the_others_nothing() -> None:
     worker.end_round()
     assert worker.log == [(0, b"a"), (2, b"a")]
     assert worker.wires[1].is_closed
+
+
+def test_a_write_that_fails_does_not_bring_later_ones_forward() -> None:
+    worker = Worker(3)
+    first, failing, last = worker.transports
+    worker.wires[1].fails = True
+
+    def write_and_ask_for_more(data: bytes) -> None:
+        worker.log.append((0, data))
+        last.write(b"later")
+
+    first.send = write_and_ask_for_more
+    worker.rounds.waiting += [(first, b"a"), (failing, b"a"), (last, b"a")]
+    worker.rounds.is_under_way = True
+    worker.rounds.flush()
+    worker.rounds.flush()
+    assert worker.log == [(0, b"a"), (2, b"a"), (2, b"later")]
 
 
 @given(steps=st.lists(st.one_of(st.integers(0, 2), st.none())))
