@@ -75,6 +75,13 @@ class Upstream:
             start = self._request_starts[path] = lines % (path.encode(), self.head_lines, kind)
         return start
 
+    def learn_head(self, head: bytes, length: int) -> None:
+        """The next usual answer with such a head is known by it. `length`: of the body, or `CHUNKED`."""
+        if length == CHUNKED:
+            self.stream_head = head
+        else:
+            self.answer_shape = head_shape(head, length)
+
     def take(self) -> "UpstreamConnection | None":
         """The idle connection used last, if there is one that lives."""
         while self.idle:
@@ -266,17 +273,13 @@ class UpstreamConnection(asyncio.Protocol):
             if not status:
                 self._buffer = rest
                 return
+            if status == 200 and self._is_reusable and not self._is_head_request:
+                self._upstream.learn_head(head + b"\r\n\r\n", length)
         self._needed_bytes = max(0, length)
         self._state = _CHUNK_LINE if length == CHUNKED else _UNTIL_CLOSE if length == UNTIL_CLOSE else _LENGTH_BODY
         sink = self._sink
         if sink is None:
             return
-        if status == 200 and self._is_reusable and not self._is_head_request:
-            whole_head = head + b"\r\n\r\n"
-            if length == CHUNKED:
-                self._upstream.stream_head = whole_head
-            else:
-                self._upstream.answer_shape = head_shape(whole_head, length)
         sink.answer_head(status, head)
         if self._state == _LENGTH_BODY and self._needed_bytes == 0:
             self._is_reusable = self._is_reusable and not rest

@@ -5,6 +5,8 @@ from http import HTTPStatus
 from time import gmtime, strftime
 from typing import Final, NamedTuple
 
+from cloudcrest.kernel.units import KIB
+
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -25,7 +27,8 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-MAX_HEAD_BYTES: Final = 32 * 1024
+MAX_HEAD_BYTES: Final = 32 * KIB
+# In place of a length: how a body ends that announces none.
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 

@@ -23,9 +23,8 @@ class Rounds:
     `writes`: so many were asked for in this round. `is_busy`: in the one before there were several.
     """
 
-    def __init__(self, soon: Callable[[Callable[[], None]], None] | None = None) -> None:
+    def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._soon = soon
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.is_under_way = False
         self.is_busy = False
         self.writes = 0
@@ -34,12 +33,9 @@ class Rounds:
     def begin(self) -> None:
         """The first write of a round is asked for."""
         self.is_under_way = True
-        if self._soon is not None:
-            self._soon(self._end)
-            return
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()  # once: it is a system call
-        self._loop.call_soon(self._end)
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon  # looked up once: it is a system call
+        self._soon(self._end)
 
     def flush(self) -> None:
         """Writes what waits."""

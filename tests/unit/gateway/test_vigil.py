@@ -1,43 +1,74 @@
 """A worker that stays awake: its loop goes on looking until nothing has come for a while, and then sleeps."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from cloudcrest.gateway.vigil import Vigil
-from cloudcrest.kernel.clock import ManualClock
+from cloudcrest.gateway.vigil import OFTEN_SECONDS, Vigil
 
 pytestmark = pytest.mark.anyio
 SECONDS = 0.25
 
 
-async def turns_until_asleep(vigil: Vigil, clock: ManualClock, *, at_most: int) -> int:
+class Clock:
+    """Moves when it is told to, and counts who reads it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.reads = 0
+
+    def __call__(self) -> float:
+        self.reads += 1
+        return self.now
+
+
+async def turns_until_asleep(vigil: Vigil, clock: Clock, *, at_most: int) -> int:
     """How many turns of the loop something was left to do in, at a hundredth of the time each."""
     for turn in range(at_most):
         if not vigil.is_awake:
             return turn
-        clock.advance(SECONDS / 100)
+        clock.now += SECONDS / 100
         await asyncio.sleep(0)
     return at_most
 
 
 async def test_it_stays_awake_for_its_time_after_the_last_round() -> None:
-    clock, ended = ManualClock(), list[int]()
-    vigil = Vigil(SECONDS, clock.monotonic)
+    clock, ended = Clock(), list[int]()
+    vigil = Vigil(SECONDS, clock)
     assert not vigil.is_awake
     for number in range(3):
-        vigil.soon(lambda number=number: ended.append(number))  # type: ignore[misc]
+        vigil.soon(partial(ended.append, number))
         assert await turns_until_asleep(vigil, clock, at_most=50) == 50
         assert ended == list(range(number + 1))
     assert 40 <= await turns_until_asleep(vigil, clock, at_most=200) <= 60
 
 
-async def test_a_round_in_the_meantime_does_not_make_it_look_twice() -> None:
-    clock = ManualClock()
-    vigil = Vigil(SECONDS, clock.monotonic)
-    for _ in range(3):
+async def test_however_many_rounds_begin_it_looks_once_a_turn() -> None:
+    clock = Clock()
+    vigil = Vigil(SECONDS, clock)
+    for _ in range(5):
         vigil.soon(lambda: None)
-    await turns_until_asleep(vigil, clock, at_most=200)
-    assert not vigil.is_awake
-    vigil.soon(lambda: None)
+    await asyncio.sleep(0)
+    before = clock.reads
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert clock.reads == before + 10
+
+
+@pytest.mark.parametrize(("gaps", "stays"), [([0.0003, 0.0097], True), ([0.001, 0.001], False), ([0.0, 0.003], False)])
+async def test_it_sleeps_between_rounds_that_come_often(gaps: list[float], stays: bool) -> None:
+    clock = Clock()
+    vigil = Vigil(SECONDS, clock)
+    for gap in gaps * 100:
+        clock.now += gap
+        vigil.soon(lambda: None)
+        await asyncio.sleep(0)
+    assert (sum(gaps) / len(gaps) > OFTEN_SECONDS) is stays
+    assert vigil.is_awake is stays
+    clock.now += SECONDS  # and stays awake again when they come seldom
+    for _ in range(10):
+        clock.now += SECONDS / 2
+        vigil.soon(lambda: None)
+    await asyncio.sleep(0)
     assert vigil.is_awake
