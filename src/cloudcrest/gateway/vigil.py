@@ -34,7 +34,7 @@ class Vigil:
         gap = min(now - self._began_at, self._seconds)
         self._began_at = now
         self._mean_gap_seconds += (gap - self._mean_gap_seconds) * _SHARE
-        if not self.is_awake:
+        if not self.is_awake and self._mean_gap_seconds > OFTEN_SECONDS:
             self.is_awake = True
             self._loop.call_soon(self._look)
 
