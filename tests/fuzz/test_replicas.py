@@ -1,14 +1,18 @@
 """Replicas that answer with anything, in any pieces: each request ends once, with no byte of another's answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
-from cloudcrest.gateway.http1 import MAX_HEAD_BYTES, one_chunk_at
+from cloudcrest.gateway.http1 import MAX_HEAD_BYTES
+from cloudcrest.gateway.kept import Kept
+from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.rounds import Rounds
+from cloudcrest.gateway.sse import StreamScanner
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
+from tests.support.wire import client
 
 answers = st.sampled_from([
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
@@ -43,6 +47,11 @@ class Sink:
         assert self.status
         assert not self.ending
         self.data += data
+
+    def framed_data(self, data: bytes) -> None:
+        size, _, rest = data.partition(b"\r\n")
+        assert len(rest) == int(size, 16) + 2
+        self.answer_data(rest[:-2])
 
     def answer_whole(self, body: bytes) -> None:
         """A whole answer of a shape seen before."""
@@ -99,27 +108,17 @@ class Wire:
         self.socket = Socket()
         self.connection.connection_made(self.socket)  # type: ignore[arg-type]  # it has what is used of a transport
 
-    def ask(self, reads: Sequence[bytes], *, takes_chunks: bool = False) -> Sink:
+    def ask(self, reads: Sequence[bytes], *, has_passage: bool = False) -> Sink:
         """Sends a request over the idle connection; what comes back in these reads."""
         sink = Sink()
         self.connection.send(b"", sink, whole_sink=sink)
         for data in reads:
-            if takes_chunks and sink.status == 200 and self.connection.take_chunk is None and not sink.ending:
-                self.connection.take_chunk = self._take(sink)
+            if has_passage and sink.status == 200 and self.connection.passage is None and not sink.ending:
+                scanner = StreamScanner(passes_usage=True)
+                self.connection.passage = Passage(scanner, Kept(200), client(sink.framed_data))
             if not self.socket.is_closed:
                 self.connection.data_received(data)
         return sink
-
-    def _take(self, sink: Sink) -> Callable[[bytes], bool]:
-        def take(chunk: bytes) -> bool:
-            if not one_chunk_at(chunk):
-                return False
-            size, _, rest = chunk.partition(b"\r\n")
-            assert len(rest) == int(size, 16) + 2
-            sink.answer_data(rest[:-2])
-            return True
-
-        return take
 
     def end(self) -> None:
         """The replica hangs up."""
@@ -132,15 +131,15 @@ class Wire:
 
 
 @often(600)
-@given(said=said, places=cuts, takes_chunks=st.booleans())
+@given(said=said, places=cuts, has_passage=st.booleans())
 def test_however_an_answer_is_cut_it_is_the_same(
-    said: tuple[bytes, list[Edit]], places: list[int], takes_chunks: bool
+    said: tuple[bytes, list[Edit]], places: list[int], has_passage: bool
 ) -> None:
     data = edited(*said)
     outlines = []
     for reads in ([data], pieces(data, places), [data[at : at + 1] for at in range(len(data))]):
         wire = Wire()
-        sink = wire.ask(reads, takes_chunks=takes_chunks)
+        sink = wire.ask(reads, has_passage=has_passage)
         if not sink.ending:
             assert not wire.is_idle
             wire.end()

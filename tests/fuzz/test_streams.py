@@ -13,6 +13,7 @@ from cloudcrest.gateway.resume_rewrite import Repetition, Rewriter, ToolHold
 from cloudcrest.gateway.sse import StreamScanner, event_data, usage_in_answer
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
 from tests.support.gateway_cloud import COMPLETION, chunk_event, usage
+from tests.support.wire import client
 
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{"}}
 
@@ -61,14 +62,15 @@ def test_the_short_way_takes_only_what_would_pass_untouched(
 ) -> None:
     scanner, alone = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     kept, written = Kept(200), list[bytes]()
-    take = Passage(scanner, kept, written.append).take
+    passage = Passage(scanner, kept, client(written.append))
     for data in pieces(edited(*stream), places):
         expected = alone.feed(data)
-        if take(chunk(data)):
+        if passage.take(chunk(data)):
             assert written.pop() == chunk(expected) == chunk(data)
         else:
             assert scanner.feed(data) == expected
-        assert (scanner.partial, scanner.events, scanner.usage) == (alone.partial, alone.events, alone.usage)
+        assert scanner.events + passage.events == alone.events
+        assert (scanner.partial, scanner.usage) == (alone.partial, alone.usage)
         assert (scanner.is_finished, scanner.error) == (alone.is_finished, alone.error)
         assert kept.size_bytes <= kept.max_bytes
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.route import Trip
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.sink import CROSSING_SECONDS, CallSink
@@ -179,10 +180,10 @@ class Call:
         if self._connection is not None:
             self._connection.pause()
 
-    def pass_chunks(self, take: Callable[[bytes], bool]) -> None:
-        """Offers every read that begins a chunk to `take`, framed as it came; the sink gets what it does not take."""
+    def pass_chunks(self, passage: Passage) -> None:
+        """Offers every read that begins a chunk to it, framed as it came; the sink gets what it does not take."""
         if self._connection is not None:
-            self._connection.take_chunk = take
+            self._connection.passage = passage
 
     def resume(self) -> None:
         self.is_paused = False

@@ -6,7 +6,6 @@ Idle connections wait in a last-in-first-out pool, so the fewest stay warm.
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Final
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from cloudcrest.gateway.http1 import CHUNKED, JSON, LAST_CHUNK, UNTIL_CLOSE, answer_head, chunk_size, one_chunk_at
 from cloudcrest.gateway.known_head import HeadShape, head_shape
+from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
 from cloudcrest.gateway.sink import Sink, WholeSink
 from cloudcrest.gateway.sound.form import CONTENT_TYPES
@@ -131,28 +131,26 @@ class Upstream:
 class UpstreamConnection(asyncio.Protocol):
     """One connection: `send` a request, the sink gets the answer.
 
-    `take_chunk` may be set while an answer comes in chunks: each read that begins a chunk is offered to it as it is,
+    `passage` may be set while an answer comes in chunks: each read that begins a chunk is offered to it as it is,
     with its framing, and goes to the sink where it says no. `has_spoken`: something came since it was set False.
     """
 
     _transport: RoundTransport
 
     def __init__(self, upstream: Upstream, max_idle: int) -> None:
-        self._upstream = upstream
-        self._max_idle = max_idle
-        self._sink: Sink | None = None
+        # What each chunk of a stream looks at comes first, and so lies together where this is compiled.
         self._state = _IDLE
         self._buffer = b""
-        self._needed_bytes = 0
-        self._is_reusable = True
-        self._is_head_request = False
-        self._is_body_sent = True
-        self._was_reused = False
-        self._is_lost = False
-        self.take_chunk: Callable[[bytes], bool] | None = None
-        self._whole_sink: WholeSink | None = None
-        self._is_paused = False
+        self.passage: Passage | None = None
         self.has_spoken = False
+        self._is_lost = False
+        self._sink: Sink | None = None
+        self._whole_sink: WholeSink | None = None
+        self._upstream = upstream
+        self._max_idle = max_idle
+        self._needed_bytes = 0
+        self._is_reusable = self._is_body_sent = True
+        self._is_head_request = self._was_reused = self._is_paused = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -200,7 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drops the connection without a word to its sink: an engine stops generating."""
-        self._sink = self.take_chunk = self._whole_sink = None
+        self._sink = self.passage = self._whole_sink = None
         self._is_lost = True
         self._transport.abort()
 
@@ -216,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_lost = True
         if self in self._upstream.idle:
             self._upstream.idle.remove(self)
-        sink, self._sink, self.take_chunk, self._whole_sink = self._sink, None, None, None
+        sink, self._sink, self.passage, self._whole_sink = self._sink, None, None, None
         if sink is None:
             return
         is_unheard = self._state == _HEAD and not self._buffer
@@ -228,9 +226,9 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.has_spoken = True
         if self._state == _CHUNK_LINE:
-            take = self.take_chunk
+            passage = self.passage
             # An event of a stream mostly is one read and one chunk.
-            if take is None or self._buffer or not take(data):
+            if passage is None or self._buffer or not passage.take(data):
                 self._read_chunks(data)
         elif self._state == _LENGTH_BODY:
             self._read_length_body(data)
@@ -373,7 +371,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self) -> None:
         """Lets go of the sink, and back into the pool where there is room."""
-        self._sink = self.take_chunk = self._whole_sink = None
+        self._sink = self.passage = self._whole_sink = None
         self._state = _IDLE
         self._buffer = b""
         upstream = self._upstream
@@ -390,7 +388,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
 
     def _fault(self, reason: str) -> None:
-        sink, self._sink, self.take_chunk, self._whole_sink = self._sink, None, None, None
+        sink, self._sink, self.passage, self._whole_sink = self._sink, None, None, None
         self._state = _IDLE
         self._is_lost = True
         self._transport.abort()

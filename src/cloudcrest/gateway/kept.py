@@ -4,40 +4,66 @@ from typing import Final
 
 from cloudcrest.gateway.resume import Said
 
-_NOTHING: Final = b""
+_QUOTE: Final = b'"'
+
+
+class Run:
+    """Events that differ in a word. `words`: one behind the other, each with the quotation mark that ends it.
+
+    `before`: what stands before each word, `after`: from the quotation mark on.
+    """
+
+    __slots__ = ("after", "before", "words")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self.before = before
+        self.after = after
+        self.words = bytearray()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its events, as they came."""
+        count = self.words.count(_QUOTE)
+        return len(self.words) + count * (len(self.before) + len(self.after) - len(_QUOTE))
+
+    def events(self) -> list[bytes]:
+        return [self.before + word + self.after for word in bytes(self.words).split(_QUOTE)[:-1]]
 
 
 class Kept:
     """The events relayed so far. Above `max_bytes` they are boiled down to what they said, a fiftieth of the size.
 
-    `size_bytes`: of those that are not boiled down yet, as they came. Of events that differ in a word only the words
-    are kept: mostly a fifth of that, and the next read takes the place of the last, which the cache still has.
+    Of events that differ in a word only the words are kept, in one piece of memory: a stream takes turns with many
+    others, and finds little of what is its own in the caches.
     """
 
-    __slots__ = ("_after", "_before", "_runs", "_said", "_words", "max_bytes", "size_bytes")
+    __slots__ = ("_pieces", "_run", "_said", "_size_bytes", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.size_bytes = 0
         self._said = Said()
-        self._before = self._after = _NOTHING
-        self._words: list[bytes] = []
-        # What stands before and after each of some words.
-        self._runs: list[tuple[bytes, bytes, list[bytes]]] = [(_NOTHING, _NOTHING, self._words)]
+        self._pieces: list[bytes | Run] = []
+        self._run: Run | None = None
+        self._size_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of those that are not boiled down yet, as they came."""
+        return self._size_bytes + (0 if self._run is None else self._run.size_bytes)
 
     def add(self, events: bytes) -> None:
-        """Whole events only. A chunk's framing around them does no harm: its lines are no data."""
-        self.add_word(_NOTHING, events, _NOTHING)
-
-    def add_word(self, before: bytes, word: bytes, after: bytes) -> None:
-        """The event that has `word` between these two, which are the same objects as long as they are the same."""
-        if before is not self._before or after is not self._after:
-            self._before, self._after, self._words = before, after, []
-            self._runs.append((before, after, self._words))
-        self._words.append(word)
-        self.size_bytes += len(before) + len(word) + len(after)
-        if self.size_bytes > self.max_bytes:
+        """Whole events only. A chunk's framing around them does no harm: its lines are no data. Ends the run."""
+        self._end_run()
+        self._pieces.append(events)
+        self._size_bytes += len(events)
+        if self._size_bytes > self.max_bytes:
             self.said()
+
+    def run(self, before: bytes, after: bytes) -> Run:
+        """A run to which words are added until something else is. Whoever adds one looks after the bound: `said`."""
+        self._end_run()
+        self._run = Run(before, after)
+        return self._run
 
     def text(self) -> str:
         """The text generated so far, of every choice."""
@@ -45,11 +71,19 @@ class Kept:
 
     def said(self) -> Said:
         """What the client was told so far."""
-        for before, after, words in self._runs:
-            for word in words:
-                for event in (before + word + after).replace(b"\r\n", b"\n").split(b"\n\n"):
+        run = self._run
+        for piece in self._pieces if run is None else [*self._pieces, run]:
+            for events in piece.events() if isinstance(piece, Run) else [piece]:
+                for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
                     self._said.add(event)
-        self._words.clear()
-        self._runs = [(self._before, self._after, self._words)]
-        self.size_bytes = 0
+        self._pieces.clear()
+        self._size_bytes = 0
+        if run is not None:
+            run.words.clear()
         return self._said
+
+    def _end_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None and run.words:
+            self._pieces.append(run)
+            self._size_bytes += run.size_bytes

@@ -4,11 +4,11 @@ The chunks of a stream differ in the word that they bring. One that begins and e
 through, and whose word is one JSON string, has nothing else to be found in it.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from cloudcrest.gateway.http1 import CHUNK_LINES, MAX_LINE_KNOWN_BYTES, one_chunk_at
 from cloudcrest.gateway.kept import Kept
+from cloudcrest.gateway.rounds import RoundTransport
 from cloudcrest.gateway.sse import StreamScanner
 
 _WORD: Final = b'"content":"'
@@ -20,16 +20,24 @@ _MAX_SHAPES: Final = 16
 
 
 class Passage:
-    """Of one stream. What it writes, it counts for the scanner and keeps."""
+    """Of one stream. What it writes, it counts and keeps; the scanner sees the rest. `events`: so many it has written.
 
-    __slots__ = ("_after", "_before", "_kept", "_scanner", "_shapes_left", "_write")
+    A stream takes turns with many others, so what a chunk costs is what it brings into the caches: the fewer objects,
+    the better.
+    """
 
-    def __init__(self, scanner: StreamScanner, kept: Kept, write: Callable[[bytes], None]) -> None:
+    __slots__ = ("_after", "_before", "_client", "_kept", "_room_bytes", "_scanner", "_shapes_left", "_words", "events")
+
+    def __init__(self, scanner: StreamScanner, kept: Kept, client: RoundTransport) -> None:
+        # Of the present run, while nothing else was kept since; and how much of its events may still be.
+        self._words: bytearray | None = None
+        self._room_bytes = 0
+        self._before = self._after = b""
+        self._client = client
+        self.events = 0
+        self._shapes_left = _MAX_SHAPES
         self._scanner = scanner
         self._kept = kept
-        self._write = write
-        self._before = self._after = b""
-        self._shapes_left = _MAX_SHAPES
 
     def take(self, chunk: bytes) -> bool:
         """Takes a read that is one whole chunk with its framing. False: nothing was done, the scanner is to be fed.
@@ -37,10 +45,8 @@ class Passage:
         It takes chunks of whole events, each a JSON object, none of which the scanner would look into. A quotation mark
         inside text is escaped, so text is never taken for a field.
         """
-        if self._scanner.partial:
-            return False
-        before, after, size_bytes = self._before, self._after, len(chunk)
-        if not before or size_bytes >= MAX_LINE_KNOWN_BYTES:
+        words, before, after, size_bytes = self._words, self._before, self._after, len(chunk)
+        if words is None or size_bytes >= MAX_LINE_KNOWN_BYTES:
             return self._look_through(chunk)
         line = CHUNK_LINES[size_bytes]
         at = len(line)
@@ -51,23 +57,36 @@ class Passage:
         # A string that seems to end in a backslash may end elsewhere.
         if _QUOTE in word or _LINE_FEED in word or (word and word[-1] == _BACKSLASH):
             return self._look_through(chunk)
-        self._scanner.events += 1
-        self._kept.add_word(before, word, after)
-        self._write(chunk)
+        words += chunk[word_at : word_end + 1]
+        self.events += 1
+        self._room_bytes -= size_bytes
+        if self._room_bytes < 0:
+            self._make_room()
+        self._client.write(chunk)
         return True
 
     def _look_through(self, chunk: bytes) -> bool:
         """Takes a chunk that is not known to be like an earlier one."""
+        self._words = None
+        if self._scanner.partial:
+            return False
         at = one_chunk_at(chunk)
         if not at or not _has_nothing_to_read(chunk):
             return False
         events = chunk.count(b"\n\n", at)
-        self._scanner.events += events
+        self.events += events
         if events == 1:
             self._learn(chunk, at)
         self._kept.add(chunk)
-        self._write(chunk)
+        if self._before:
+            self._words = self._kept.run(self._before, self._after).words
+            self._room_bytes = self._kept.max_bytes - self._kept.size_bytes
+        self._client.write(chunk)
         return True
+
+    def _make_room(self) -> None:
+        self._kept.said()
+        self._room_bytes = self._kept.max_bytes
 
     def _learn(self, chunk: bytes, at: int) -> None:
         """Knows the next chunk that is like this one but for its word."""

@@ -39,9 +39,9 @@ class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_body", "_body_bytes", "_current", "_gathered_bytes", "_head_bytes", "_headers", "_heads_in_read", "_held",
         "_incoming", "_is_broken", "_is_in_head", "_known", "_lingered_bytes", "_parser", "_paused_since", "_peer",
-        "_queue", "_read_bytes", "_responder", "_since", "_state", "_target", "_transport", "is_tls", "write",
+        "_queue", "_read_bytes", "_responder", "_since", "_state", "_target", "is_tls", "transport", "write",
     )  # fmt: skip
-    _transport: RoundTransport
+    transport: RoundTransport
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -66,9 +66,9 @@ class ServerConnection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = RoundTransport(self._state.rounds, transport)
-        self.write: Callable[[bytes], None] = self._transport.write
-        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.transport = RoundTransport(self._state.rounds, transport)
+        self.write: Callable[[bytes], None] = self.transport.write
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "local"
         self.is_tls = transport.get_extra_info("sslcontext") is not None
@@ -90,7 +90,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         # A client that stops sending has gone: whoever is at work for it stops now, not when a write fails.
         if self._lingered_bytes < 0:
-            self._transport.abort()
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         self._paused_since = self._state.now
@@ -183,7 +183,7 @@ class ServerConnection(asyncio.Protocol):
             request.is_streamed = False
             return
         if request.expects_continue:
-            self._transport.write(CONTINUE)
+            self.transport.write(CONTINUE)
         if request.is_streamed:
             self._start(request)
 
@@ -229,9 +229,9 @@ class ServerConnection(asyncio.Protocol):
             return
         start, end = status_line(status), self._end_of_head(request)
         if status == 204:
-            self._transport.write(start + extra + end)
+            self.transport.write(start + extra + end)
         else:
-            self._transport.write(
+            self.transport.write(
                 b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b"
                 % (start, content_type, len(body), extra, end, b"" if request.is_head else body)
             )
@@ -250,7 +250,7 @@ class ServerConnection(asyncio.Protocol):
         """Writes a head: `headers` are lines that include the framing; the common ones are added."""
         request = self._current
         if request is not None:
-            self._transport.write(status_line(status) + headers + self._end_of_head(request))
+            self.transport.write(status_line(status) + headers + self._end_of_head(request))
 
     def finish(self, *, close: bool = False) -> None:
         """The current answer is whole: the next request's turn, or the end of the connection."""
@@ -261,14 +261,14 @@ class ServerConnection(asyncio.Protocol):
             self._begin_lingering()
         elif close or not request.keep_alive or self._is_broken or self._state.is_draining:
             self._is_broken = True
-            self._transport.close()
+            self.transport.close()
         elif self._queue:
             self._start(self._queue.popleft())
         else:
             self._since = self._state.now
             if self._held:
                 self._held = 0
-                self._transport.resume_reading()
+                self.transport.resume_reading()
 
     def hold_body(self, is_held: bool) -> None:
         """Stops or goes on reading the body of a streamed request."""
@@ -278,7 +278,7 @@ class ServerConnection(asyncio.Protocol):
             self._held &= ~_HELD_BY_RESPONDER
             self._since = self._state.now
             if not self._held:
-                self._transport.resume_reading()
+                self.transport.resume_reading()
 
     # time
 
@@ -291,10 +291,10 @@ class ServerConnection(asyncio.Protocol):
         settings = self._state.settings
         if self._lingered_bytes >= 0:
             if now - self._since > LINGER_SECONDS:
-                self._transport.abort()
+                self.transport.abort()
         elif self._paused_since is not None:
             if now - self._paused_since > settings.write_timeout_seconds:
-                self._transport.abort()
+                self.transport.abort()
         elif self._is_in_head:
             if now - self._since > settings.head_timeout_seconds and self._current is None:
                 self._break(RequestTimeout("the request's head did not arrive in time"))
@@ -303,14 +303,14 @@ class ServerConnection(asyncio.Protocol):
             if now - self._since > allowed:
                 self._break(RequestTimeout("the request's body did not arrive in time"), self._incoming)
         elif self._current is None and now - self._since > settings.idle_timeout_seconds:
-            self._transport.close()
+            self.transport.close()
 
     def close_if_idle(self) -> None:
         if self._current is None and self._incoming is None and not self._is_in_head:
-            self._transport.close()
+            self.transport.close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self.transport.abort()
 
     # inside
 
@@ -345,8 +345,8 @@ class ServerConnection(asyncio.Protocol):
             self._break(HeadTooLarge("the request's head is too large"))
 
     def _hold(self, reason: int) -> None:
-        if not self._held and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if not self._held and not self.transport.is_closing():
+            self.transport.pause_reading()
         self._held |= reason
 
     def _break(self, error: CloudcrestError | None, request: Request | None = None) -> None:
@@ -360,10 +360,10 @@ class ServerConnection(asyncio.Protocol):
             self._incoming = None
             return  # `finish` closes
         if self._current is not None:  # a streamed request whose body went wrong
-            self._transport.abort()
+            self.transport.abort()
             return
         if error is None:
-            self._transport.close()
+            self.transport.close()
             return
         self._current = request or Request(b"GET", b"/", "1.1", [], False)
         self._incoming = self._current
@@ -387,14 +387,14 @@ class ServerConnection(asyncio.Protocol):
         self._lingered_bytes = 0
         if self._held:
             self._held = 0
-            self._transport.resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _linger(self, received_bytes: int) -> None:
         if self._lingered_bytes >= 0:
             self._lingered_bytes += received_bytes
             if self._lingered_bytes > MAX_LINGER_BYTES:
-                self._transport.abort()
+                self.transport.abort()

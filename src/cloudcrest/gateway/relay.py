@@ -210,6 +210,7 @@ class StreamRelay(Relay):
         self._scanner = StreamScanner(passes_usage=self._parsed.wants_usage)
         self._kept = Kept(self._parts.calls.settings.max_kept_bytes)
         self._hold = ToolHold() if self._parsed.has_tools else None
+        self._passage: Passage | None = None
         self._rest: RestOfStream | None = None
         self._has_begun = False
 
@@ -337,7 +338,8 @@ class StreamRelay(Relay):
 
     def _relayed_tokens(self) -> int:
         """About one for each event after those that only name the role."""
-        return max(0, self._scanner.events - self._parsed.role_events)
+        events = self._scanner.events + (0 if self._passage is None else self._passage.events)
+        return max(0, events - self._parsed.role_events)
 
     def _relay(self, events: bytes) -> None:
         if not self._has_begun:
@@ -351,4 +353,5 @@ class StreamRelay(Relay):
         self._account.first_token()
         self._parts.begin_stream()
         if self._hold is None and self._parts.outlet is None and not self._parts.request.is_http_1_0:
-            self._call.pass_chunks(Passage(self._scanner, self._kept, self._connection.write).take)
+            passage = self._passage = Passage(self._scanner, self._kept, self._connection.transport)
+            self._call.pass_chunks(passage)

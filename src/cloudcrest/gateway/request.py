@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from cloudcrest.gateway.errors import ExpectationFailed, error_document
 from cloudcrest.gateway.http1 import Headers, listed
+from cloudcrest.gateway.rounds import RoundTransport
 from cloudcrest.kernel.errors import CloudcrestError, InvalidInput
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ class Connection(Protocol):
     """A client's connection, as responders see it."""
 
     is_tls: bool
+    transport: RoundTransport
+    """What `write` writes to."""
 
     def respond(self, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> None:
         """Answers the current request with a whole body and finishes it. `extra`: more header lines."""

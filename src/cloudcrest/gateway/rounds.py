@@ -25,6 +25,7 @@ class Rounds:
 
     def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._soon = soon
+        self._call_end = self._end  # looked up once
         self.is_under_way = False
         self.is_busy = False
         self.writes = 0
@@ -35,7 +36,7 @@ class Rounds:
         self.is_under_way = True
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon  # looked up once: it is a system call
-        self._soon(self._end)
+        self._soon(self._call_end)
 
     def flush(self) -> None:
         """Writes what waits."""

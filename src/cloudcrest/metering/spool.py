@@ -136,7 +136,8 @@ class SpoolWriter:
             ) from error
         self._is_idle = False
         self._woken = threading.Event()
-        self._stop = threading.Event()
+        self._until_closed = threading.Lock()
+        self._until_closed.acquire()
         self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
         self._keeper.start()
 
@@ -191,7 +192,7 @@ class SpoolWriter:
             return
         self._is_closed = True
         self._segment.used_bytes = self._at
-        self._stop.set()
+        self._until_closed.release()
         self._woken.set()
         self._keeper.join()
         self._segment.close()
@@ -316,7 +317,7 @@ class SpoolWriter:
         synced: tuple[Segment, int] | None = None
         quiet_rounds = 0
         while True:
-            is_last = self._stop.is_set()
+            is_last = self._is_closed
             quiet_rounds += 1
             try:
                 self._sync_retired()
@@ -341,7 +342,8 @@ class SpoolWriter:
                     self._woken.wait()
                 self._woken.clear()
                 self._is_idle = False
-            self._stop.wait(_RETRY_SECONDS if self._sync_failed else self._sync_interval_seconds)
+            # An event would do, but takes several times as long, and this goes on fifty times a second.
+            self._until_closed.acquire(timeout=_RETRY_SECONDS if self._sync_failed else self._sync_interval_seconds)
 
     def _sync_retired(self) -> None:
         while self._retired:

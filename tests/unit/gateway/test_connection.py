@@ -13,6 +13,7 @@ from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.resume import Said
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.sse import StreamScanner
+from tests.support.wire import client
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -23,6 +24,8 @@ payloads = st.lists(
         st.sampled_from([
             b"data: {}\n\n",
             b"}\n\n",
+            b'data: {"content":"a"}\n\n',
+            b'data: {"content":"bc"}\n\n',
             b'data: {"a":1}\n\ndata: {"a":2}\n\n',
             b"data: {}\r\n\r\n",
             b"data: half",
@@ -50,6 +53,11 @@ class Gathered:
 
     def answer_data(self, data: bytes) -> None:
         self.data += data
+
+    def framed_data(self, data: bytes) -> None:
+        size, _, rest = data.partition(b"\r\n")
+        assert len(rest) == int(size, 16) + 2
+        self.answer_data(rest[:-2])
 
     def answer_end(self) -> None:
         self.is_whole = True
@@ -84,8 +92,8 @@ def asked(sink: Gathered) -> UpstreamConnection:
 
 
 @settings(deadline=None)
-@given(payloads=payloads, cuts=st.lists(st.integers(0, 30_000)), takes=st.booleans())
-def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], takes: bool) -> None:
+@given(payloads=payloads, cuts=st.lists(st.integers(0, 30_000)), has_passage=st.booleans())
+def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], has_passage: bool) -> None:
     framed = b"".join(map(chunk, payloads)) + LAST_CHUNK
     places = sorted({0, len(framed), *(cut % (len(framed) + 1) for cut in cuts)})
     by_chunk = [*map(chunk, payloads), LAST_CHUNK]
@@ -93,17 +101,8 @@ def test_any_cut_gives_the_same_payload(payloads: list[bytes], cuts: list[int], 
     for reads in (by_chunk, with_end, [framed[start:end] for start, end in itertools.pairwise(places)]):
         sink = Gathered()
         connection = asked(sink)
-
-        def take(data: bytes, sink: Gathered = sink) -> bool:
-            if not one_chunk_at(data):
-                return False
-            size, _, rest = data.partition(b"\r\n")
-            assert len(rest) == int(size, 16) + 2
-            if takes:
-                sink.data += rest[:-2]
-            return takes
-
-        connection.take_chunk = take
+        if has_passage:
+            connection.passage = Passage(StreamScanner(passes_usage=True), Kept(1_000), client(sink.framed_data))
         for data in reads:
             connection.data_received(data)
         assert sink.data == b"".join(payloads)
@@ -130,16 +129,17 @@ def test_the_short_way_takes_what_a_scanner_would_pass_untouched(payloads: list[
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
     kept = Kept(1_000)
-    take = Passage(scanner, kept, written.append).take
+    passage = Passage(scanner, kept, client(written.append))
     for payload in payloads:
         expected = fed.feed(payload)
-        if take(chunk(payload)):
+        if passage.take(chunk(payload)):
             assert written.pop() == chunk(expected) == chunk(payload)
             assert kept.size_bytes <= kept.max_bytes
         else:
             assert scanner.feed(payload) == expected
         assert scanner.partial == fed.partial
-        assert (scanner.events, scanner.usage, scanner.is_finished) == (fed.events, fed.usage, fed.is_finished)
+        assert scanner.events + passage.events == fed.events
+        assert (scanner.usage, scanner.is_finished) == (fed.usage, fed.is_finished)
 
 
 words = st.one_of(
@@ -162,17 +162,18 @@ def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(
     scanner, fed = StreamScanner(passes_usage=False), StreamScanner(passes_usage=False)
     written: list[bytes] = []
     kept, every = Kept(max_bytes), Said()
-    take = Passage(scanner, kept, written.append).take
+    passage = Passage(scanner, kept, client(written.append))
     for index, word in enumerate(words):
         end = ends[index % len(ends)]
         event = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n' % (word, end)
         expected = fed.feed(event)
-        if take(chunk(event)):
+        if passage.take(chunk(event)):
             assert written.pop() == chunk(expected) == chunk(event)
         else:
             assert scanner.feed(event) == expected
             kept.add(expected)
-        assert (scanner.events, scanner.usage, scanner.error) == (fed.events, fed.usage, fed.error)
+        assert scanner.events + passage.events == fed.events
+        assert (scanner.usage, scanner.error) == (fed.usage, fed.error)
         assert (scanner.partial, scanner.is_finished) == (fed.partial, fed.is_finished)
         assert kept.size_bytes <= max_bytes
         for each in expected.split(b"\n\n"):
@@ -180,6 +181,57 @@ def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(
     said = kept.said()
     assert (said.text, said.identity, said.finish_reason) == (every.text, every.identity, every.finish_reason)
     assert (said.has_role, said.hindrance) == (every.has_role, every.hindrance)
+
+
+class Relaying(Gathered):
+    """A sink that keeps what a passage does not take, as a relay does."""
+
+    def __init__(self, scanner: StreamScanner, kept: Kept) -> None:
+        super().__init__()
+        self.scanner = scanner
+        self.kept = kept
+
+    def answer_data(self, data: bytes) -> None:
+        events = self.scanner.feed(data)
+        if events:
+            self.data += events
+            self.kept.add(events)
+
+    def framed_data(self, data: bytes) -> None:
+        self.data += data.partition(b"\r\n")[2][:-2]
+
+
+@settings(deadline=None)
+@given(
+    words=st.lists(words, max_size=12),
+    ends=st.lists(st.sampled_from([b"null", b'"stop"']), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(0, 3_000), max_size=8),
+    max_bytes=st.sampled_from([0, 200, 1_000_000]),
+    looks=st.sets(st.integers(0, 20), max_size=3),
+)
+def test_however_a_stream_is_cut_what_is_kept_says_what_went_out(
+    words: list[bytes], ends: list[bytes], cuts: list[int], max_bytes: int, looks: set[int]
+) -> None:
+    chunks = [
+        chunk(b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n' % (word, ends[at % len(ends)]))
+        for at, word in enumerate(words)
+    ]
+    ends_at = list(itertools.accumulate(map(len, chunks), initial=0))
+    framed = b"".join(chunks)
+    places = sorted({*ends_at, *(cut % (len(framed) + 1) for cut in cuts)} - set(ends_at[1:-1:3]))
+    scanner, kept, every = StreamScanner(passes_usage=False), Kept(max_bytes), Said()
+    sink = Relaying(scanner, kept)
+    connection = asked(sink)
+    connection.passage = Passage(scanner, kept, client(sink.framed_data))
+    for number, (start, end) in enumerate(itertools.pairwise(places)):
+        connection.data_received(framed[start:end])
+        assert kept.size_bytes <= max_bytes
+        if number in looks:
+            kept.said()
+    for event in sink.data.split(b"\n\n"):
+        every.add(event)
+    said = kept.said()
+    assert (said.text, said.identity, said.finish_reason) == (every.text, every.identity, every.finish_reason)
 
 
 def test_an_answer_is_noticed_until_it_is_looked_at() -> None:
