@@ -12,7 +12,6 @@ from typing import cast
 
 import structlog
 
-Write = Callable[[bytes], None]
 _log = structlog.get_logger(__name__)
 
 
@@ -60,12 +59,11 @@ class Rounds:
 class RoundTransport:
     """A transport whose writes keep to the rounds; what ends it comes after them."""
 
-    __slots__ = ("_rounds", "_transport", "send")
+    __slots__ = ("_rounds", "_transport")
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport) -> None:
         self._rounds = rounds
         self._transport = cast(asyncio.Transport, transport)
-        self.send: Write = self._transport.write  # looked up once; past all that waits
 
     def write(self, data: bytes) -> None:
         """Writes now, or at the end of this round, after what was to be written before."""
@@ -77,6 +75,11 @@ class RoundTransport:
                 self.send(data)
                 return
         rounds.waiting.append((self, data))
+
+    def send(self, data: bytes) -> None:
+        """Writes past all that waits."""
+        # Looked up each time: a method of its own would be one more thing to be found in no cache.
+        self._transport.write(data)
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)
