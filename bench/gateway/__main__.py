@@ -3,8 +3,9 @@
     python -m bench.gateway [--rounds N] [--seconds S] [--peers NAME …] [--long]
 
 Prints a table and writes bench/out/gateway.json. The gateway under test has one core, the load and the fake replicas
-another. Every figure is the median of rounds in which all take turns, so that they see the same machine; a ratio is
-to nginx. --long sends one gateway a million requests and watches its memory.
+another. Every figure is the median of rounds in which all take turns, so that they see the same machine; a ratio to
+nginx is the median of the rounds' own, with the lowest and the highest. --long sends one gateway a million requests and
+watches its memory.
 """
 
 import argparse
@@ -34,6 +35,11 @@ POLL_SECONDS = 0.1
 CONNECTIONS = 32
 STREAMS = 200
 LONG_REQUESTS = 1_000_000
+COSTS = {
+    "plain": "requests per CPU-second",
+    "big": "32 KB prompts per CPU-second",
+    "stream": "stream CPU µs per chunk",
+}
 BARS = {
     "requests per CPU-second": "at least 0.45 of nginx",
     "32 KB prompts per CPU-second": "at least 0.35 of nginx",
@@ -50,7 +56,7 @@ Measurement = Callable[[Target], Load]
 def main() -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each turn")
     names = [peer.name for peer in peers.PEERS]
     parser.add_argument("--peers", nargs="*", choices=names, default=names, help="other gateways to measure too")
@@ -128,19 +134,24 @@ def measure(
         "stream": lambda target: generator.stream(target, STREAMS, stream_rounds),
     }
     figures: dict[str, dict[str, float]] = {target.name: {} for target in targets}
+    ratios: dict[str, dict[str, list[float]]] = {target.name: {} for target in targets}
     raw: dict[str, dict[str, list[dict[str, Any]]]] = {target.name: {} for target in targets}
     for name, run in measurements.items():
         loads = _in_turns([*targets, bare] if name == "latency" else targets, run, rounds)
         for target in targets:
             own = loads[target.name]
             raw[target.name][name] = [asdict(load) for load in own]
-            figures[target.name] |= _figures(name, own, loads.get(bare.name, []))
+            figures[target.name] |= _latencies(own, loads[bare.name]) if name == "latency" else _costs(name, own)
+            if errors := sum(load.errors for load in own):
+                figures[target.name][f"errors, {name}"] = errors
+            if name in COSTS and stage.NGINX in loads:
+                ratios[target.name][COSTS[name]] = _ratios(name, own, loads[stage.NGINX])
     for target in targets:
         figures[target.name] |= {
             "memory MiB": round(machine.memory_mib(target.pid), 1),
             "first answer s": round(target.first_answer_seconds, 2),
         }
-    return {"machine": machine.description(), "figures": figures, "rounds": raw}
+    return {"machine": machine.description(), "figures": figures, "ratios": ratios, "rounds": raw}
 
 
 def _in_turns(targets: Sequence[Target], run: Measurement, rounds: int) -> dict[str, list[Load]]:
@@ -154,21 +165,28 @@ def _in_turns(targets: Sequence[Target], run: Measurement, rounds: int) -> dict[
     return loads
 
 
-def _figures(name: str, loads: Sequence[Load], bare: Sequence[Load]) -> dict[str, float]:
-    errors = sum(load.errors for load in loads)
-    found: dict[str, float] = {f"errors, {name}": errors} if errors else {}
-    if name == "latency":
-        for percentile in ("p50_us", "p99_us"):
-            without = statistics.median(getattr(load, percentile) for load in bare)
-            added = statistics.median(getattr(load, percentile) for load in loads) - without
-            found[f"added {percentile[:3]} µs at 100/s"] = round(added)
-    elif name == "stream":
-        per_chunk = statistics.median(load.cpu_seconds / max(1, load.samples) for load in loads)
-        found["stream CPU µs per chunk"] = round(per_chunk * 1e6, 1)
-    else:
-        label = "requests per CPU-second" if name == "plain" else "32 KB prompts per CPU-second"
-        found[label] = round(statistics.median(load.per_cpu_second for load in loads))
+def _latencies(loads: Sequence[Load], bare: Sequence[Load]) -> dict[str, float]:
+    """What a target adds to the replica's own, in microseconds."""
+    found: dict[str, float] = {}
+    for percentile in ("p50_us", "p99_us"):
+        with_target, without = (statistics.median(getattr(load, percentile) for load in each) for each in (loads, bare))
+        found[f"added {percentile[:3]} µs at 100/s"] = round(with_target - without)
     return found
+
+
+def _costs(name: str, loads: Sequence[Load]) -> dict[str, float]:
+    median = statistics.median(_cost(name, load) for load in loads)
+    return {COSTS[name]: round(median, 1) if name == "stream" else round(median)}
+
+
+def _ratios(name: str, loads: Sequence[Load], to: Sequence[Load]) -> list[float]:
+    """Of each round, in ascending order."""
+    return sorted(_cost(name, load) / _cost(name, other) for load, other in zip(loads, to, strict=True))
+
+
+def _cost(name: str, load: Load) -> float:
+    """What a second of processor time brought, or how many microseconds of it a chunk took."""
+    return load.cpu_seconds / max(1, load.samples) * 1e6 if name == "stream" else load.per_cpu_second
 
 
 def watch_memory(generator: Generator, target: Target) -> dict[str, Any]:
@@ -187,17 +205,19 @@ def watch_memory(generator: Generator, target: Target) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The figures as a table, with the ratio to nginx where there is one."""
     figures: dict[str, dict[str, float]] = result["figures"]
-    nginx = figures.get("nginx", {})
     print(f"machine: {result['machine']}\n")
     for label in dict.fromkeys(label for of_target in figures.values() for label in of_target):
         print(f"{label}{f'  (bar: {BARS[label]})' if label in BARS else ''}")
         for name, of_target in figures.items():
-            value = of_target.get(label)
-            if value is None:
-                continue
-            ratio = f"{value / nginx[label]:>8.3f} of nginx" if "CPU" in label and nginx.get(label) else ""
-            print(f"    {name:<16}{value:>12,}{ratio}")
+            if label in of_target:
+                print(f"    {name:<16}{of_target[label]:>12,}{_ratio(result['ratios'][name].get(label))}")
     print()
+
+
+def _ratio(rounds: Sequence[float] | None) -> str:
+    if not rounds:
+        return ""
+    return f"{statistics.median(rounds):>8.3f} of nginx ({rounds[0]:.2f} to {rounds[-1]:.2f})"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from cloudcrest.serving.api import ROUTE_KIND, ReplicaEndpoint, RouteDocument
 
 MODEL = "fake"
 KEY = "sk-cc-" + "b" * 43
+NGINX = "nginx"
 KEYS = 10_000
 KEYS_PER_ORGANIZATION = 100
 START_SECONDS = 60.0
@@ -158,7 +159,7 @@ def nginx(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
     began = time.monotonic()
     argv = pinned(GATEWAY_CORE, "nginx", "-c", folder / "nginx.conf")
     with running(argv, folder / "log") as pid:
-        yield Target("nginx", port, pid, first_answer("nginx", port, began))
+        yield Target(NGINX, port, pid, first_answer(NGINX, port, began))
 
 
 @contextmanager

@@ -62,8 +62,9 @@ class Kept:
     def run(self, before: bytes, after: bytes) -> Run:
         """A run to which words are added until something else is. Whoever adds one looks after the bound: `said`."""
         self._end_run()
-        self._run = Run(before, after)
-        return self._run
+        run = self._run = Run(before, after)
+        self._pieces.append(run)
+        return run
 
     def text(self) -> str:
         """The text generated so far, of every choice."""
@@ -71,19 +72,20 @@ class Kept:
 
     def said(self) -> Said:
         """What the client was told so far."""
-        run = self._run
-        for piece in self._pieces if run is None else [*self._pieces, run]:
+        for piece in self._pieces:
             for events in piece.events() if isinstance(piece, Run) else [piece]:
                 for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
                     self._said.add(event)
         self._pieces.clear()
         self._size_bytes = 0
-        if run is not None:
-            run.words.clear()
+        if self._run is not None:  # it goes on
+            self._run.words.clear()
+            self._pieces.append(self._run)
         return self._said
 
     def _end_run(self) -> None:
         run, self._run = self._run, None
-        if run is not None and run.words:
-            self._pieces.append(run)
+        if run is not None:
             self._size_bytes += run.size_bytes
+            if not run.words:
+                self._pieces.pop()
