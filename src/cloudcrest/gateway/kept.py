@@ -52,7 +52,10 @@ class Kept:
         return self._size_bytes + (0 if self._run is None else self._run.size_bytes)
 
     def add(self, events: bytes) -> None:
-        """Whole events only. A chunk's framing around them does no harm: its lines are no data. Ends the run."""
+        """Whole events only. A chunk's framing around them does no harm: its lines are no data.
+
+        Ends the run: not while a passage writes, but after it has refused a read.
+        """
         self._end_run()
         self._pieces.append(events)
         self._size_bytes += len(events)

@@ -215,7 +215,7 @@ class _Answer:
     """The connection of a request of our own: what it is answered, as a future."""
 
     is_tls = False
-    transport: RoundTransport
+    transport: RoundTransport  # none: it is for streams
 
     def __init__(self, whole: "asyncio.Future[str]") -> None:
         self.whole = whole

@@ -1,7 +1,7 @@
 """The short way of a stream: chunks in which nothing is to be read go to the client as they came, in one call each.
 
 The chunks of a stream differ in the word that they bring. One that begins and ends as an earlier one that was looked
-through, and whose word is one JSON string, has nothing else to be found in it.
+through, and whose word holds neither a quotation mark nor a line's end, has nothing else to be found in it.
 """
 
 from typing import Final
@@ -14,7 +14,6 @@ from cloudcrest.gateway.sse import StreamScanner
 _WORD: Final = b'"content":"'
 _QUOTE: Final = 0x22
 _LINE_FEED: Final = 0x0A
-_BACKSLASH: Final = 0x5C
 _MAX_SHAPES: Final = 16
 """Of a stream: one whose chunks differ in more than a word is looked through."""
 
@@ -54,8 +53,7 @@ class Passage:
         if word_at > word_end or chunk[word_end:] != after or chunk[:at] != line or chunk[at:word_at] != before:
             return self._look_through(chunk)
         word = chunk[word_at:word_end]
-        # A string that seems to end in a backslash may end elsewhere.
-        if _QUOTE in word or _LINE_FEED in word or (word and word[-1] == _BACKSLASH):
+        if _QUOTE in word or _LINE_FEED in word:
             return self._look_through(chunk)
         words += chunk[word_at : word_end + 1]
         self.events += 1

@@ -78,7 +78,7 @@ class RoundTransport:
 
     def send(self, data: bytes) -> None:
         """Writes past all that waits."""
-        # Looked up each time: a method of its own would be one more thing to be found in no cache.
+        # Looked up each time: a bound method, made beforehand, would be one more thing that no cache has.
         self._transport.write(data)
 
     def set_write_buffer_limits(self, high: int) -> None:

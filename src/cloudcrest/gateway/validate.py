@@ -4,7 +4,7 @@ The rebuilt body holds each allowed field once, as the caller wrote it: a key gi
 one, cannot get past the check, and the engine never sees a byte that was not checked.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -206,13 +206,16 @@ def _respell(body: ChatBody | CompletionBody, parsed: Parsed, engine: EngineName
 
 
 class _Keys(dict[str, bytes]):
-    """JSON keys with their colon, each made once: the names are those of the bodies' fields."""
+    """JSON keys with their colon, most made once: names are those of the bodies' fields, or what an engine says."""
 
     def __missing__(self, name: str) -> bytes:
-        key = self[name] = b'"%b":' % name.encode()
+        key = _encode(name) + b":"
+        if len(self) < _MAX_KEYS:
+            self[name] = key
         return key
 
 
+_MAX_KEYS: Final = 256
 _KEYS = _Keys()
 
 

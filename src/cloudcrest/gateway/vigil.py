@@ -11,7 +11,9 @@ from time import monotonic
 from typing import Final
 
 OFTEN_SECONDS: Final = 0.003
-"""Rounds that begin at this distance or closer, on average, come often: a core that sleeps no longer wakes fast."""
+"""Rounds that begin at this distance or closer, on average, come often: a core that sleeps for no longer wakes fast."""
+_LONGEST_SECONDS: Final = 0.1
+"""What a distance counts for at most: a pause says little of what comes after it."""
 _SHARE: Final = 0.02
 """Of the newest distance in the average."""
 
@@ -24,14 +26,14 @@ class Vigil:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._began_at = clock()
-        self._mean_gap_seconds = seconds
+        self._mean_gap_seconds = _LONGEST_SECONDS
         self.is_awake = False
 
     def soon(self, call: Callable[[], None]) -> None:
         """Has the loop call it when the present round is over, and looks for the next one."""
         self._loop.call_soon(call)
         now = self._clock()
-        gap = min(now - self._began_at, self._seconds)
+        gap = min(now - self._began_at, _LONGEST_SECONDS)
         self._began_at = now
         self._mean_gap_seconds += (gap - self._mean_gap_seconds) * _SHARE
         if not self.is_awake and self._mean_gap_seconds > OFTEN_SECONDS:

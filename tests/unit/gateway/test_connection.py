@@ -183,6 +183,20 @@ def test_chunks_that_differ_in_a_word_are_read_as_by_the_scanner(
     assert (said.has_role, said.hindrance) == (every.has_role, every.hindrance)
 
 
+def test_what_only_seems_to_have_a_word_goes_the_long_way() -> None:
+    written: list[bytes] = []
+    kept = Kept(1_000_000)
+    passage = Passage(StreamScanner(passes_usage=False), kept, client(written.append))
+    taken = [chunk(b'data: {"content":"%b"}\n\n' % word) for word in (b"a", b"b")]
+    taken.append(chunk(b'data: {"content":"}\n\n'))  # the two quotation marks are one
+    taken.append(chunk(b'data: {"content":"c"}\n\n'))
+    for data in taken:
+        assert passage.take(data)
+    assert written == taken
+    assert kept.size_bytes >= sum(map(len, taken)) - len(taken) * len(b"16\r\n")  # framing is in some of it
+    assert not passage.take(chunk(b'data: {"content":"%b"}\n\n' % (b"x" * MAX_LINE_KNOWN_BYTES)))
+
+
 class Relaying(Gathered):
     """A sink that keeps what a passage does not take, as a relay does."""
 

@@ -137,6 +137,22 @@ def test_kept_events_are_boiled_down_to_their_text() -> None:
     assert kept.text() == kept.text()
 
 
+def test_what_is_kept_is_counted_as_it_came() -> None:
+    kept = Kept(max_bytes=10_000)
+    kept.add(b"data: 1\n\n")
+    first = kept.run(b'data: "', b'"\n\n').words
+    first += b'a"bc"'
+    kept.add(b"data: 2\n\n")
+    second = kept.run(b'data: "', b'"}\n\n').words
+    assert kept.size_bytes == len(b'data: 1\n\ndata: "a"\n\ndata: "bc"\n\ndata: 2\n\n')
+    second += b'd"'
+    assert kept.size_bytes == len(b'data: 1\n\ndata: "a"\n\ndata: "bc"\n\ndata: 2\n\ndata: "d"}\n\n')
+    kept.said()
+    assert kept.size_bytes == 0
+    second += b'e"'
+    assert kept.size_bytes == len(b'data: "e"}\n\n')
+
+
 def test_an_end_that_cannot_be_written_is_kept_and_nothing_new_is_served() -> None:
     spool = MemorySpool()
     recorder = Recorder(spool)

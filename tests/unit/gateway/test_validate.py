@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudcrest.gateway.validate import build, check_engine, forwarded_fields, parse
+from cloudcrest.gateway.validate import _KEYS, _MAX_KEYS, build, check_engine, forwarded_fields, parse
 from cloudcrest.kernel.errors import InvalidInput
 from tests.support.gateway_cloud import route_document
 
@@ -106,6 +106,12 @@ def test_a_key_given_twice_reaches_the_engine_once_as_it_was_checked() -> None:
     assert json.loads(data)["max_tokens"] == 9
     wrong_first = b'{"max_tokens":"a lot","model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":7}'
     assert refusal(CHAT, wrong_first).param == "max_tokens"
+
+
+def test_names_are_written_such_that_they_can_be_read_however_many_there_are() -> None:
+    names = ['a"b', "\reated", "\\", "é\u2028", *(f"name {number}" for number in range(1_000))]
+    assert json.loads(build(dict.fromkeys(names, b"1"))) == dict.fromkeys(names, 1)
+    assert len(_KEYS) <= _MAX_KEYS
 
 
 def test_the_engine_gets_slices_as_written_and_only_what_is_of_use_to_it() -> None:

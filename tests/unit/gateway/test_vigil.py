@@ -56,19 +56,30 @@ async def test_however_many_rounds_begin_it_looks_once_a_turn() -> None:
     assert clock.reads == before + 10
 
 
-@pytest.mark.parametrize(("gaps", "stays"), [([0.0003, 0.0097], True), ([0.001, 0.001], False), ([0.0, 0.003], False)])
-async def test_it_sleeps_between_rounds_that_come_often(gaps: list[float], stays: bool) -> None:
+@pytest.mark.parametrize(("gaps", "stays"), [([0.0003, 0.0097], True), ([0.001, 0.001], False), ([0.0, 0.0055], False)])
+@pytest.mark.parametrize("seconds", [0.001, SECONDS, 1.0])
+async def test_it_sleeps_between_rounds_that_come_often(gaps: list[float], stays: bool, seconds: float) -> None:
     clock = Clock()
-    vigil = Vigil(SECONDS, clock)
+    vigil = Vigil(seconds, clock)
     for gap in gaps * 200:
         clock.now += gap
         vigil.soon(lambda: None)
         await asyncio.sleep(0)
     assert (sum(gaps) / len(gaps) > OFTEN_SECONDS) is stays
     assert vigil.is_awake is stays
-    clock.now += SECONDS  # and stays awake again when they come seldom
-    for _ in range(10):
-        clock.now += SECONDS / 2
+    for _ in range(10):  # and stays awake again when they come seldom
+        clock.now += 0.1
         vigil.soon(lambda: None)
     await asyncio.sleep(0)
     assert vigil.is_awake
+
+
+async def test_a_pause_among_rounds_that_come_often_does_not_keep_it_awake() -> None:
+    clock = Clock()
+    vigil = Vigil(SECONDS, clock)
+    for gap in [0.0005] * 400 + [0.04] + [0.0005] * 2:
+        clock.now += gap
+        vigil.soon(lambda: None)
+        await asyncio.sleep(0)
+        is_awake = vigil.is_awake
+    assert not is_awake

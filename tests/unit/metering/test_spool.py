@@ -4,6 +4,7 @@ import contextlib
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -339,6 +340,20 @@ def test_a_resting_keeper_is_woken_by_a_record(tmp_path: Path, monkeypatch: pyte
     open_event(writer, usage_event(1))
     until(lambda: len(synced) > before, "it is synced")
     writer.close()
+
+
+def test_closing_syncs_at_once_however_far_apart_syncs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("cloudcrest.metering.spool._sync", synced.append)
+    writer = SpoolWriter(tmp_path, "gateway-0", segment_bytes=16 * KIB, sync_interval_seconds=3_600.0, floor_bytes=0)
+    until(lambda: bool(synced), "it is synced for the first time")
+    open_event(writer, usage_event(1))
+    before = len(synced)
+    closing = threading.Thread(target=writer.close, daemon=True)
+    closing.start()
+    closing.join(30.0)
+    assert not closing.is_alive()
+    assert len(synced) > before
 
 
 def test_a_closed_spool_refuses(writer: SpoolWriter) -> None:
