@@ -12,13 +12,15 @@ from cloudcrest.gateway.passage import Passage
 from cloudcrest.gateway.rounds import Rounds
 from cloudcrest.gateway.sse import StreamScanner
 from tests.fuzz.edits import Edit, cuts, edited, edits, often, pieces
-from tests.support.wire import client
+from tests.support.wire import client_of_chunks
 
 answers = st.sampled_from([
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"a":"b\\n"}',
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\ndata: {}\n\n\r\n0\r\nTrailer: t\r\n\r\n",
+    b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n17\r\ndata: {"content":"a"}\n\n\r\n'
+    b'17\r\ndata: {"content":"b"}\n\n\r\n18\r\ndata: {"content":"cd"}\n\n\r\n0\r\n\r\n',
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
     b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbusy",
@@ -47,11 +49,6 @@ class Sink:
         assert self.status
         assert not self.ending
         self.data += data
-
-    def framed_data(self, data: bytes) -> None:
-        size, _, rest = data.partition(b"\r\n")
-        assert len(rest) == int(size, 16) + 2
-        self.answer_data(rest[:-2])
 
     def answer_whole(self, body: bytes) -> None:
         """A whole answer of a shape seen before."""
@@ -115,7 +112,7 @@ class Wire:
         for data in reads:
             if has_passage and sink.status == 200 and self.connection.passage is None and not sink.ending:
                 scanner = StreamScanner(passes_usage=True)
-                self.connection.passage = Passage(scanner, Kept(200), client(sink.framed_data))
+                self.connection.passage = Passage(scanner, Kept(200), client_of_chunks(sink.answer_data))
             if not self.socket.is_closed:
                 self.connection.data_received(data)
         return sink

@@ -20,7 +20,6 @@ from cloudcrest.gateway.fields import ModelName
 from cloudcrest.gateway.metrics import Metrics
 from cloudcrest.gateway.parsed import Parsed
 from cloudcrest.gateway.request import Connection, Request, Responder
-from cloudcrest.gateway.rounds import RoundTransport
 from cloudcrest.gateway.small_answer import SmallAnswer
 from cloudcrest.gateway.snapshot import Route, Snapshot
 from cloudcrest.gateway.validate import parse
@@ -215,7 +214,7 @@ class _Answer:
     """The connection of a request of our own: what it is answered, as a future."""
 
     is_tls = False
-    transport: RoundTransport  # none: it is for streams
+    transport = None
 
     def __init__(self, whole: "asyncio.Future[str]") -> None:
         self.whole = whole

@@ -352,6 +352,8 @@ class StreamRelay(Relay):
         self._call.is_repeatable = False
         self._account.first_token()
         self._parts.begin_stream()
-        if self._hold is None and self._parts.outlet is None and not self._parts.request.is_http_1_0:
-            passage = self._passage = Passage(self._scanner, self._kept, self._connection.transport)
+        client = self._connection.transport
+        is_untouched = self._hold is None and self._parts.outlet is None and not self._parts.request.is_http_1_0
+        if is_untouched and client is not None:
+            passage = self._passage = Passage(self._scanner, self._kept, client)
             self._call.pass_chunks(passage)

@@ -195,8 +195,10 @@ class Connection(Protocol):
     """A client's connection, as responders see it."""
 
     is_tls: bool
-    transport: RoundTransport
-    """What `write` writes to."""
+
+    @property
+    def transport(self) -> RoundTransport | None:
+        """What `write` writes to; None: nothing is streamed to it."""
 
     def respond(self, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> None:
         """Answers the current request with a whole body and finishes it. `extra`: more header lines."""
