@@ -105,7 +105,7 @@ class ClientEnd:
         self.is_reading = True
         self.unread: list[bytes] = []
         names: dict[str, Any] = {"name": "g", "region": "r", "spool_folder": "s", "feed_state_path": "f"}
-        self.state = ServerState(GatewaySettings(**names, **settings), app, rounds=Rounds(lambda end: end()))
+        self.state = ServerState(GatewaySettings(**names, **settings), app, rounds=Rounds(soon=lambda end: end()))
         self.state.date_line = b""
         self.connection = ServerConnection(self.state)
         self.connection.connection_made(self)  # type: ignore[arg-type]  # it has what is used of a transport

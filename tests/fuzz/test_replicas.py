@@ -100,7 +100,7 @@ class Wire:
     """A connection to a replica, and the pool it goes back to."""
 
     def __init__(self) -> None:
-        self.upstream = Upstream("http://127.0.0.1:1", rounds=Rounds(lambda end: end()))
+        self.upstream = Upstream("http://127.0.0.1:1", rounds=Rounds(soon=lambda end: end()))
         self.connection = UpstreamConnection(self.upstream, 1)
         self.socket = Socket()
         self.connection.connection_made(self.socket)  # type: ignore[arg-type]  # it has what is used of a transport

@@ -19,7 +19,7 @@ class _Wire(asyncio.Transport):
 
 def client(take: Take) -> RoundTransport:
     """One that has everything written at once, to this."""
-    return RoundTransport(Rounds(lambda end: end()), _Wire(take))
+    return RoundTransport(Rounds(soon=lambda end: end()), _Wire(take), asyncio.Protocol())
 
 
 def client_of_chunks(take: Take) -> RoundTransport:

@@ -154,7 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = RoundTransport(self._upstream.rounds, transport)
+        self._transport = RoundTransport(self._upstream.rounds, transport, self)
         keep_watch(transport.get_extra_info("socket"))
 
     def is_usable(self) -> bool:
@@ -212,13 +212,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
+        self._transport.let_go()
         if self in self._upstream.idle:
             self._upstream.idle.remove(self)
         sink, self._sink, self.passage, self._whole_sink = self._sink, None, None, None
         if sink is None:
             return
         is_unheard = self._state == _HEAD and not self._buffer
-        if self._state == _UNTIL_CLOSE and error is None:
+        if self._state == _UNTIL_CLOSE and error is None and self._transport.error is None:
             sink.answer_end()
         else:
             sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and is_unheard)

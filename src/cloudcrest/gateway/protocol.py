@@ -66,7 +66,7 @@ class ServerConnection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = RoundTransport(self._state.rounds, transport)
+        self.transport = RoundTransport(self._state.rounds, transport, self)
         self.write: Callable[[bytes], None] = self.transport.write
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
@@ -78,6 +78,7 @@ class ServerConnection(asyncio.Protocol):
         self._state.connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
+        self.transport.let_go()
         self._state.discard(self)
         self._forget_bodies()
         # The parser holds methods of this: only the collector would find such a ring, and it hardly runs.

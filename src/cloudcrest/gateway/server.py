@@ -57,7 +57,7 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._feed = load_state(settings.feed_state_path)
-        rounds = Rounds(Vigil(settings.poll_seconds).soon if settings.poll_seconds > 0 else None)
+        rounds = Rounds(Vigil(settings.poll_seconds).round_began if settings.poll_seconds > 0 else None)
         self.snapshot = Snapshot(clock.monotonic, settings.workers, rounds=rounds)
         if settings.presidio:
             self.snapshot.policies.extra = (presidio_detector(),)

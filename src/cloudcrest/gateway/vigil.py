@@ -29,9 +29,8 @@ class Vigil:
         self._mean_gap_seconds = _LONGEST_SECONDS
         self.is_awake = False
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Has the loop call it when the present round is over, and looks for the next one."""
-        self._loop.call_soon(call)
+    def round_began(self) -> None:
+        """Looks for the next one."""
         now = self._clock()
         gap = min(now - self._began_at, _LONGEST_SECONDS)
         self._began_at = now

@@ -79,7 +79,7 @@ class Socket:
 
 
 def asked(sink: Gathered) -> UpstreamConnection:
-    connection = UpstreamConnection(Upstream("http://127.0.0.1:1", rounds=Rounds(lambda end: end())), 1)
+    connection = UpstreamConnection(Upstream("http://127.0.0.1:1", rounds=Rounds(soon=lambda end: end())), 1)
     connection.connection_made(Socket())  # type: ignore[arg-type]  # it has what is used of a transport
     connection.send(b"", sink)
     connection.data_received(HEAD)

@@ -101,7 +101,7 @@ class Client:
 def talk(reads: list[bytes], *, remembers: bool) -> tuple[list[tuple[object, ...]], bytes, bool]:
     """What the application was asked, what the client got, and whether it was closed."""
     app, client = App(), Client()
-    state = ServerState(GatewaySettings(**SETTINGS), app, rounds=Rounds(lambda end: end()))
+    state = ServerState(GatewaySettings(**SETTINGS), app, rounds=Rounds(soon=lambda end: end()))
     state.date_line = b""
     connection = ServerConnection(state)
     connection.connection_made(client)  # type: ignore[arg-type]  # it has what is used of a transport

@@ -46,8 +46,8 @@ class Worker:
         self.log: list[tuple[int, bytes]] = []
         self.wires = [Wire(number, self.log) for number in range(wires)]
         self._ends: list[Callable[[], None]] = []
-        self.rounds = Rounds(self._ends.append)
-        self.transports = [RoundTransport(self.rounds, wire) for wire in self.wires]
+        self.rounds = Rounds(soon=self._ends.append)
+        self.transports = [RoundTransport(self.rounds, wire, asyncio.Protocol()) for wire in self.wires]
 
     def end_round(self) -> None:
         while self._ends:
@@ -122,7 +122,7 @@ def test_a_write_that_fails_does_not_bring_later_ones_forward() -> None:
     worker.wires[0].written = partial(last.write, b"later")
     worker.wires[1].fails = True
     worker.rounds.waiting += [(first, b"a"), (failing, b"a"), (last, b"a")]
-    worker.rounds.is_under_way = True
+    worker.rounds.writes, worker.rounds.is_busy = 1, True
     worker.rounds.flush()
     worker.rounds.flush()
     assert worker.log == [(0, b"a"), (2, b"a"), (2, b"later")]
