@@ -96,7 +96,7 @@ class House:
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
         assert await read(client, 5) == b"hello"
         talker = self.talkers[before]
-        await until_async(lambda: not talker.loops.is_reading(), "it reads by itself")
+        await until(lambda: not talker.loops.is_reading(), "it reads by itself")
         return client, talker
 
 
@@ -110,8 +110,13 @@ async def house() -> AsyncIterator[House]:
     finally:
         server.close()
         for talker in open_house.talkers:
-            talker.transport.abort()
-        await until_async(lambda: all(talker.lost for talker in open_house.talkers), "all are gone")
+            if not talker.lost:
+                talker.transport.abort()
+        await until(lambda: all(talker.lost for talker in open_house.talkers), "all are gone")
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    await until_async(condition, what, pause_seconds=0.0)
 
 
 async def read(client: socket.socket, size_bytes: int) -> bytes:
@@ -143,7 +148,7 @@ async def test_all_that_comes_is_read(before: int, around: int, more: int) -> No
             for size_bytes in (before, around + more):
                 talker.received.clear()
                 await send(client, some(size_bytes))
-                await until_async(lambda wanted=size_bytes: len(talker.received) >= wanted, "it is read")  # type: ignore[misc]
+                await until(lambda wanted=size_bytes: len(talker.received) >= wanted, "it is read")  # type: ignore[misc]
                 assert talker.received == some(size_bytes)
 
 
@@ -184,7 +189,7 @@ async def test_who_reads_slowly_is_waited_for() -> None:
                 await asyncio.sleep(0)
             talker.transport.write(b"x" * 16_000)
             assert len(await read(client, written + 16_000)) == written + 16_000
-            await until_async(lambda: talker.resumes == talker.pauses == 1, "it goes on")
+            await until(lambda: talker.resumes == talker.pauses == 1, "it goes on")
             talker.transport.write(b"and on")
             assert await read(client, 6) == b"and on"
 
@@ -197,15 +202,15 @@ async def test_while_it_is_paused_nothing_comes_and_nothing_is_lost() -> None:
             talker.transport.pause_reading()
             await send(client, some(200_000))
             await send(other, b"x")
-            await until_async(lambda: other_talker.reads == 1, "others are read")
+            await until(lambda: other_talker.reads == 1, "others are read")
             assert not talker.reads
             client.shutdown(socket.SHUT_WR)
             await send(other, b"x")
-            await until_async(lambda: other_talker.reads == 2, "others are read")
+            await until(lambda: other_talker.reads == 2, "others are read")
             assert not talker.reads
             assert not talker.ended
             talker.transport.resume_reading()
-            await until_async(lambda: talker.ended, "its end is seen")
+            await until(lambda: talker.ended, "its end is seen")
             assert talker.received == some(200_000)
 
 
@@ -216,7 +221,7 @@ async def test_it_may_pause_while_it_reads() -> None:
             talker.take = lambda _: talker.transport.pause_reading()
             await send(client, some(300_000))
             for reads in range(1, 4):
-                await until_async(lambda wanted=reads: talker.reads == wanted, "it reads on")  # type: ignore[misc]
+                await until(lambda wanted=reads: talker.reads == wanted, "it reads on")  # type: ignore[misc]
                 for _ in range(5):
                     await asyncio.sleep(0)
                 assert talker.reads == reads
@@ -224,7 +229,7 @@ async def test_it_may_pause_while_it_reads() -> None:
             talker.take = lambda _: None
             talker.transport.pause_reading()
             talker.transport.resume_reading()
-            await until_async(lambda: len(talker.received) == 300_000, "all is read")
+            await until(lambda: len(talker.received) == 300_000, "all is read")
 
 
 async def test_the_end_is_seen_after_what_came_before_it() -> None:
@@ -233,7 +238,7 @@ async def test_the_end_is_seen_after_what_came_before_it() -> None:
         with client:
             await send(client, some(150_000))
             client.shutdown(socket.SHUT_WR)
-            await until_async(lambda: bool(talker.lost), "it is lost")
+            await until(lambda: bool(talker.lost), "it is lost")
             assert talker.ended
             assert talker.received == some(150_000)
             assert talker.lost == [None]
@@ -257,7 +262,7 @@ async def test_a_reset_is_a_loss_with_an_error() -> None:
         client, talker = await at.visit()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        await until_async(lambda: bool(talker.lost), "it is lost")
+        await until(lambda: bool(talker.lost), "it is lost")
         assert talker.lost[0] is not None or talker.transport.error is not None
 
 
@@ -268,7 +273,7 @@ async def test_a_reset_that_is_met_while_reading_is_kept_as_its_error() -> None:
         client.close()
         talker.transport.read(1)  # as if the reset came just after it was found readable
         assert isinstance(talker.transport.error, ConnectionResetError)
-        await until_async(lambda: bool(talker.lost), "it is lost")
+        await until(lambda: bool(talker.lost), "it is lost")
         assert talker.lost == [None]
 
 
@@ -277,7 +282,7 @@ async def test_an_end_that_is_met_while_reading_is_an_end() -> None:
         client, talker = await at.visit()
         client.close()
         talker.transport.read(1)
-        await until_async(lambda: bool(talker.lost), "it is lost")
+        await until(lambda: bool(talker.lost), "it is lost")
         assert talker.ended
         assert talker.transport.error is None
 
@@ -288,7 +293,7 @@ async def test_being_told_of_what_was_read_before_is_nothing() -> None:
         with client:
             talker.transport.read(1)
             await send(client, b"now")
-            await until_async(lambda: talker.received == b"now", "it reads on")
+            await until(lambda: talker.received == b"now", "it reads on")
 
 
 async def test_a_fault_costs_its_own_connection_alone() -> None:
@@ -304,7 +309,7 @@ async def test_a_fault_costs_its_own_connection_alone() -> None:
             other.take = other.transport.write
             first.send(b"x")
             second.send(b"y")
-            await until_async(lambda: bool(faulty.lost), "it is lost")
+            await until(lambda: bool(faulty.lost), "it is lost")
             assert isinstance(faulty.transport.error, ValueError)
             assert await read(second, 1) == b"y"
             assert await read(first, 1) == b""
@@ -319,7 +324,7 @@ async def test_who_was_ended_in_anothers_turn_is_not_read() -> None:
             other.take = lambda _: one.transport.abort()
             first.send(b"x")
             second.send(b"y")
-            await until_async(lambda: bool(one.lost or other.lost), "one has ended the other")
+            await until(lambda: bool(one.lost or other.lost), "one has ended the other")
             assert one.reads + other.reads == 1
 
 
@@ -335,12 +340,12 @@ async def test_what_several_ask_for_in_a_round_goes_out_at_its_end() -> None:
 
             talker.take = answer
             client.send(b"x")
-        await until_async(lambda: len(seen) == 3, "all are read")
+        await until(lambda: len(seen) == 3, "all are read")
         assert seen == [1, 2, 3]
         assert not at.rounds.waiting
         seen.clear()
         visits[1][0].send(b"alone")
-        await until_async(lambda: len(seen) == 1, "it is read")
+        await until(lambda: len(seen) == 1, "it is read")
         assert seen == [0]
         for client, _ in visits:
             assert await read(client, 1) == b"x"
@@ -354,7 +359,7 @@ async def test_nothing_goes_to_who_has_its_descriptor_now() -> None:
             client, talker = await at.visit()
             number = talker.loops.get_extra_info("socket").fileno()
             client.close()
-            await until_async(lambda talker=talker: bool(talker.lost), "it is lost")  # type: ignore[misc]
+            await until(lambda talker=talker: bool(talker.lost), "it is lost")  # type: ignore[misc]
             gone.append(talker)
             client, heir = await at.visit()
             with client:
@@ -382,7 +387,7 @@ async def test_without_room_to_watch_the_loop_reads(monkeypatch: pytest.MonkeyPa
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", at.port))
             assert await read(client, 5) == b"hello"
             await send(client, some(100_000))
-            await until_async(lambda: at.talkers[0].received == some(100_000), "it is read")
+            await until(lambda: at.talkers[0].received == some(100_000), "it is read")
             at.talkers[0].transport.write(b"bye")
             assert await read(client, 3) == b"bye"
 
