@@ -138,9 +138,7 @@ class ServerConnection(asyncio.Protocol):
     # the parser's side
 
     def on_message_begin(self) -> None:
-        self._headers = []
-        self._target = b""
-        self._head_bytes = 0
+        self._headers, self._target, self._head_bytes = [], b"", 0
         self._is_in_head = True
         self._since = self._state.now
 

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,8 +12,12 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloudcrest.gateway.connection import Upstream, UpstreamConnection
+from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
-from tests.support.waiting import until_async
+from cloudcrest.gateway.settings import GatewaySettings
+from cloudcrest.gateway.state import ServerState
+from tests.support.round_server import Talker, house, read, send, some, until
 
 pytestmark = pytest.mark.anyio
 READ_AT_ONCE = (479, 65_536)
@@ -26,116 +28,6 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 @pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
-
-
-class Talker(asyncio.Protocol):
-    """The server's end of a connection. It greets, so that it reads by itself from then on."""
-
-    transport: RoundTransport
-    loops: asyncio.Transport
-
-    def __init__(self, rounds: Rounds, greeting: bytes = b"hello") -> None:
-        self._rounds = rounds
-        self._greeting = greeting
-        self.received = bytearray()
-        self.reads = 0
-        self.pauses = self.resumes = 0
-        self.lost: list[Exception | None] = []
-        self.ended = False
-        self.take: Callable[[bytes], None] = lambda _: None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.loops = cast(asyncio.Transport, transport)
-        self.transport = RoundTransport(self._rounds, transport, self)
-        asyncio.get_running_loop().call_soon(self._greet)
-
-    def _greet(self) -> None:
-        if self._greeting:
-            self.transport.write(self._greeting)
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self.reads += 1
-        self.take(data)
-
-    def eof_received(self) -> bool:
-        self.ended = True
-        return False
-
-    def pause_writing(self) -> None:
-        self.pauses += 1
-
-    def resume_writing(self) -> None:
-        self.resumes += 1
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.transport.let_go()
-        self.lost.append(error)
-
-
-class House:
-    """A server whose connections share their rounds."""
-
-    def __init__(self) -> None:
-        self.rounds = Rounds()
-        self.talkers: list[Talker] = []
-        self.port = 0
-
-    def take_in(self, greeting: bytes = b"hello") -> Talker:
-        talker = Talker(self.rounds, greeting)
-        self.talkers.append(talker)
-        return talker
-
-    async def visit(self, *, receive_buffer_bytes: int = 0) -> tuple[socket.socket, Talker]:
-        """A client's socket after the greeting, and the other end."""
-        client = socket.socket()
-        if receive_buffer_bytes:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        client.setblocking(False)
-        before = len(self.talkers)
-        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
-        assert await read(client, 5) == b"hello"
-        talker = self.talkers[before]
-        await until(lambda: not talker.loops.is_reading(), "it reads by itself")
-        return client, talker
-
-
-@asynccontextmanager
-async def house() -> AsyncIterator[House]:
-    open_house = House()
-    server = await asyncio.get_running_loop().create_server(open_house.take_in, "127.0.0.1", 0)
-    open_house.port = server.sockets[0].getsockname()[1]
-    try:
-        yield open_house
-    finally:
-        server.close()
-        for talker in open_house.talkers:
-            if not talker.lost:
-                talker.transport.abort()
-        await until(lambda: all(talker.lost for talker in open_house.talkers), "all are gone")
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    await until_async(condition, what, pause_seconds=0.0)
-
-
-async def read(client: socket.socket, size_bytes: int) -> bytes:
-    data = b""
-    async with asyncio.timeout(20):
-        while len(data) < size_bytes:
-            piece = await asyncio.get_running_loop().sock_recv(client, size_bytes - len(data))
-            if not piece:
-                break
-            data += piece
-    return data
-
-
-async def send(client: socket.socket, data: bytes) -> None:
-    await asyncio.get_running_loop().sock_sendall(client, data)
-
-
-def some(size_bytes: int) -> bytes:
-    return (b"0123456789abcdef" * (size_bytes // 16 + 1))[:size_bytes]
 
 
 @pytest.mark.parametrize("before", [1, 70_000])
@@ -392,20 +284,96 @@ async def test_without_room_to_watch_the_loop_reads(monkeypatch: pytest.MonkeyPa
             assert await read(client, 3) == b"bye"
 
 
-async def test_what_has_no_socket_of_its_own_is_the_loops() -> None:
-    class Sealed(asyncio.Transport):
-        def __init__(self, **extra: Any) -> None:
-            super().__init__(extra)
-            self.written: list[bytes] = []
+class Wire(asyncio.Transport):
+    """A transport over a socket, which keeps what is left to it."""
 
-        def write(self, data: bytes | bytearray | memoryview) -> None:
-            self.written.append(bytes(data))
+    def __init__(self, **extra: Any) -> None:
+        super().__init__(extra)
+        self.written: list[bytes] = []
 
-    ours, theirs = socket.socketpair()
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_reading(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
     with ours, theirs:
         theirs.setblocking(False)
-        for sealed in (Sealed(), Sealed(socket=ours, sslcontext=object())):
-            RoundTransport(Rounds(soon=lambda end: end()), sealed, asyncio.Protocol()).write(b"secret")
-            assert sealed.written == [b"secret"]
-        with pytest.raises(BlockingIOError):
-            os.read(theirs.fileno(), 1)
+        yield ours, theirs
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+async def test_a_connection_that_is_lost_writes_to_no_descriptor(
+    is_client: bool, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    wire = Wire(socket=ours)
+    rounds = Rounds(soon=lambda end: end())
+    connection: ServerConnection | UpstreamConnection
+    if is_client:
+        names: dict[str, Any] = {"name": "g", "region": "r", "spool_folder": "s", "feed_state_path": "f"}
+        connection = ServerConnection(ServerState(GatewaySettings(**names), cast(Any, None), rounds=rounds))
+    else:
+        connection = UpstreamConnection(Upstream("http://127.0.0.1:1", rounds=rounds), 1)
+    connection.connection_made(wire)
+    write = connection.write
+    write(b"here")
+    assert not wire.written
+    theirs.setblocking(True)
+    assert theirs.recv(10) == b"here"
+    connection.connection_lost(None)
+    write(b"there")
+    assert wire.written == [b"there"]
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10)
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError("it was reset")])
+async def test_an_answer_that_ends_with_its_connection_is_not_whole_after_a_reset(error: Exception | None) -> None:
+    said: list[str] = []
+
+    class Sink:
+        def answer_head(self, status: int, head: bytes) -> None: ...
+
+        def answer_data(self, data: bytes) -> None:
+            said.append(data.decode())
+
+        def answer_end(self) -> None:
+            said.append("end")
+
+        def answer_lost(self, reason: str, *, was_reused: bool) -> None:  # noqa: ARG002
+            said.append("lost")
+
+        def upstream_paused(self, is_paused: bool) -> None: ...
+
+    connection = UpstreamConnection(Upstream("http://127.0.0.1:1", rounds=Rounds(soon=lambda end: end())), 1)
+    connection.connection_made(Wire())
+    connection.send(b"", Sink())
+    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    connection._transport.error = error
+    connection.connection_lost(None)
+    assert said == ["half", "end" if error is None else "lost"]
+
+
+async def test_what_has_no_socket_of_its_own_is_the_loops(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    for sealed in (Wire(), Wire(socket=ours, sslcontext=object())):
+        RoundTransport(Rounds(soon=lambda end: end()), sealed, asyncio.Protocol()).write(b"secret")
+        assert sealed.written == [b"secret"]
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10)
