@@ -1,4 +1,4 @@
-"""A proxy that looks at nothing: what Python's event loop and four system calls cost, whatever is done between.
+"""A proxy that looks at nothing: what the event loop's own transports and four system calls cost.
 
     python -m bench.gateway.floor PORT REPLICA_PORT
 

@@ -164,7 +164,7 @@ def nginx(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
 
 @contextmanager
 def floor(folder: Path, replica_ports: Sequence[int]) -> Iterator[Target]:
-    """A proxy on the same event loop that looks at nothing, before one replica: no gateway in Python takes less."""
+    """A proxy on the event loop's own transports that looks at nothing, before one replica."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     began = time.monotonic()
