@@ -58,8 +58,8 @@ class Talker(asyncio.Protocol):
 class House:
     """A server whose connections share their rounds."""
 
-    def __init__(self) -> None:
-        self.rounds = Rounds()
+    def __init__(self, rounds: Rounds) -> None:
+        self.rounds = rounds
         self.talkers: list[Talker] = []
         self.port = 0
 
@@ -83,8 +83,8 @@ class House:
 
 
 @asynccontextmanager
-async def house() -> AsyncIterator[House]:
-    open_house = House()
+async def house(rounds: Rounds | None = None) -> AsyncIterator[House]:
+    open_house = House(rounds or Rounds())
     server = await asyncio.get_running_loop().create_server(open_house.take_in, "127.0.0.1", 0)
     open_house.port = server.sockets[0].getsockname()[1]
     try:

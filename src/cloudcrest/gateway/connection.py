@@ -219,7 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             return
         is_unheard = self._state == _HEAD and not self._buffer
-        if self._state == _UNTIL_CLOSE and error is None and self._transport.error is None:
+        if self._state == _UNTIL_CLOSE and error is None and not self._transport.is_faulty:
             sink.answer_end()
         else:
             sink.answer_lost("the connection to it was lost", was_reused=self._was_reused and is_unheard)

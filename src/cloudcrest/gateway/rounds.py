@@ -18,14 +18,14 @@ from typing import Any, Final, cast
 import structlog
 
 _log = structlog.get_logger(__name__)
-_read: Final = os.read
-_write: Final = os.write
+_read_from: Final = os.read
+_write_to: Final = os.write
 _HAS_EPOLL: Final = hasattr(select, "epoll")
 
 # Literals, which compiled code takes over.
 _NONE: Final = -1
 _READABLE: Final = 0x1  # EPOLLIN
-_WATCHED: Final = 0x80002001  # EPOLLIN, EPOLLRDHUP, EPOLLET
+_WATCHED: Final = 0x80002003  # EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLET
 _MOST_IN_ROUND: Final = 128
 _FEW_BYTES: Final = 479
 """Python's allocator for small objects has room for so many: an event of a stream costs no other memory."""
@@ -76,7 +76,7 @@ class Rounds:
         for transport, data in waiting:
             try:
                 transport.send(data)
-            except (OSError, RuntimeError) as error:  # what is wrong with one is no reason to lose the others'
+            except Exception as error:  # noqa: BLE001  # what is wrong with one is no reason to lose the others
                 if not transport.is_closing():
                     _log.error("write_failed", error=str(error))
                     transport.drop()
@@ -85,7 +85,7 @@ class Rounds:
         """Has the transport read whenever something has come, or has come already. Raises `OSError`."""
         if self._epoll is None:
             epoll = select.epoll()
-            asyncio.get_running_loop().add_reader(epoll.fileno(), self._read)
+            asyncio.get_running_loop().add_reader(epoll.fileno(), self._take_round)
             self._epoll = epoll
         self._epoll.register(descriptor, _WATCHED)
         readers = self._readers
@@ -100,8 +100,8 @@ class Rounds:
         self._readers[descriptor] = None
         self._epoll.unregister(descriptor)
 
-    def _read(self) -> None:
-        """A round: the loop has found that something has come."""
+    def _take_round(self) -> None:
+        """The loop has found that something has come. It calls this in the context of whoever was first watched."""
         came: list[tuple[int, int]] = self._epoll.poll(0, _MOST_IN_ROUND)
         readers = self._readers
         self.is_busy = len(came) > 1
@@ -109,11 +109,17 @@ class Rounds:
         try:
             for descriptor, events in came:
                 transport = readers[descriptor]
-                if transport is not None:  # else another one's turn has ended it
+                if transport is None:  # another one's turn has ended it
+                    continue
+                try:
                     transport.read(events)
+                except Exception as error:  # noqa: BLE001  # what is wrong with one is no reason to lose the others
+                    if not isinstance(error, OSError):
+                        _log.exception("read_failed")
+                    transport.fail()
         finally:
             self._is_reading = False
-        self._end()
+            self._end()
 
     def _end(self) -> None:
         if self.writes:
@@ -126,12 +132,13 @@ class Rounds:
 class RoundTransport:
     """A transport that keeps to the rounds. What ends it comes after its writes.
 
-    From its first write on it reads and writes its socket itself, where nothing stands between. `error`: what reading
-    it, or what was done with that, failed with; its protocol is then told of a lost connection without one.
+    From its first write on it reads (unless it is paused then) and writes its socket itself, where nothing stands
+    between. `is_faulty`: that failed, or what was done with what came; its protocol may then hear of no error.
     """
 
     __slots__ = (
-        "_descriptor", "_most_bytes", "_own_descriptor", "_protocol", "_reader", "_rounds", "_transport", "error",
+        "_descriptor", "_most_bytes", "_own_descriptor", "_protocol", "_reader", "_rounds", "_transport",
+        "is_faulty",
     )  # fmt: skip
 
     def __init__(self, rounds: Rounds, transport: asyncio.BaseTransport, protocol: asyncio.Protocol) -> None:
@@ -143,10 +150,12 @@ class RoundTransport:
         self._own_descriptor = _plain_socket(transport)  # until the connection is let go
         self._reader = _LOOP_AT_FIRST
         self._transport = cast(asyncio.Transport, transport)
-        self.error: Exception | None = None
+        self.is_faulty = False
 
     def write(self, data: bytes) -> None:
         """Writes now, or at the end of this round, after what was to be written before."""
+        if not data:  # writing it would do nothing but take an error off the socket, unseen
+            return
         rounds = self._rounds
         rounds.writes += 1
         if rounds.writes == 1:
@@ -162,35 +171,28 @@ class RoundTransport:
             self._send_by_loop(data)
             return
         try:
-            written_bytes = _write(self._descriptor, data)
+            written_bytes = _write_to(self._descriptor, data)
+        except BlockingIOError:
+            written_bytes = 0
         except OSError:
-            written_bytes = 0  # the loop meets the same, and does what is to be done
+            written_bytes = 0  # the loop's write fails too, and then it does what is to be done
+            self.is_faulty = True
+            self._leave_reading()
         if written_bytes < len(data):
             self._descriptor = _NONE
             self._transport.write(memoryview(data)[written_bytes:])
 
     def read(self, events: int) -> None:
-        """Something has come, or the other end has closed."""
-        if events != _READABLE:
-            self._leave_reading()  # what is left, the end or the error are the loop's to find
-            return
-        try:
-            data = self._received()
-        except BlockingIOError:
-            return  # taken already, with what came before
-        except OSError as error:
-            self.error = error
-            self.drop()
-            return
-        if not data:
-            self._leave_reading()
-            return
-        try:
-            self._protocol.data_received(data)
-        except Exception as failure:  # noqa: BLE001  # what is wrong with one is no reason to lose the others
-            self.error = failure
-            _log.exception("read_failed")
-            self.drop()
+        """Something has come, or the other end has closed. Raises `OSError`, and what its protocol does."""
+        if events == _READABLE:
+            try:
+                data = self._received()
+            except BlockingIOError:
+                return  # taken already, with what came before
+            if data:
+                self._protocol.data_received(data)
+                return
+        self._leave_reading()  # what is left, the end or the error are the loop's to find
 
     def set_write_buffer_limits(self, high: int) -> None:
         self._transport.set_write_buffer_limits(high=high)
@@ -198,6 +200,7 @@ class RoundTransport:
     def write_eof(self) -> None:
         self._rounds.flush()
         self._leave_reading()
+        self._descriptor = self._own_descriptor = _NONE
         self._transport.write_eof()
 
     def close(self) -> None:
@@ -214,17 +217,22 @@ class RoundTransport:
         self.let_go()
         self._transport.abort()
 
+    def fail(self) -> None:
+        """Drops it for what happened while it was read."""
+        self.is_faulty = True
+        self.drop()
+
     def let_go(self) -> None:
-        """Reads and writes nothing more itself. To be called when the connection is lost: its descriptor is closed
-        then, and another one's soon.
+        """Reads and writes nothing more itself. Its protocol calls this when the connection is lost: the descriptor is
+        closed then, and another connection's soon.
         """
-        if self._reader == _ROUNDS:
-            self._rounds.unwatch(self._own_descriptor)
-        self._reader = _LOOP
+        descriptor, reader = self._own_descriptor, self._reader
         self._descriptor = self._own_descriptor = _NONE
-        self._protocol = (
-            _NO_PROTOCOL  # it holds this one: only the collector would find such a ring, and it hardly runs
-        )
+        self._reader = _LOOP
+        # It holds this one: only the collector would find such a ring, and it hardly runs.
+        self._protocol = _NO_PROTOCOL
+        if reader == _ROUNDS:
+            self._rounds.unwatch(descriptor)
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
@@ -242,20 +250,23 @@ class RoundTransport:
     def resume_reading(self) -> None:
         if self._reader == _NOBODY_NOW:
             self._read_here()
-        else:
+        elif self._reader != _ROUNDS:
             self._transport.resume_reading()
 
     def _received(self) -> bytes:
-        """What has come, so much of it as is read at once; empty at the end. Raises `OSError`."""
+        """What has come; empty at the end. Raises `OSError`, also where something came before what went wrong.
+
+        A read of less than was asked for has left nothing: what comes later is told of anew.
+        """
         descriptor, most_bytes = self._own_descriptor, self._most_bytes
-        data = _read(descriptor, most_bytes)
+        data = _read_from(descriptor, most_bytes)
         if len(data) < _FEW_BYTES:
             self._most_bytes = _FEW_BYTES
             return data
         self._most_bytes = _MANY_BYTES
         if most_bytes == _FEW_BYTES:
             try:
-                data += _read(descriptor, _MANY_BYTES)
+                data += _read_from(descriptor, _MANY_BYTES)
             except BlockingIOError:
                 return data
         if len(data) >= _MANY_BYTES:
@@ -292,7 +303,7 @@ class RoundTransport:
 
 def _plain_socket(transport: asyncio.BaseTransport) -> int:
     """The descriptor of a socket that carries what its protocol says as it is; `_NONE`: not so, as with TLS."""
-    socket = transport.get_extra_info("socket")
-    if socket is None or not _HAS_EPOLL or transport.get_extra_info("sslcontext") is not None:
+    if not _HAS_EPOLL or transport.get_extra_info("sslcontext") is not None:
         return _NONE
-    return cast(int, socket.fileno())
+    socket = transport.get_extra_info("socket")
+    return _NONE if socket is None else cast(int, socket.fileno())
