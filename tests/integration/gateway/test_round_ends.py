@@ -124,17 +124,33 @@ async def test_a_fault_costs_its_own_connection_alone() -> None:
             client.close()
 
 
-async def test_a_write_that_fails_ends_it_and_nothing_more_is_read() -> None:
+async def test_after_a_write_that_failed_nothing_more_is_read() -> None:
     async with house() as at:
         client, talker = await at.visit()
         with client:
-            talker.take = lambda _: pytest.fail("it is at its end")
+            was_closing: list[bool] = []
+            talker.take = lambda _: was_closing.append(talker.loops.is_closing())
             closed = socket.socket(fileno=os.dup(talker.loops.get_extra_info("socket").fileno()))
             closed.shutdown(socket.SHUT_WR)  # so that a write fails while something can be read
             closed.close()
+            client.send(b"x")
             talker.transport.write(b"x")
             assert talker.transport.is_faulty
             await until(lambda: bool(talker.lost), "it is lost")
+            assert True not in was_closing
+
+
+async def test_while_it_closes_it_is_not_read() -> None:
+    async with house() as at:
+        client, talker = await at.visit(receive_buffer_bytes=4_096)
+        other, other_talker = await at.visit()
+        with client, other:
+            talker.transport.write(some(10_000_000))
+            talker.transport.close()
+            client.send(b"x")
+            other.send(b"x")
+            await until(lambda: other_talker.reads == 1, "others are read")
+            assert not talker.reads
 
 
 async def test_nothing_that_is_written_hides_no_error() -> None:
