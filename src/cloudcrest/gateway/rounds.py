@@ -114,7 +114,7 @@ class Rounds:
                 try:
                     transport.read(events)
                 except Exception as error:  # noqa: BLE001  # what is wrong with one is no reason to lose the others
-                    if not isinstance(error, OSError):
+                    if not isinstance(error, ConnectionError | TimeoutError):
                         _log.exception("read_failed")
                     transport.fail()
         finally:
