@@ -20,7 +20,7 @@ import structlog
 _log = structlog.get_logger(__name__)
 _read_from: Final = os.read
 _write_to: Final = os.write
-_HAS_EPOLL: Final = hasattr(select, "epoll")
+_make_epoll: Final[Any] = getattr(select, "epoll", None)  # Linux has it alone
 
 # Literals, which compiled code takes over.
 _NONE: Final = -1
@@ -84,7 +84,7 @@ class Rounds:
     def watch(self, descriptor: int, transport: "RoundTransport") -> None:
         """Has the transport read whenever something has come, or has come already. Raises `OSError`."""
         if self._epoll is None:
-            epoll = select.epoll()
+            epoll = _make_epoll()
             asyncio.get_running_loop().add_reader(epoll.fileno(), self._take_round)
             self._epoll = epoll
         self._epoll.register(descriptor, _WATCHED)
@@ -303,7 +303,7 @@ class RoundTransport:
 
 def _plain_socket(transport: asyncio.BaseTransport) -> int:
     """The descriptor of a socket that carries what its protocol says as it is; `_NONE`: not so, as with TLS."""
-    if not _HAS_EPOLL or transport.get_extra_info("sslcontext") is not None:
+    if _make_epoll is None or transport.get_extra_info("sslcontext") is not None:
         return _NONE
     socket = transport.get_extra_info("socket")
     return _NONE if socket is None else cast(int, socket.fileno())
