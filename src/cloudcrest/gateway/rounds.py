@@ -20,7 +20,7 @@ import structlog
 _log = structlog.get_logger(__name__)
 _read_from: Final = os.read
 _write_to: Final = os.write
-_make_epoll: Final[Any] = getattr(select, "epoll", None)  # Linux has it alone
+_make_epoll: Final[Any] = getattr(select, "epoll", None)  # Linux alone has it
 
 # Literals, which compiled code takes over.
 _NONE: Final = -1
