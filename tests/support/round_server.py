@@ -1,8 +1,9 @@
 """A small server whose connections read and write by rounds, and clients of it that are plain sockets."""
 
 import asyncio
+import select
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -11,29 +12,27 @@ from tests.support.waiting import until_async
 
 
 class Talker(asyncio.Protocol):
-    """The server's end of a connection. It greets, so that it reads by itself from then on."""
+    """The server's end of a connection. It greets, so that it reads by itself from then on.
+
+    `take` gets what comes; `stays`: whether it goes on after the other end has closed.
+    """
 
     transport: RoundTransport
     loops: asyncio.Transport
 
-    def __init__(self, rounds: Rounds, greeting: bytes = b"hello") -> None:
+    def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
-        self._greeting = greeting
         self.received = bytearray()
         self.reads = 0
         self.pauses = self.resumes = 0
         self.lost: list[Exception | None] = []
-        self.ended = False
+        self.ended = self.stays = False
         self.take: Callable[[bytes], None] = lambda _: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.loops = cast(asyncio.Transport, transport)
         self.transport = RoundTransport(self._rounds, transport, self)
-        asyncio.get_running_loop().call_soon(self._greet)
-
-    def _greet(self) -> None:
-        if self._greeting:
-            self.transport.write(self._greeting)
+        asyncio.get_running_loop().call_soon(self.transport.write, b"hello")
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -42,7 +41,7 @@ class Talker(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.ended = True
-        return False
+        return self.stays
 
     def pause_writing(self) -> None:
         self.pauses += 1
@@ -54,6 +53,19 @@ class Talker(asyncio.Protocol):
         self.transport.let_go()
         self.lost.append(error)
 
+    def wait_for_arrival(self) -> None:
+        """Holds the loop up until something has come, or the end: the kernel may take its time."""
+        assert select.select([self.loops.get_extra_info("socket").fileno()], [], [], 20)[0]
+
+    def is_lost(self) -> bool:
+        return bool(self.lost)
+
+    def has_received(self, size_bytes: int) -> bool:
+        return len(self.received) >= size_bytes
+
+    def has_read(self, times: int) -> bool:
+        return self.reads == times
+
 
 class House:
     """A server whose connections share their rounds."""
@@ -63,8 +75,8 @@ class House:
         self.talkers: list[Talker] = []
         self.port = 0
 
-    def take_in(self, greeting: bytes = b"hello") -> Talker:
-        talker = Talker(self.rounds, greeting)
+    def take_in(self) -> Talker:
+        talker = Talker(self.rounds)
         self.talkers.append(talker)
         return talker
 
@@ -110,6 +122,14 @@ async def read(client: socket.socket, size_bytes: int) -> bytes:
                 break
             data += piece
     return data
+
+
+def send_together(visits: Sequence[tuple[socket.socket, Talker]]) -> None:
+    """A byte of each client, all of them in one round."""
+    for client, _ in visits:
+        client.send(b"x")
+    for _, talker in visits:
+        talker.wait_for_arrival()
 
 
 async def send(client: socket.socket, data: bytes) -> None:

@@ -78,7 +78,7 @@ class Rounds:
                 transport.send(data)
             except Exception as error:  # noqa: BLE001  # what is wrong with one is no reason to lose the others
                 if not transport.is_closing():
-                    _log.error("write_failed", error=str(error))
+                    _log.error("write_failed", error=repr(error))
                     transport.drop()
 
     def watch(self, descriptor: int, transport: "RoundTransport") -> None:

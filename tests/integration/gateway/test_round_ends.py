@@ -18,7 +18,7 @@ from cloudcrest.gateway.protocol import ServerConnection
 from cloudcrest.gateway.rounds import Rounds, RoundTransport
 from cloudcrest.gateway.settings import GatewaySettings
 from cloudcrest.gateway.state import ServerState
-from tests.support.round_server import Talker, house, read, send, some, until
+from tests.support.round_server import Talker, house, read, send, send_together, some, until
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def test_the_end_is_seen_after_what_came_before_it() -> None:
         with client:
             await send(client, some(150_000))
             client.shutdown(socket.SHUT_WR)
-            await until(lambda: bool(talker.lost), "it is lost")
+            await until(talker.is_lost, "it is lost")
             assert talker.ended
             assert talker.received == some(150_000)
             assert talker.lost == [None]
@@ -62,10 +62,9 @@ async def test_what_is_written_after_the_other_end_has_closed_still_goes_out() -
     async with house() as at:
         client, talker = await at.visit()
         with client:
-            talker.eof_received = lambda: True  # type: ignore[method-assign]
+            talker.stays = True
             client.shutdown(socket.SHUT_WR)
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await until(lambda: talker.ended, "its end is seen")
             talker.transport.write(b"bye")
             assert await read(client, 3) == b"bye"
 
@@ -74,7 +73,7 @@ async def test_a_reset_is_a_loss_with_an_error() -> None:
     async with house() as at:
         client, talker = await at.visit()
         reset(client)
-        await until(lambda: bool(talker.lost), "it is lost")
+        await until(talker.is_lost, "it is lost")
         assert talker.lost[0] is not None or talker.transport.is_faulty
 
 
@@ -82,10 +81,11 @@ async def test_a_reset_that_is_met_while_reading_is_kept_in_mind() -> None:
     async with house() as at:
         client, talker = await at.visit()
         reset(client)
+        talker.wait_for_arrival()
         with pytest.raises(ConnectionResetError):
             talker.transport.read(1)  # as if the reset came just after it was found readable
         talker.transport.fail()
-        await until(lambda: bool(talker.lost), "it is lost")
+        await until(talker.is_lost, "it is lost")
         assert talker.lost == [None]
         assert talker.transport.is_faulty
 
@@ -94,8 +94,9 @@ async def test_an_end_that_is_met_while_reading_is_an_end() -> None:
     async with house() as at:
         client, talker = await at.visit()
         client.close()
+        talker.wait_for_arrival()
         talker.transport.read(1)
-        await until(lambda: bool(talker.lost), "it is lost")
+        await until(talker.is_lost, "it is lost")
         assert talker.ended
         assert not talker.transport.is_faulty
 
@@ -112,12 +113,12 @@ async def test_being_told_of_what_was_read_before_is_nothing() -> None:
 async def test_a_fault_costs_its_own_connection_alone() -> None:
     async with house() as at:
         visits = [await at.visit() for _ in range(3)]
-        for client, talker in visits:
+        for _, talker in visits:
             talker.take = talker.transport.write
-            client.send(b"x")
-        visits[1][1].take = fail
         faulty = visits[1][1]
-        await until(lambda: bool(faulty.lost), "it is lost")
+        faulty.take = fail
+        send_together(visits)
+        await until(faulty.is_lost, "it is lost")
         assert faulty.transport.is_faulty
         assert [await read(client, 1) for client, _ in visits] == [b"x", b"", b"x"]
         for client, _ in visits:
@@ -133,10 +134,10 @@ async def test_after_a_write_that_failed_nothing_more_is_read() -> None:
             closed = socket.socket(fileno=os.dup(talker.loops.get_extra_info("socket").fileno()))
             closed.shutdown(socket.SHUT_WR)  # so that a write fails while something can be read
             closed.close()
-            client.send(b"x")
+            send_together([(client, talker)])
             talker.transport.write(b"x")
             assert talker.transport.is_faulty
-            await until(lambda: bool(talker.lost), "it is lost")
+            await until(talker.is_lost, "it is lost")
             assert True not in was_closing
 
 
@@ -157,6 +158,7 @@ async def test_nothing_that_is_written_hides_no_error() -> None:
     async with house() as at:
         client, talker = await at.visit()
         reset(client)
+        talker.wait_for_arrival()
         talker.transport.write(b"")
         with pytest.raises(ConnectionResetError):
             talker.transport.read(1)
@@ -219,8 +221,7 @@ async def test_who_was_ended_in_anothers_turn_is_not_read() -> None:
         with first, second:
             one.take = lambda _: other.transport.abort()
             other.take = lambda _: one.transport.abort()
-            first.send(b"x")
-            second.send(b"y")
+            send_together(visits)
             await until(lambda: bool(one.lost or other.lost), "one has ended the other")
             assert one.reads + other.reads == 1
 
@@ -232,7 +233,7 @@ async def test_nothing_goes_to_who_has_its_descriptor_now() -> None:
             client, talker = await at.visit()
             number = talker.loops.get_extra_info("socket").fileno()
             client.close()
-            await until(lambda talker=talker: bool(talker.lost), "it is lost")  # type: ignore[misc]
+            await until(talker.is_lost, "it is lost")
             gone.append(talker)
             client, heir = await at.visit()
             with client:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudcrest.gateway.rounds import Rounds
-from tests.support.round_server import Talker, house, read, send, some, until
+from tests.support.round_server import Talker, house, read, send, send_together, some, until
 
 pytestmark = pytest.mark.anyio
 READ_AT_ONCE = (479, 65_536)
@@ -34,7 +35,7 @@ async def test_all_that_comes_is_read(before: int, around: int, more: int) -> No
             for size_bytes in (before, around + more):
                 talker.received.clear()
                 await send(client, some(size_bytes))
-                await until(lambda wanted=size_bytes: len(talker.received) >= wanted, "it is read")  # type: ignore[misc]
+                await until(partial(talker.has_received, size_bytes), "it is read")
                 assert talker.received == some(size_bytes)
 
 
@@ -107,7 +108,7 @@ async def test_it_may_pause_while_it_reads() -> None:
             talker.take = lambda _: talker.transport.pause_reading()
             await send(client, some(300_000))
             for reads in range(1, 4):
-                await until(lambda wanted=reads: talker.reads == wanted, "it reads on")  # type: ignore[misc]
+                await until(partial(talker.has_read, reads), "it reads on")
                 for _ in range(5):
                     await asyncio.sleep(0)
                 assert talker.reads == reads
@@ -122,14 +123,14 @@ async def test_what_several_ask_for_in_a_round_goes_out_at_its_end() -> None:
     async with house() as at:
         visits = [await at.visit() for _ in range(3)]
         seen: list[int] = []
-        for client, talker in visits:
+        for _, talker in visits:
 
             def answer(data: bytes, talker: Talker = talker) -> None:
                 talker.transport.write(data)
                 seen.append(len(at.rounds.waiting))
 
             talker.take = answer
-            client.send(b"x")
+        send_together(visits)
         await until(lambda: len(seen) == 3, "all are read")
         assert seen == [1, 2, 3]
         assert not at.rounds.waiting
@@ -208,9 +209,9 @@ async def test_each_round_with_writes_is_told_of_once() -> None:
     async with house(Rounds(lambda: begun.append(0))) as at:
         visits = [await at.visit() for _ in range(3)]
         begun.clear()
-        for client, talker in visits:
+        for _, talker in visits:
             talker.take = talker.transport.write
-            client.send(b"x")
+        send_together(visits)
         for client, _ in visits:
             assert await read(client, 1) == b"x"
             client.close()
